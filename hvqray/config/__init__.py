@@ -1,0 +1,1 @@
+"""The typed configuration: sections, the sweep file, overrides."""

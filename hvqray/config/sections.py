@@ -1,0 +1,254 @@
+"""The typed sections of a run's configuration; one run is fully described by a `RunConfig`.
+
+Every field has a one-sentence docstring with its unit, and its range. Sections are frozen and refuse keys
+they do not know. A parameter of a search is named by the dotted path of the field it sets
+(`model.codebook_size`, `train.lr`), so a rename here breaks users' sweep files.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
+
+
+class Section(BaseModel):
+    """A frozen group of fields that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class QuantizerFields(Section):
+    """What both models say about their discrete codes."""
+
+    quantizer: Literal["vq", "fsq", "none"] = "vq"
+    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline)."""
+    codebook_size: PositiveInt = 128
+    """Codes per codebook, K (used with `quantizer: vq`)."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay per step of the codebooks' moving averages (used with `quantizer: vq`)."""
+    commitment_weight: NonNegativeFloat = 0.25
+    """Weight of the commitment term, summed over levels (used with `quantizer: vq`)."""
+    codebook_init: Literal["kmeans", "normal"] = "kmeans"
+    """Codes start at k-means centres of training tokens, or at N(0, 1) draws (used with `quantizer: vq`)."""
+    revive_dead_codes: bool = False
+    """Replace codes unused for `revive_after` steps by tokens of the batch (used with `quantizer: vq`)."""
+    revive_after: PositiveInt = 100
+    """Steps without use after which a code counts as dead (used with `revive_dead_codes`)."""
+    fsq_levels: FsqLevels = [8, 5, 5, 5]
+    """Levels per FSQ dimension, each at least 3 (used with `quantizer: fsq`)."""
+
+
+class HvqConfig(QuantizerFields):
+    """HVQ-Trans: a transformer that reconstructs features from a hierarchy of quantised latents."""
+
+    name: Literal["hvq"] = "hvq"
+    """Which model."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
+    """Embedding width D; the paper's is 256."""
+    hierarchy_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Encoder layers = decoder layers = quantised lower levels, N; the paper's is 4."""
+    num_heads: PositiveInt = 8
+    """Attention heads; must divide `width`."""
+    feedforward_width: PositiveInt = 512
+    """Hidden width of the feed-forward layers; the paper's is 1024."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout probability in attention and feed-forward layers."""
+    standardize_features: bool = True
+    """Reconstruct features scaled to zero mean and unit variance per channel (training images); the paper does not."""
+    feature_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    router: Literal["oracle", "predicted", "none"] = "oracle"
+    """What picks codebooks and output expert: the true class, the nearest class prototype, or nothing (one shared set)."""
+    ot_weight: NonNegativeFloat = 80.0
+    """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
+    ot_levels: list[Annotated[int, Field(ge=0)]] = [0]
+    """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
+    score_pool_size: PositiveInt = 16
+    """Side of the average-pooling window (pixels, stride 1) before the maximum that is the image score."""
+
+    @model_validator(mode="after")
+    def _check(self) -> HvqConfig:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide width {self.width}")
+        if any(level >= self.hierarchy_depth for level in self.ot_levels):
+            raise ValueError(f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}")
+        return self
+
+
+class SquadConfig(QuantizerFields):
+    """SQUAD: a hierarchical FSQ autoencoder of features and image, with a PatchGAN discriminator (this project's design)."""
+
+    name: Literal["squad"]
+    """Which model."""
+    quantizer: Literal["vq", "fsq", "none"] = "fsq"
+    """`fsq` is SQUAD's own; `vq` and `none` are ablations."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
+    """Channels D of the encoder and decoder blocks."""
+    num_residual_blocks: Annotated[int, Field(ge=0, le=8)] = 2
+    """Residual convolution blocks in the encoder and in the feature decoder, each."""
+    hierarchy: Literal["resolutions", "residual"] = "resolutions"
+    """Coarse codes condition finer ones at halved resolutions (as VQ-VAE-2), or residual quantisation on one grid."""
+    hierarchy_depth: Annotated[int, Field(ge=1, le=4)] = 2
+    """Number of quantised levels."""
+    standardize_features: bool = True
+    """Reconstruct features scaled to zero mean and unit variance per channel (training images)."""
+    feature_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    image_head: bool = True
+    """Whether a second decoder head reconstructs the image; without it there is no discriminator either."""
+    image_scale: Literal[1, 2, 4] = 4
+    """The image head works at image size divided by this."""
+    image_width: Annotated[int, Field(ge=4, multiple_of=4)] = 32
+    """Channels of the image head's last block and of the discriminator's first."""
+    discriminator: bool = True
+    """Whether a PatchGAN discriminator judges the reconstructed image."""
+    discriminator_start: Fraction = 0.3
+    """Share of all training steps after which the discriminator joins in."""
+    feature_mse_weight: NonNegativeFloat = 1.0
+    """Weight of the features' mean squared error in the loss."""
+    feature_cosine_weight: NonNegativeFloat = 1.0
+    """Weight of the features' cosine distance in the loss."""
+    image_l1_weight: NonNegativeFloat = 1.0
+    """Weight of the image's absolute error in the loss."""
+    image_ssim_weight: NonNegativeFloat = 0.5
+    """Weight of the image's 1 - SSIM in the loss."""
+    adversarial_weight: NonNegativeFloat = 0.1
+    """Weight of the generator's adversarial term, on top of the adaptive one."""
+    map_cosine_weight: NonNegativeFloat = 1.0
+    """Weight of the features' cosine distance in the anomaly map."""
+    map_l2_weight: NonNegativeFloat = 1.0
+    """Weight of the features' L2 error in the anomaly map."""
+    map_image_weight: NonNegativeFloat = 0.1
+    """Weight of the image's SSIM error in the anomaly map."""
+    map_discriminator_weight: NonNegativeFloat = 0.1
+    """Weight of the discriminator's feature-matching distance in the anomaly map."""
+    smoothing_sigma: NonNegativeFloat = 4.0
+    """Standard deviation of the Gaussian that smooths the anomaly map, in pixels; 0 switches it off."""
+    score_pool_size: PositiveInt = 16
+    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
+    score_top_fraction: Fraction = 0.0
+    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum."""
+
+
+ModelConfig = Annotated[HvqConfig | SquadConfig, Field(discriminator="name")]
+
+
+class BackboneConfig(Section):
+    """The frozen, pretrained feature extractor."""
+
+    name: str = "tf_efficientnet_lite0"
+    """Any timm backbone that gives feature maps."""
+    weights: str = "auto"
+    """`auto` (the bundled package where it has this backbone, else the hub), `bundled`, `hub`, `random`, or a file (.safetensors, .pth)."""
+    strides: list[Literal[2, 4, 8, 16, 32]] = Field(default=[2, 4, 8, 16], min_length=1)
+    """Strides of the stages used (ignored by plain ViTs, whose last blocks share one grid)."""
+
+
+class ValidationConfig(Section):
+    """How a validation split is made where the dataset has none."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: Literal["test", "synthetic", "none"] = Field(default="test", alias="from")
+    """`test`: stratified disjoint halves; `synthetic`: held-out normal images with synthetic defects; `none`: choose on test."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+class DataConfig(Section):
+    """What is trained and measured on."""
+
+    root: str | None = None
+    """Folder of the dataset in the MVTec AD layout; null means the built-in synthetic set."""
+    classes: list[str] | None = None
+    """Product classes to use; null means all."""
+    image_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = 224
+    """Side of the square to which images and masks are resized, in pixels."""
+    backbone: BackboneConfig = BackboneConfig()
+    """The frozen feature extractor."""
+    adapt_batchnorm: bool = False
+    """Re-estimate the backbone's batch statistics once on the training images before features are cached."""
+    validation: ValidationConfig = ValidationConfig()
+    """How `val` is made."""
+
+
+class TrainConfig(Section):
+    """How one configuration is trained."""
+
+    epochs: PositiveInt = 8
+    """Passes over the training images (see `images_per_epoch`)."""
+    images_per_epoch: PositiveInt | None = None
+    """Training images drawn per epoch, without repetition while they last; null means all."""
+    class_balance: Fraction = 0.0
+    """0 draws images uniformly, 1 draws every class equally often; between, class shares n_c ** (1 - class_balance)."""
+    batch_size: PositiveInt = 16
+    """Images per optimisation step, over all workers."""
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    """Learning rate over the run: constant, x0.1 at 80 % of the steps (the paper's), or cosine to 1 % after warm-up."""
+    warmup_fraction: Fraction = 0.05
+    """Share of all steps in which the learning rate rises linearly from 0 (not with `step`)."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """AdamW's weight decay."""
+    gradient_clip: PositiveFloat | None = 1.0
+    """Largest gradient norm; the paper's is 0.1; null switches clipping off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the trained model; `auto` is bf16 where the processor multiplies it natively, else fp32."""
+    evaluate_every: PositiveInt = 1
+    """Epochs between evaluations on `val` (the last epoch is always evaluated)."""
+    pixel_metrics: Literal["always", "last"] = "always"
+    """Pixel metrics at every evaluation, or at the last epoch only (they cost the most)."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which epoch's weights and metrics count: the best on `val` by the sweep's metric, or the last."""
+    seed: int = 0
+    """Seed of initialisation, order, dropout and noise."""
+
+
+class ResourcesConfig(Section):
+    """What one trial takes."""
+
+    workers: PositiveInt = 1
+    """Processes that train one trial together (DDP); 1 trains in the trial's own process."""
+    cpus_per_worker: PositiveFloat | Literal["auto"] = "auto"
+    """CPU cores per worker; also its number of threads. `auto`: 1, or an even share of the CPUs per GPU where there are GPUs."""
+    gpus_per_worker: NonNegativeFloat | Literal["auto"] = "auto"
+    """GPUs per worker, fractions included; `auto`: 1 where Ray has any, else 0."""
+    max_concurrent_trials: PositiveInt | Literal["auto"] = "auto"
+    """Upper limit of trials at once; `auto`: as many as the resources hold."""
+    max_failures: Annotated[int, Field(ge=0)] = 1
+    """Restarts of a trial whose process died, from its last checkpoint."""
+
+
+class ConfirmConfig(Section):
+    """Retraining of the best configurations once the search is over, measured on `test`."""
+
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """How many of the best configurations are retrained; 0 retrains none."""
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Seeds of the retraining runs."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must differ from each other")
+        return seeds
+
+
+class RunConfig(Section):
+    """Everything that one run of one configuration depends on."""
+
+    model: ModelConfig = HvqConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    resources: ResourcesConfig = ResourcesConfig()

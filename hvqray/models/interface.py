@@ -1,0 +1,127 @@
+"""What the training loop, evaluation and commands ask of a model. Imports no Ray.
+
+Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x W image, M classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images of one step or of one evaluation pass, on the model's device."""
+
+    features_BChw: Tensor
+    """float32, straight from the cache (not standardised)."""
+    class_index_B: Tensor
+    """int64, in [0, M)."""
+    images_B3HW: Tensor | None = None
+    """uint8 RGB at image size; None unless the model says `needs_images`."""
+
+
+@dataclass(frozen=True)
+class ModelContext:
+    """The facts about the data that fix a model's shape; stored with every checkpoint."""
+
+    class_names: tuple[str, ...]
+    feature_channels: int
+    grid_size: tuple[int, int]
+    image_size: int
+
+
+class RandomStream:
+    """Random draws for one step that do not depend on how the batch is split over ranks.
+
+    Every rank seeds the same generator, draws for the whole global batch, and keeps its own rows; so two workers
+    with half the batch each see the same dropout masks and noise as one worker with all of it.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._generator = torch.Generator(device=device)
+        self._rows = slice(None)
+        self._num_rows: int | None = None
+
+    def begin_step(self, seed: int, *, rows: slice, num_rows: int) -> None:
+        """Start a step: `rows` of the global batch of `num_rows` images are this rank's."""
+        self._generator.manual_seed(seed)
+        self._rows, self._num_rows = rows, num_rows
+
+    def keep_mask(self, like: Tensor, keep_probability: float) -> Tensor:
+        """Bernoulli(keep_probability) in the shape and dtype of `like`, whose first dimension is this rank's images."""
+        shape = (self._num_rows or like.shape[0], *like.shape[1:])
+        full = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return full.bernoulli_(keep_probability, generator=self._generator)[self._rows]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal draws in the shape and dtype of `like`, whose first dimension is this rank's images."""
+        shape = (self._num_rows or like.shape[0], *like.shape[1:])
+        full = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return full.normal_(generator=self._generator)[self._rows]
+
+
+@dataclass
+class Objective:
+    """One loss with its own parameters and optimiser; HVQ has one, SQUAD a generator's and a discriminator's.
+
+    Each step, the loop takes the objectives in order: loss, backward, clip, optimiser step. Under DDP `module` is
+    what is wrapped, so `loss` must reach parameters of this objective through nothing else, and must not leave
+    gradients on another objective's parameters.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Batch, float], dict[str, Tensor]]
+    """`loss(batch, progress)` with progress in [0, 1) through the run: scalar tensors, means over this rank's
+    images; `loss` is the total that is differentiated, the other keys are detached parts for the log."""
+    active: Callable[[float], bool] = field(default=lambda progress: True)
+    """Whether the objective is trained at this progress."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a batch of images."""
+
+    maps_BHW: Tensor
+    """float32 anomaly map at image size; higher is more anomalous."""
+    scores_B: Tensor
+    """float32 image score."""
+    codes: dict[str, Tensor]
+    """Level name (`top`, `q0`, ...) to int64 (B, n) codes in [0, codebook_size(level)); empty without a quantiser."""
+
+
+class AnomalyModel(Protocol):
+    """The contract of a model. All of its state (codebooks, statistics, counters) lies in parameters and buffers."""
+
+    needs_images: bool
+    random: RandomStream
+    objectives: list[Objective]
+
+    def codebook_sizes(self) -> dict[str, int]:
+        """Codes per level (of one class), in the order of the hierarchy from the top."""
+        ...
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]], *, seed: int) -> None:
+        """Before the first step: feature statistics, codebook start, class prototypes, from normal training images.
+
+        `batches()` starts a new pass over (a bounded, class-covering sample of) the training images. Only rank 0
+        calls this; its parameters and buffers are then copied to the others.
+        """
+        ...
+
+    def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
+        """After the optimisers' step: apply the codebook statistics gathered in `loss`, summed over all ranks."""
+        ...
+
+    def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Before an evaluation: statistics of the map on normal training images. Only rank 0 calls this."""
+        ...
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Map, score and codes; in eval mode, without gradients."""
+        ...

@@ -1,0 +1,46 @@
+"""What a run tells about one epoch: the only thing that passes from training to tuning and results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch of one run.
+
+    `metrics` has flat names, null (None) where a metric is undefined: `val/image_auroc` (mean over the classes in
+    which it is defined), `val/CLASS/image_auroc`, likewise the other six metrics of `hvqray.metrics.METRIC_NAMES`;
+    `val/image_auroc.num_classes` (over how many classes the mean was taken); `train/loss` and the loss's parts
+    (`train/feature_mse`, ...); `codebook/LEVEL/use` and `codebook/LEVEL/perplexity` (a pass over val).
+    """
+
+    epoch: int
+    """Epochs done, from 1."""
+    num_epochs: int
+    metrics: dict[str, float | None]
+    duration_s: float
+    """Seconds since the run began, earlier attempts of a resumed run included."""
+    is_last: bool = False
+    """Whether the run ends here of its own accord."""
+    best_epoch: int | None = None
+    """Epoch whose checkpoint is kept so far."""
+    selected: dict[str, float | None] = field(default_factory=dict)
+    """Metrics of the epoch whose checkpoint is kept so far: what the trial is worth if it ends now."""
+
+
+def split_metric_name(name: str) -> tuple[str, str, str]:
+    """`(split, class_name, metric)` of a flat metric name.
+
+    >>> split_metric_name("val/image_auroc"), split_metric_name("val/cookie/pixel_ap")
+    (('val', 'mean', 'image_auroc'), ('val', 'cookie', 'pixel_ap'))
+    >>> split_metric_name("codebook/q0/use")
+    ('val', 'mean', 'codebook/q0/use')
+    """
+    split, _, rest = name.partition("/")
+    if split == "codebook":
+        return "val", MEAN, name
+    class_name, slash, metric = rest.rpartition("/")
+    return (split, class_name, metric) if slash else (split, MEAN, rest)
