@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +99,16 @@ class AnomalyModel(Protocol):
     """The contract of a model. All of its state (codebooks, statistics, counters) lies in parameters and buffers."""
 
     needs_images: bool
+    codebooks_per_class: bool
+    """Whether every class has codebooks of its own, so that equal codes of two classes are different codes."""
+    training: bool
+    """As in `nn.Module`."""
     random: RandomStream
     objectives: list[Objective]
+
+    def train(self, mode: bool = True) -> Any:
+        """As in `nn.Module`."""
+        ...
 
     def codebook_sizes(self) -> dict[str, int]:
         """Codes per level (of one class), in the order of the hierarchy from the top."""
