@@ -3,7 +3,7 @@
 Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", arXiv 2309.15505, section 3 and appendix A.1.
 The implicit codebook is the grid of all level combinations: nothing is learned, and nothing can collapse.
 
-Legend: `...` any leading dimensions, d number of FSQ dimensions (length of `levels`).
+Legend: *n any leading dimensions, d number of FSQ dimensions (length of `levels`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _LEVEL_LIMITS = (3, 999)
 class FSQOutput(NamedTuple):
     """What quantising gives."""
 
-    codes: Float[Tensor, "... d"]
+    codes: Float[Tensor, "*n d"]
     """float32 in [-1, 1]; the gradient passes straight through the rounding."""
-    indices: Int64[Tensor, "..."]
+    indices: Int64[Tensor, "*n"]
     """int64 in [0, codebook_size)."""
 
 
@@ -71,7 +71,7 @@ class FSQ(nn.Module):
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, z: Float[Tensor, "... d"]) -> FSQOutput:
+    def forward(self, z: Float[Tensor, "*n d"]) -> FSQOutput:
         """Codes and indices of latents of any floating dtype.
 
         bound(z) = tanh(z + shift) * half - offset; code = (bound + sg(round(bound) - bound)) / floor(L / 2).
@@ -85,11 +85,11 @@ class FSQ(nn.Module):
             codes = (bounded + (rounded - bounded).detach()) / self.half_width
         return FSQOutput(codes, self._digits_to_indices(rounded))
 
-    def codes_to_indices(self, codes: Float[Tensor, "... d"]) -> Int64[Tensor, "..."]:
+    def codes_to_indices(self, codes: Float[Tensor, "*n d"]) -> Int64[Tensor, "*n"]:
         """Index of each code: sum over the dimensions of (code + floor(L / 2)) * basis, basis = product of the levels before."""
         return self._digits_to_indices((codes.detach().float() * self.half_width).round())
 
-    def indices_to_codes(self, indices: Int64[Tensor, "..."]) -> Float[Tensor, "... d"]:
+    def indices_to_codes(self, indices: Int64[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
         """The code in [-1, 1] at each index; inverse of `codes_to_indices`."""
         digits = indices.unsqueeze(-1) // self.basis % self.levels
         return digits / self.half_width - 1
