@@ -1,0 +1,47 @@
+"""From a map on the feature grid to a map at image size, and from that to one score per image.
+
+Shapes: B batch, h x w feature grid, H x W image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def upsample_map(map_Bhw: Float[Tensor, "B h w"], image_size: int) -> Float[Tensor, "B H W"]:
+    """Bilinear, corners aligned: as the stages of the backbone were brought onto their common grid."""
+    size = (image_size, image_size)
+    return F.interpolate(map_Bhw[:, None].float(), size=size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def gaussian_smooth(maps_BHW: Float[Tensor, "B H W"], sigma: float) -> Float[Tensor, "B H W"]:
+    """Gaussian filter of standard deviation `sigma` pixels, cut at 4 sigma, edges repeated; 0 changes nothing."""
+    if sigma == 0:
+        return maps_BHW
+    radius = math.ceil(4 * sigma)
+    offset_n = torch.arange(-radius, radius + 1, dtype=torch.float32, device=maps_BHW.device)
+    kernel_n = torch.exp(-0.5 * (offset_n / sigma).square())
+    kernel_n /= kernel_n.sum()
+    padded = F.pad(maps_BHW[:, None].float(), (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel_n[None, None, :, None]), kernel_n[None, None, None, :])[:, 0]
+
+
+def pooled_score(
+    maps_BHW: Float[Tensor, "B H W"], pool_size: int, top_fraction: float = 0.0
+) -> Float[Tensor, " B"]:
+    """Image score: the highest value after `pool_size` x `pool_size` average pooling of stride 1.
+
+    With `top_fraction` > 0 it is the mean of that share of the pooled values (of at least one), the highest ones.
+    """
+    # Averaging columns, then rows, costs 2 * pool_size additions a pixel instead of pool_size ** 2.
+    pooled_B1HW = F.avg_pool2d(F.avg_pool2d(maps_BHW[:, None], (pool_size, 1), 1), (1, pool_size), 1)
+    values_Bn = pooled_B1HW.flatten(1)
+    if top_fraction == 0:
+        return values_Bn.amax(1)
+    num_top = max(1, round(top_fraction * values_Bn.shape[1]))
+    return values_Bn.topk(num_top, dim=1).values.mean(1)
