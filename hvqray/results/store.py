@@ -1,0 +1,225 @@
+"""A sweep's folder: a journal that loses nothing, and the Parquet files that are derived from it.
+
+Every event is appended to the journal and on the disk before the next one is heard. The Parquet files follow within
+about a second, written by a thread of their own, so that no trial waits for them; they are whole at any moment.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from hvqray import environment
+from hvqray.errors import InputError
+from hvqray.results.events import TrialEnd, TrialStart
+from hvqray.results.history import (
+    Epochs,
+    History,
+    Metrics,
+    SweepInfo,
+    TrialRecord,
+    end_record,
+    epoch_record,
+    opened_record,
+    start_record,
+)
+from hvqray.results.journal import Journal, read_records
+from hvqray.results.tables import (
+    concatenate_epochs,
+    epoch_table,
+    read_epochs_table,
+    read_trials_table,
+    trials_table,
+    write_table,
+)
+from hvqray.training.epoch_report import EpochReport
+
+_MIN_INTERVAL_S = 1.0
+_MAX_SHARE_OF_TIME = 0.05
+
+
+class SweepStore:
+    """The listener that keeps a sweep on disk.
+
+    `resume=True` takes up the journal of an earlier start. Raises InputError where `resume` does not fit the folder.
+    A trial that is announced again goes on; an epoch that is reported again replaces the older report; a trial whose
+    end is told again is worth what the later word says.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        path = journal_path(folder)
+        if resume and not path.exists():
+            raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
+        if not resume and path.exists():
+            raise InputError(
+                "already holds a sweep; add --resume to go on with it, or choose another name",
+                source=str(folder),
+            )
+        self._folder = folder
+        self._running = FileLock(path.with_name("lock"))
+        try:
+            self._running.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                "another process is running this sweep; wait until it ends", source=str(folder)
+            ) from None
+        self._history = _replay(path) if resume else History()
+        self._journal = Journal(path)
+        self._lock = threading.Lock()
+        self._tables_lock = threading.Lock()
+        self._epoch_tables: dict[tuple[str, int], tuple[Metrics, pa.Table]] = {}
+        info = self._history.info
+        self.info = SweepInfo(
+            uid=info.uid if info else uuid.uuid4().hex[:8],
+            started=info.started
+            if info
+            else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            command=_command_line(),
+            environment={
+                "code_version": environment.code_version(),
+                "hardware": environment.hardware(),
+                "python": platform.python_version(),
+                **environment.library_versions(),
+            },
+        )
+        self._record(opened_record(self.info))
+        self.write_tables()
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._keep_tables_fresh, name="sweep-store", daemon=True)
+        self._writer.start()
+
+    def on_trial_start(self, event: TrialStart) -> None:
+        self._record(start_record(event, code_version=self.info.environment["code_version"]))
+
+    def on_epoch(self, trial_id: str, report: EpochReport) -> None:
+        self._record(epoch_record(trial_id, report))
+        self._changed.set()
+
+    def on_trial_end(self, event: TrialEnd) -> None:
+        self._record(end_record(event))
+        self._changed.set()
+
+    def close(self) -> None:
+        """Write the Parquet files a last time and close the journal."""
+        self._closing.set()
+        self._changed.set()
+        self._writer.join()
+        self.write_tables()
+        self._journal.close()
+        self._running.release()
+
+    def write_tables(self) -> None:
+        """Bring `trials.parquet` and `metrics.parquet` up to date now."""
+        with self._lock:
+            trials = self._history.trials()
+            reports = {
+                (trial_id, epoch): metrics
+                for trial_id, epochs in self._history.epochs.items()
+                for epoch, metrics in sorted(epochs.items())
+            }
+        with self._tables_lock:
+            # A report is never changed, only replaced: an unchanged one has its table from the last time.
+            known = self._epoch_tables
+            self._epoch_tables = {
+                key: known[key]
+                if key in known and known[key][0] is metrics
+                else (metrics, epoch_table(*key, metrics))
+                for key, metrics in reports.items()
+            }
+            everything = concatenate_epochs([table for _, table in self._epoch_tables.values()])
+            write_table(self._folder / "metrics.parquet", everything)
+            write_table(self._folder / "trials.parquet", trials_table(trials, self.info))
+
+    def _record(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._journal.append(record)
+            self._history.apply(record)
+
+    def _keep_tables_fresh(self) -> None:
+        while True:
+            self._changed.wait()
+            if self._closing.is_set():
+                return
+            self._changed.clear()
+            began = time.monotonic()
+            try:
+                self.write_tables()
+            except OSError:
+                # The journal has everything; the next round, and `close` at the latest, writes it or says why not.
+                self._changed.set()
+            cost = time.monotonic() - began
+            self._closing.wait(max(_MIN_INTERVAL_S, cost / _MAX_SHARE_OF_TIME))
+
+
+def journal_path(folder: Path) -> Path:
+    """Where a sweep's journal lies."""
+    return folder / ".state" / "journal.jsonl"
+
+
+def read_info(folder: Path) -> SweepInfo:
+    """Which sweep the folder holds. Raises InputError where it holds none."""
+    if not journal_path(folder).exists():
+        return read_trials_table(_existing(folder, "trials.parquet"))[1]
+    info = _replay(journal_path(folder)).info
+    if info is None:
+        raise InputError("is empty: the sweep never began", source=str(journal_path(folder)))
+    return info
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """The trials that have ended, by number; from the journal, or from `trials.parquet` where `.state` was deleted.
+
+    Raises InputError where the folder holds neither.
+    """
+    if journal_path(folder).exists():
+        return _replay(journal_path(folder)).trials()
+    return read_trials_table(_existing(folder, "trials.parquet"))[0]
+
+
+def read_unfinished(folder: Path) -> list[TrialStart]:
+    """The trials that were started and have not ended, by number: what a resumed sweep has to run."""
+    return _replay(_existing(folder, ".state/journal.jsonl")).unfinished()
+
+
+def read_all_epochs(folder: Path) -> dict[str, Epochs]:
+    """Trial id to epoch to flat metrics, of every trial that ever reported, in the order of their first reports."""
+    if journal_path(folder).exists():
+        return _replay(journal_path(folder)).epochs
+    return read_epochs_table(_existing(folder, "metrics.parquet"))
+
+
+def read_epochs(folder: Path, trial_id: str) -> Epochs:
+    """Epoch to flat metrics of one trial, empty where it never reported."""
+    return read_all_epochs(folder).get(trial_id, {})
+
+
+def _replay(path: Path) -> History:
+    history = History()
+    for record in read_records(path):
+        history.apply(record)
+    return history
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        raise InputError(f"{name} is missing: not a sweep's folder (OUT/NAME)", source=str(folder))
+    return path
+
+
+def _command_line() -> str:
+    """The command as a user would type it again, without the path of the interpreter or the package."""
+    program = Path(sys.argv[0])
+    name = ["python", "-m", f"hvqray.{program.stem}"] if program.parent.name == "hvqray" else [program.name]
+    return shlex.join([*name, *sys.argv[1:]])
