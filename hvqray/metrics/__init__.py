@@ -1,1 +1,26 @@
+"""The seven metrics of anomaly detection per class, and codebook health; NumPy only."""
 
+from hvqray.metrics.aupro import MaskRegions
+from hvqray.metrics.codebook import codebook_use, count_codes
+from hvqray.metrics.per_class import (
+    IMAGE_METRICS,
+    METRIC_NAMES,
+    PIXEL_METRICS,
+    THRESHOLD,
+    image_metrics,
+    pixel_metrics,
+    summarize,
+)
+
+__all__ = [
+    "IMAGE_METRICS",
+    "METRIC_NAMES",
+    "PIXEL_METRICS",
+    "THRESHOLD",
+    "MaskRegions",
+    "codebook_use",
+    "count_codes",
+    "image_metrics",
+    "pixel_metrics",
+    "summarize",
+]
