@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from hvqray.training.epoch_report import EpochReport
 
 TrialState = Literal["COMPLETE", "PRUNED", "FAIL"]
+Goal = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)

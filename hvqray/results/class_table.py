@@ -1,0 +1,70 @@
+"""The seven metrics per class out of flat metric names, for every reader that shows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hvqray.training.epoch_report import MEAN, split_metric_name
+
+METRIC_LABELS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1-max",
+    "pixel_aupro": "pixel AUPRO",
+}
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """One split's results; a row's values are in the order of `METRIC_LABELS`, None where undefined or not measured."""
+
+    split: str
+    rows: list[tuple[str, list[float | None]]]
+    """Class name and values, by name; the mean last."""
+    note: str | None
+    """Over how many classes a mean was taken, where that is not all of them."""
+
+
+def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable | None:
+    """The table of `split`, or None where `metrics` has nothing of it."""
+    names = class_names(metrics, split)
+    if not names and f"{split}/image_auroc" not in metrics:
+        return None
+    rows = [(name, [metrics.get(f"{split}/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
+    rows.append((MEAN, [metrics.get(f"{split}/{metric}") for metric in METRIC_LABELS]))
+    return ClassTable(split, rows, _note(metrics, split, len(names)))
+
+
+def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
+    """The classes that `metrics` tells of in `split`, sorted."""
+    found = set()
+    for name in metrics:
+        where, class_name, metric = split_metric_name(name)
+        if where == split and class_name != MEAN and metric in METRIC_LABELS:
+            found.add(class_name)
+    return sorted(found, key=_natural)
+
+
+def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
+    """The quantised levels that `metrics` tells of, in the order in which they occur: from the top down."""
+    matches = (re.fullmatch(r"codebook/(.+)/use", name) for name in metrics)
+    return [match[1] for match in matches if match]
+
+
+def _note(metrics: Mapping[str, float | None], split: str, num_classes: int) -> str | None:
+    parts = []
+    for metric, label in METRIC_LABELS.items():
+        counted = metrics.get(f"{split}/{metric}.num_classes")
+        if counted is not None and counted != num_classes:
+            parts.append(f"mean {label} over {counted:.0f} of {num_classes} classes")
+    return "; ".join(parts) or None
+
+
+def _natural(name: str) -> tuple[str | int, ...]:
+    """`class 2` before `class 10`."""
+    return tuple(int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name))

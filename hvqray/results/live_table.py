@@ -1,0 +1,209 @@
+"""Progress of a running sweep in the terminal: a live table, or a line an event where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hvqray.results import wording
+from hvqray.results.events import Goal, TrialEnd, TrialStart
+from hvqray.results.history import Metrics, TrialRecord
+from hvqray.results.ranking import is_better
+from hvqray.training.epoch_report import EpochReport
+
+_NUM_ROWS = 12
+_STATE_STYLE = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+
+
+@dataclass
+class _Row:
+    trial_id: str
+    number: int
+    params: dict[str, Any]
+    state: str = "RUNNING"
+    epoch: int = 0
+    num_epochs: int = 0
+    metrics: Mapping[str, float | None] | None = None
+    duration_s: float = 0.0
+    earlier: bool = False
+    """Whether the trial had ended before this start of the sweep."""
+
+    def value(self, name: str) -> float | None:
+        return (self.metrics or {}).get(name)
+
+
+class LiveTable:
+    """The listener that shows running trials first, then the best, with the best so far and the time left.
+
+    `goals` maps each objective to its goal; the first one orders the table. `num_trials` counts all trials of the
+    sweep, those of `earlier` included; None means no limit. `time_budget_s` is in seconds from now.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        goals: Mapping[str, Goal],
+        num_trials: int | None,
+        time_budget_s: float | None,
+        earlier: Sequence[TrialRecord] = (),
+    ) -> None:
+        self._console = console
+        self._goals = dict(goals)
+        self._objective, self._goal = next(iter(self._goals.items()))
+        self._num_trials = num_trials
+        self._time_budget_s = time_budget_s
+        self._began = time.monotonic()
+        self._rows = {
+            trial.trial_id: _Row(
+                trial_id=trial.trial_id,
+                number=trial.number,
+                params=trial.params,
+                state=trial.state,
+                epoch=trial.epochs,
+                num_epochs=trial.epochs,
+                metrics=trial.metrics,
+                duration_s=trial.duration_s,
+                earlier=True,
+            )
+            for trial in earlier
+        }
+        self._live: Live | None = None
+        if console.is_interactive:
+            self._live = Live(
+                console=console,
+                get_renderable=self.render,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stderr=False,
+            )
+            self._live.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the terminal: a copy in another process keeps the books and shows nothing."""
+        return {**self.__dict__, "_live": None, "_console": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._console = Console(quiet=True)
+
+    def on_trial_start(self, event: TrialStart) -> None:
+        self._rows[event.trial_id] = _Row(event.trial_id, event.number, event.params)
+        self._say(f"{event.trial_id} started: {wording.one_line(event.params)}")
+
+    def on_epoch(self, trial_id: str, report: EpochReport) -> None:
+        row = self._rows[trial_id]
+        row.epoch, row.num_epochs, row.duration_s = report.epoch, report.num_epochs, report.duration_s
+        row.metrics = report.selected or report.metrics
+        self._say(
+            f"{trial_id} epoch {report.epoch}/{report.num_epochs}: {self._objectives(report.metrics)}"
+            f" ({wording.duration(report.duration_s)})"
+        )
+
+    def on_trial_end(self, event: TrialEnd) -> None:
+        row = self._rows[event.trial_id]
+        row.state, row.epoch, row.duration_s, row.metrics = (
+            event.state,
+            event.epochs,
+            event.duration_s,
+            event.metrics,
+        )
+        said = event.error or self._objectives(event.metrics)
+        took = wording.duration(event.duration_s)
+        self._say(
+            f"{event.trial_id} {event.state} after {event.epochs} epochs, {took}: {said}; {self.status()}"
+        )
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def status(self) -> str:
+        """One line: how many trials have ended and how, the best so far, the time left."""
+        rows = list(self._rows.values())
+        count = {state: sum(row.state == state for row in rows) for state in _STATE_STYLE}
+        ended = len(rows) - count["RUNNING"]
+        parts = [f"{ended}/{self._num_trials} trials ended" if self._num_trials else f"{ended} trials ended"]
+        parts += [f"{count['PRUNED']} pruned"] if count["PRUNED"] else []
+        parts += [f"{count['FAIL']} failed"] if count["FAIL"] else []
+        best = self._best(rows)
+        if best is not None:
+            parts.append(
+                f"best {self._objective} {wording.number(best.value(self._objective))} ({best.trial_id})"
+            )
+        left_s = self._time_left_s(rows)
+        if left_s is not None:
+            parts.append(f"about {wording.duration(left_s)} left")
+        return ", ".join(parts)
+
+    def render(self) -> RenderableType:
+        """The table and the status line."""
+        rows = list(self._rows.values())
+        running = sorted((row for row in rows if row.state == "RUNNING"), key=lambda row: row.number)
+        ended = sorted((row for row in rows if row.state != "RUNNING"), key=self._order)
+        shown = [*running, *ended][:_NUM_ROWS]
+        table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
+        table.add_column("trial", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        table.add_column("parameters", ratio=1, overflow="ellipsis", no_wrap=True)
+        table.add_column("epoch", justify="right", no_wrap=True)
+        for name in self._goals:
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        best = self._best(rows)
+        for row in shown:
+            table.add_row(
+                row.trial_id,
+                Text(row.state, style=_STATE_STYLE[row.state]),
+                Text(wording.one_line(row.params)),
+                f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-",
+                *(wording.number(row.value(name)) for name in self._goals),
+                wording.duration(row.duration_s),
+                style="bold" if row is best else None,
+            )
+        more = len(rows) - len(shown)
+        lines = [Text(f"… and {more} more", style="dim")] if more else []
+        return Group(table, *lines, Text(self.status(), style="bold"))
+
+    def _best(self, rows: list[_Row]) -> _Row | None:
+        best = None
+        for row in rows:
+            if row.state == "COMPLETE" and is_better(
+                row.value(self._objective), best.value(self._objective) if best else None, self._goal
+            ):
+                best = row
+        return best
+
+    def _order(self, row: _Row) -> tuple[bool, bool, float]:
+        value = row.value(self._objective)
+        signed = 0.0 if value is None else -value if self._goal == "maximize" else value
+        return row.state == "FAIL", value is None, signed
+
+    def _time_left_s(self, rows: list[_Row]) -> float | None:
+        """From the trials' own pace: the share of this start's work that is done, epochs of running trials included."""
+        elapsed_s = time.monotonic() - self._began
+        estimates = []
+        if self._time_budget_s is not None:
+            estimates.append(self._time_budget_s - elapsed_s)
+        mine = [row for row in rows if not row.earlier]
+        if self._num_trials is not None:
+            to_do = self._num_trials - (len(rows) - len(mine))
+            done = sum(1.0 if row.state != "RUNNING" else row.epoch / max(row.num_epochs, 1) for row in mine)
+            if done > 0:
+                estimates.append(elapsed_s * max(to_do - done, 0.0) / done)
+        return max(min(estimates), 0.0) if estimates else None
+
+    def _objectives(self, metrics: Metrics) -> str:
+        return ", ".join(f"{name} {wording.number(metrics.get(name))}" for name in self._goals)
+
+    def _say(self, line: str) -> None:
+        if self._live is None:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)

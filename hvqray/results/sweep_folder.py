@@ -1,0 +1,96 @@
+"""What a sweep's folder says besides its trials: what was searched for and on what, and the best model's results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hvqray.errors import InputError
+from hvqray.results.events import Goal
+from hvqray.results.history import Metrics
+
+
+@dataclass(frozen=True)
+class SweepDescription:
+    """What every reader of a sweep says about where its numbers come from; from `sweep.yaml`."""
+
+    name: str
+    description: str | None
+    project: str | None
+    entity: str | None
+    goals: dict[str, Goal]
+    """Metric to goal, in the order of the file."""
+    dataset: str
+    """Name of the dataset's folder (not its path), or `built-in synthetic set`."""
+    image_size: int
+    """Pixels."""
+    validation: str
+    """How `val` was made: `test`, `synthetic` or `none`."""
+    seed: int | str
+
+    @property
+    def selected_on_test(self) -> bool:
+        return self.validation == "none"
+
+
+@dataclass(frozen=True)
+class BestResult:
+    """`best/metrics.json`."""
+
+    trial_id: str
+    selected_on_test: bool
+    metrics: Metrics
+    """Flat names, `val/...` and `test/...`."""
+    environment: dict[str, str]
+
+
+def read_description(folder: Path) -> SweepDescription:
+    """What `sweep.yaml` says. Raises InputError where the folder has none, or it is not one of a sweep."""
+    path = folder / "sweep.yaml"
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError:
+        raise InputError(
+            "sweep.yaml is missing: not a sweep's folder (OUT/NAME)", source=str(folder)
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"is not YAML ({error})", source=str(path)) from error
+    if not isinstance(content, dict) or "metric" not in content:
+        raise InputError(
+            "missing: the sweep file as resolved names its metric", source=str(path), field="metric"
+        )
+    metrics = content["metric"]
+    data = content.get("data") or {}
+    root = data.get("root")
+    return SweepDescription(
+        name=str(content.get("name") or folder.resolve().name),
+        description=content.get("description"),
+        project=content.get("project"),
+        entity=content.get("entity"),
+        goals={
+            metric["name"]: metric["goal"] for metric in (metrics if isinstance(metrics, list) else [metrics])
+        },
+        dataset=Path(root).name if root else "built-in synthetic set",
+        image_size=data.get("image_size", 224),
+        validation=(data.get("validation") or {}).get("from", "test"),
+        seed=(content.get("train") or {}).get("seed", 0),
+    )
+
+
+def read_best(folder: Path) -> BestResult | None:
+    """The best model's results, or None where the sweep has none (yet)."""
+    path = folder / "best" / "metrics.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return BestResult(
+        trial_id=content["trial_id"],
+        selected_on_test=content["selected_on_test"],
+        metrics=content["metrics"],
+        environment={name: str(value) for name, value in content.get("environment", {}).items()},
+    )

@@ -1,0 +1,255 @@
+"""Weights & Biases as a listener: one run a trial, all of its work on a thread of its own behind a bounded queue.
+
+Nothing that W&B does, or fails to do, reaches a trial: what is raised is told once, in one line, and a queue that a
+slow server has filled drops events instead of waiting. The results on disk are whole without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+
+from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.events import Goal, TrialEnd, TrialStart
+from hvqray.results.history import Metrics
+from hvqray.results.ranking import is_better
+from hvqray.results.sweep_folder import read_best
+from hvqray.training.epoch_report import EpochReport
+
+_QUEUE_SIZE = 10_000
+_INIT_TIMEOUT_S = 30.0
+_FINISH_TIMEOUT_S = 60.0
+_MAX_EXAMPLES = 16
+_BEST_FILES = ("config.yaml", "model.safetensors", "metrics.json")
+
+
+class WandbSink:
+    """The listener that mirrors a sweep to W&B; the runs' files lie in `folder`/wandb.
+
+    `sweep_uid` (of `SweepStore.info`) makes run ids stable, so that a resumed trial goes on in its run. `tell` takes
+    the one line about a fault. The run of the best trial so far stays open until it is beaten, so that the best model
+    can be filed in it. What leaves this machine: parameters, the configuration (with names in place of paths),
+    metrics, anomaly maps and the best model; neither host, user, command, code nor hardware.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: Literal["online", "offline"],
+        sweep_name: str,
+        sweep_uid: str,
+        goals: Mapping[str, Goal],
+        project: str,
+        entity: str | None,
+        tell: Callable[[str], None],
+        close_timeout_s: float = 120.0,
+    ) -> None:
+        self._folder = folder.resolve()
+        self._mode = mode
+        self._sweep_name = sweep_name
+        self._sweep_uid = sweep_uid
+        self._objective, self._goal = next(iter(goals.items()))
+        self._project = project
+        self._entity = entity
+        self._tell = tell
+        self._close_timeout_s = close_timeout_s
+        self._told = False
+        self._off = False
+        self._runs: dict[str, Any] = {}
+        self._best: tuple[str, float | None] | None = None
+        # An offline run names the files of its artifacts where they were staged: there they must stay for `wandb sync`.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_SIZE)
+        self._thread = threading.Thread(target=self._work, name="wandb-sink", daemon=True)
+        self._thread.start()
+
+    def on_trial_start(self, event: TrialStart) -> None:
+        self._put(functools.partial(self._start, event))
+
+    def on_epoch(self, trial_id: str, report: EpochReport) -> None:
+        self._put(functools.partial(self._log_epoch, trial_id, report))
+
+    def on_trial_end(self, event: TrialEnd) -> None:
+        self._put(functools.partial(self._end, event))
+
+    def log_best(self, folder: Path) -> None:
+        """File the best model (the folder `best/`) as an artifact of its trial's run, with its results on `test`."""
+        self._put(functools.partial(self._file_best, folder))
+
+    def close(self) -> None:
+        """Finish all runs; waits `close_timeout_s` at most, and says so if that was not enough."""
+        self._put(self._finish_all)
+        try:
+            self._tasks.put(None, timeout=self._close_timeout_s)
+            self._thread.join(self._close_timeout_s)
+        except queue.Full:
+            pass
+        if self._thread.is_alive():
+            self._off = True
+            self._tell_once(f"not everything was sent within {self._close_timeout_s:.0f} s")
+
+    def _put(self, task: Callable[[], None]) -> None:
+        if self._off:
+            return
+        try:
+            self._tasks.put_nowait(task)
+        except queue.Full:
+            self._tell_once("too slow to keep up; some of its log is missing")
+
+    def _work(self) -> None:
+        wandb.setup(wandb.Settings(silent=True))
+        while (task := self._tasks.get()) is not None:
+            if self._off:
+                continue
+            try:
+                task()
+            except Exception as error:  # W&B must never stop a sweep, whatever it raises
+                self._tell_once(f"{type(error).__name__}: {error}")
+
+    def _tell_once(self, fault: str) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(
+                f"W&B: {' '.join(fault.split())[:300]} (the sweep goes on; its results on disk are complete)"
+            )
+
+    def _start(self, event: TrialStart) -> None:
+        config = {**without_paths(event.config), "params": event.params, "seed": event.seed}
+        try:
+            self._runs[event.trial_id] = self._open_run(event.trial_id, config)
+        except Exception:
+            # No server, no project or no right to it: the next trial would wait as long for the same answer.
+            self._off = True
+            raise
+
+    def _open_run(self, trial_id: str, config: dict[str, Any] | None) -> Any:
+        run = wandb.init(
+            project=self._project,
+            entity=self._entity,
+            dir=self._folder,
+            id=f"{self._sweep_uid}-{trial_id}",
+            name=trial_id,
+            group=self._sweep_name,
+            config=config,
+            resume="allow",
+            reinit="create_new",
+            mode=self._mode,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=_INIT_TIMEOUT_S,
+                finish_timeout=_FINISH_TIMEOUT_S,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+                disable_job_creation=True,
+                host="",
+                program="",
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+            ),
+        )
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+    def _log_epoch(self, trial_id: str, report: EpochReport) -> None:
+        if run := self._runs.get(trial_id):
+            run.log({**_defined(report.metrics), "epoch": report.epoch, "duration_s": report.duration_s})
+
+    def _end(self, event: TrialEnd) -> None:
+        run = self._runs.get(event.trial_id)
+        if run is None:
+            return
+        pictures = _example_maps(Path(event.folder)) if event.folder else []
+        results = _per_class_table(event.metrics, "val")
+        log = {"examples": pictures} if pictures else {}
+        run.log({**log, "per_class": results} if results else log)
+        run.summary.update({**_defined(event.metrics), "state": event.state, "epochs": event.epochs})
+        value = event.metrics.get(self._objective)
+        if event.state == "COMPLETE" and (self._best is None or is_better(value, self._best[1], self._goal)):
+            if self._best is not None:
+                self._finish(self._best[0], failed=False)
+            self._best = (event.trial_id, value)
+        else:
+            self._finish(event.trial_id, failed=event.state == "FAIL")
+
+    def _file_best(self, folder: Path) -> None:
+        best = read_best(folder)
+        if best is None:
+            return
+        run = self._runs.get(best.trial_id)
+        if run is None:
+            run = self._runs[best.trial_id] = self._open_run(best.trial_id, None)
+        artifact = wandb.Artifact(
+            f"{_artifact_name(self._sweep_name)}-best",
+            type="model",
+            metadata={"trial_id": best.trial_id, "selected_on_test": best.selected_on_test, **best.metrics},
+        )
+        for name in _BEST_FILES:
+            if (folder / "best" / name).exists():
+                artifact.add_file(str(folder / "best" / name), name=name)
+        run.log_artifact(artifact, aliases=["best"])
+        results = _per_class_table(best.metrics, "test")
+        if results:
+            run.log({"per_class_test": results})
+        run.summary.update({**_defined(best.metrics), "selected_on_test": best.selected_on_test})
+
+    def _finish(self, trial_id: str, *, failed: bool) -> None:
+        run = self._runs.pop(trial_id, None)
+        if run is not None:
+            run.finish(exit_code=int(failed))
+
+    def _finish_all(self) -> None:
+        for trial_id in list(self._runs):
+            self._finish(trial_id, failed=False)
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration in which the data's folder and a weights file are named, not located."""
+    data = dict(config.get("data") or {})
+    backbone = dict(data.get("backbone") or {})
+    if data.get("root"):
+        data["root"] = Path(data["root"]).name
+    if backbone.get("weights"):
+        backbone["weights"] = Path(backbone["weights"]).name
+    return {**config, "data": {**data, "backbone": backbone}}
+
+
+def _defined(metrics: Metrics) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _per_class_table(metrics: Metrics, split: str) -> wandb.Table | None:
+    results = class_table(metrics, split)
+    if results is None:
+        return None
+    return wandb.Table(
+        columns=["class", *METRIC_LABELS], data=[[class_name, *values] for class_name, values in results.rows]
+    )
+
+
+def _example_maps(folder: Path) -> list[wandb.Image]:
+    """`maps/CLASS_NNN_{image,mask,map}.png`, three pictures an example."""
+    stems = sorted(path.name.removesuffix("_map.png") for path in (folder / "maps").glob("*_map.png"))
+    return [
+        wandb.Image(str(path), caption=f"{stem} {kind}")
+        for stem in stems[:_MAX_EXAMPLES]
+        for kind in ("image", "mask", "map")
+        if (path := folder / "maps" / f"{stem}_{kind}.png").exists()
+    ]
+
+
+def _artifact_name(name: str) -> str:
+    """W&B allows letters, digits, `-`, `_` and `.` in an artifact's name."""
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)

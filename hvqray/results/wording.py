@@ -1,0 +1,40 @@
+"""How values read to people, alike in the terminal and the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+def number(value: float | None) -> str:
+    """A metric: four significant decimals, a dash where it is undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+
+
+def setting(value: Any) -> str:
+    """A parameter's value: floats at three significant digits, everything else as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 10 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """Dotted name to its last part, or to the whole name where another one ends alike."""
+    lasts = [name.rpartition(".")[2] for name in names]
+    return {name: last if lasts.count(last) == 1 else name for name, last in zip(names, lasts, strict=True)}
+
+
+def one_line(params: dict[str, Any]) -> str:
+    """`codebook_size=128 lr=0.001`."""
+    short = short_names(params)
+    return " ".join(f"{short[name]}={setting(value)}" for name, value in params.items())
