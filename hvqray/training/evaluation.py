@@ -1,0 +1,185 @@
+"""Evaluation of a model on a split: class by class, classes dealt to the ranks, the same numbers on every rank.
+
+Legend: n images of one class, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hvqray.data.dataset import Split
+from hvqray.metrics import MaskRegions, codebook_use, count_codes, image_metrics, pixel_metrics, summarize
+from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
+from hvqray.training.batches import make_batch
+from hvqray.training.communicator import Communicator
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """What one rank found out about one class."""
+
+    metrics: Metrics
+    code_counts: dict[str, Counter[int]]
+    """Level to how often each code occurred."""
+
+
+class Evaluator:
+    """Evaluates models on one split. Keeps the regions of its masks, which no epoch changes."""
+
+    def __init__(
+        self,
+        split: Split,
+        context: ModelContext,
+        communicator: Communicator,
+        batch_size: int = 64,
+        precision_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._split = split
+        self._context = context
+        self._communicator = communicator
+        self._batch_size = batch_size
+        self._precision_context = precision_context
+        self._regions: dict[int, MaskRegions | None] = {}
+
+    def evaluate(self, model: AnomalyModel, *, pixel_metrics: bool) -> Metrics:
+        """All metrics of `model`, equal on every rank and to those of a single rank.
+
+        Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
+        `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use` and `codebook/LEVEL/perplexity`.
+        Without `pixel_metrics` those four are absent; where a metric is undefined it is None.
+        """
+        members = {c: positions for c, positions in self._split.by_class() if len(positions)}
+        owners = deal({c: len(positions) for c, positions in members.items()}, self._communicator.world_size)
+        mine: dict[int, ClassResult] = {}
+        with evaluating(model):
+            for class_index in owners[self._communicator.rank]:
+                mine[class_index] = self._evaluate_class(
+                    model, class_index, members[class_index], pixel_metrics=pixel_metrics
+                )
+        results: dict[int, ClassResult] = {}
+        for part in self._communicator.all_gather_object(mine):
+            results |= part
+        results = dict(sorted(results.items()))
+        per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
+        flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
+        return flat | codebook_health(
+            [result.code_counts for result in results.values()],
+            model.codebook_sizes(),
+            per_class=model.codebooks_per_class,
+        )
+
+    def _evaluate_class(
+        self, model: AnomalyModel, class_index: int, positions: np.ndarray, *, pixel_metrics: bool
+    ) -> ClassResult:
+        labels_n = self._split.is_anomalous[positions]
+        scores_n = np.empty(len(positions), dtype=np.float32)
+        size = self._context.image_size if pixel_metrics else 0
+        maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
+        code_counts: dict[str, Counter[int]] = {}
+        for rows, prediction in predictions(
+            model,
+            self._split,
+            positions,
+            batch_size=self._batch_size,
+            device=self._communicator.device,
+            precision_context=self._precision_context,
+        ):
+            scores_n[rows] = prediction.scores_B.cpu().numpy()
+            has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
+            if pixel_metrics:
+                maps_nHW[rows] = prediction.maps_BHW.cpu().numpy()
+            for level, codes in prediction.codes.items():
+                code_counts.setdefault(level, Counter()).update(count_codes(codes.cpu().numpy()[has_codes_B]))
+        metrics = image_metrics(labels_n, scores_n)
+        if pixel_metrics:
+            metrics |= self._pixel_metrics(class_index, positions, maps_nHW)
+        if not (np.isfinite(scores_n).all() and np.isfinite(maps_nHW).all()):
+            class_name = self._context.class_names[class_index]
+            logger.warning(
+                "%s/%s: scores or maps are not finite; metrics undefined", self._split.name, class_name
+            )
+        return ClassResult(metrics, code_counts)
+
+    def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
+        if class_index not in self._regions:
+            has_masks = self._split.has_mask[positions].all()
+            self._regions[class_index] = (
+                MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
+            )
+        return pixel_metrics(maps_nHW, self._regions[class_index])
+
+
+def predictions(
+    model: AnomalyModel,
+    split: Split,
+    positions: np.ndarray,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    precision_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[tuple[slice, Prediction]]:
+    """What `model` (in eval mode) says of the images at `positions` of `split`, in batches, each with its rows in `positions`."""
+    for start in range(0, len(positions), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = make_batch(split, positions[rows], device=device, images=model.needs_images)
+        with precision_context():
+            prediction = model.predict(batch)
+        yield rows, prediction
+
+
+@contextmanager
+def evaluating(model: AnomalyModel) -> Iterator[None]:
+    """Eval mode and no gradients inside; afterwards the mode that was."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def deal(num_images: dict[int, int], world_size: int) -> list[list[int]]:
+    """Classes per rank, balanced by images: each in turn, the largest first, to the rank with the fewest so far."""
+    hands: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [0] * world_size
+    for class_index in sorted(num_images, key=lambda c: (-num_images[c], c)):
+        rank = loads.index(min(loads))
+        hands[rank].append(class_index)
+        loads[rank] += num_images[class_index]
+    return hands
+
+
+def codebook_health(
+    counts_by_class: list[dict[str, Counter[int]]], sizes: dict[str, int], *, per_class: bool
+) -> Metrics:
+    """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`.
+
+    A shared codebook is judged by the images of all classes; where every class has its own, the values are means over the
+    classes seen.
+    """
+    health: Metrics = {}
+    for level, size in sizes.items():
+        counts = [of_class[level] for of_class in counts_by_class if of_class.get(level)]
+        if not per_class:
+            counts = [sum(counts, Counter())] if counts else []
+        judged = [codebook_use(count, size) for count in counts]
+        health[f"codebook/{level}/use"] = _mean([use for use, _ in judged])
+        health[f"codebook/{level}/perplexity"] = _mean([perplexity for _, perplexity in judged])
+    return health
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

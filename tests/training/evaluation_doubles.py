@@ -1,0 +1,79 @@
+"""A small split in memory, and a model whose maps are known: what evaluation is tested with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hvqray.data.dataset import Sample, Split
+from hvqray.models.interface import Batch, ModelContext, Prediction
+
+SIZE = 16
+CLASS_NAMES = ("bolt", "cloth", "pill")
+CONTEXT = ModelContext(class_names=CLASS_NAMES, feature_channels=3, grid_size=(4, 4), image_size=SIZE)
+
+
+def make_split(
+    class_sizes: tuple[tuple[int, int], ...], *, name: str = "val", unmasked: tuple[int, ...] = ()
+) -> Split:
+    """`class_sizes` are (normal, anomalous) images per class; the first defect image of a class in `unmasked` lacks its mask.
+
+    Rows lie in the cache in another order than in the split, and belong to classes by turns.
+    """
+    rng = np.random.default_rng(0)
+    order = [(c, bad) for c, sizes in enumerate(class_sizes) for bad in (0, 1) for _ in range(sizes[bad])]
+    order = [order[i] for i in rng.permutation(len(order))]
+    class_index = np.array([c for c, _ in order], dtype=np.int64)
+    is_anomalous = np.array([bool(bad) for _, bad in order])
+    num = len(order)
+    rows = rng.permutation(num).astype(np.int64)
+    masks = np.zeros((num, SIZE, SIZE), dtype=np.uint8)
+    masks[rows[is_anomalous], 3:9, 4:12] = 1
+    features = rng.normal(size=(num, 3, 4, 4)).astype(np.float16)
+    features[rows[is_anomalous], :, 1:2, 1:3] += np.float16(1.5)
+    has_mask = np.ones(num, dtype=bool)
+    for c in unmasked:
+        first = np.flatnonzero((class_index == c) & is_anomalous)[0]
+        has_mask[first], masks[rows[first]] = False, 0
+    return Split(
+        name=name,
+        samples=tuple(
+            Sample(Path(f"{i}.png"), CLASS_NAMES[c], "test", "cut" if bad else "good")
+            for i, (c, bad) in enumerate(order)
+        ),
+        class_index=class_index,
+        is_anomalous=is_anomalous,
+        rows=rows,
+        all_features=features,
+        all_images=rng.integers(0, 256, (num, 3, SIZE, SIZE), dtype=np.uint8),
+        all_masks=masks,
+        has_mask=has_mask,
+    )
+
+
+class FeatureNormModel(nn.Module):
+    """Its map is the features' norm per location, upsampled; its codes are the features' rounded first channel."""
+
+    needs_images = False
+
+    def __init__(self, *, codebooks_per_class: bool = False) -> None:
+        super().__init__()
+        self.codebooks_per_class = codebooks_per_class
+        self.scale = nn.Parameter(torch.ones(()))
+        self.batch_sizes: list[int] = []
+
+    def codebook_sizes(self) -> dict[str, int]:
+        return {"q0": 16}
+
+    def predict(self, batch: Batch) -> Prediction:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        assert (batch.images_B3HW is not None) == self.needs_images
+        self.batch_sizes.append(len(batch.class_index_B))
+        norms = (self.scale * batch.features_BChw).norm(dim=1, keepdim=True)
+        maps: Tensor = nn.functional.interpolate(norms, size=(SIZE, SIZE), mode="bilinear").squeeze(1)
+        codes = (batch.features_BChw[:, 0].flatten(1) * 2 + 8).round().clamp(0, 15).long()
+        return Prediction(maps, maps.amax((1, 2)), {"q0": codes})

@@ -1,0 +1,197 @@
+"""Evaluation gives every class's metrics, whatever the batches and the ranks."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_doubles import CLASS_NAMES, CONTEXT, SIZE, FeatureNormModel, make_split
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from hvqray.data.dataset import Split
+from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
+from hvqray.training.communicator import SingleProcess
+from hvqray.training.evaluation import Evaluator, codebook_health, deal
+
+UNEVEN = ((5, 4), (2, 2), (9, 3))
+
+
+class ThreadRank:
+    """One of several ranks that are threads of this process."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, shared: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.world_size = rank, len(shared)
+        self._shared, self._barrier = shared, barrier
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._shared[self.rank] = value
+        self._barrier.wait(timeout=30)
+        return list(self._shared)
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def evaluate(split: Split, *, batch_size: int = 4, pixel_metrics: bool = True) -> dict[str, float | None]:
+    evaluator = Evaluator(split, CONTEXT, SingleProcess(), batch_size=batch_size)
+    return evaluator.evaluate(FeatureNormModel(), pixel_metrics=pixel_metrics)
+
+
+def expected_maps(split: Split, positions: np.ndarray) -> np.ndarray:
+    norms = torch.from_numpy(split.features(positions)).float().norm(dim=1, keepdim=True)
+    return torch.nn.functional.interpolate(norms, size=(SIZE, SIZE), mode="bilinear").squeeze(1).numpy()
+
+
+def test_metrics_of_every_class_and_their_means() -> None:
+    split = make_split(UNEVEN)
+    metrics = evaluate(split)
+    for c, name in enumerate(CLASS_NAMES):
+        positions = np.flatnonzero(split.class_index == c)
+        maps, masks = expected_maps(split, positions), split.masks(positions)
+        labels = split.is_anomalous[positions]
+        assert metrics[f"val/{name}/image_auroc"] == pytest.approx(roc_auc_score(labels, maps.max((1, 2))))
+        assert metrics[f"val/{name}/pixel_ap"] == pytest.approx(
+            average_precision_score(masks.ravel(), maps.ravel())
+        )
+    for metric in METRIC_NAMES:
+        of_classes = [metrics[f"val/{name}/{metric}"] for name in CLASS_NAMES]
+        assert metrics[f"val/{metric}"] == pytest.approx(np.mean(of_classes))
+        assert metrics[f"val/{metric}.num_classes"] == 3
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_every_rank_has_the_numbers_of_a_single_one(world_size: int) -> None:
+    split = make_split(UNEVEN)
+    shared: list[Any] = [None] * world_size
+    barrier = threading.Barrier(world_size)
+    results: dict[int, dict[str, float | None]] = {}
+    models = [FeatureNormModel() for _ in range(world_size)]
+
+    def work(rank: int) -> None:
+        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier), batch_size=4)
+        results[rank] = evaluator.evaluate(models[rank], pixel_metrics=True)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    single = evaluate(split)
+    assert [results[rank] for rank in range(world_size)] == [single] * world_size
+    assert sum(sum(model.batch_sizes) for model in models) == len(split)
+
+
+def test_batch_size_changes_nothing() -> None:
+    split = make_split(UNEVEN)
+    assert evaluate(split, batch_size=1) == pytest.approx(evaluate(split, batch_size=100))
+
+
+def test_without_pixel_metrics_they_are_absent_and_the_rest_is_the_same() -> None:
+    split = make_split(UNEVEN)
+    metrics, without = evaluate(split), evaluate(split, pixel_metrics=False)
+    assert without == {name: value for name, value in metrics.items() if "pixel" not in name}
+
+
+def test_a_missing_mask_leaves_only_its_class_without_pixel_metrics() -> None:
+    metrics = evaluate(make_split(UNEVEN, unmasked=(1,)))
+    for metric in PIXEL_METRICS:
+        assert metrics[f"val/cloth/{metric}"] is None
+        assert metrics[f"val/bolt/{metric}"] is not None
+        assert metrics[f"val/{metric}.num_classes"] == 2
+    assert metrics["val/cloth/image_auroc"] is not None
+
+
+def test_a_class_of_normal_images_only_is_undefined_and_one_without_images_absent() -> None:
+    metrics = evaluate(make_split(((3, 0), (0, 0), (2, 2)), name="test"))
+    assert metrics["test/bolt/image_auroc"] is None
+    assert metrics["test/image_auroc"] == metrics["test/pill/image_auroc"]
+    assert metrics["test/image_auroc.num_classes"] == 1
+    assert not any("cloth" in name for name in metrics)
+
+
+def test_maps_that_are_not_finite_are_undefined_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    split = make_split(UNEVEN)
+    split.all_features[split.rows[np.flatnonzero(split.class_index == 0)[0]]] = np.nan
+    metrics = evaluate(split)
+    assert metrics["val/bolt/image_auroc"] is None
+    assert metrics["val/bolt/pixel_aupro"] is None
+    assert metrics["val/cloth/image_auroc"] is not None
+    assert metrics["codebook/q0/use"] is not None
+    assert "val/bolt" in caplog.text
+
+
+def test_mask_regions_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = MaskRegions.from_masks
+    monkeypatch.setattr(
+        MaskRegions, "from_masks", lambda masks: calls.append(len(masks)) or original(masks), raising=True
+    )
+    evaluator = Evaluator(make_split(UNEVEN), CONTEXT, SingleProcess(), batch_size=4)
+    first = evaluator.evaluate(FeatureNormModel(), pixel_metrics=True)
+    assert evaluator.evaluate(FeatureNormModel(), pixel_metrics=True) == first
+    assert sorted(calls) == [4, 9, 12]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_it_was_in(training: bool) -> None:
+    model = FeatureNormModel().train(training)
+    Evaluator(make_split(UNEVEN), CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=False)
+    assert model.training is training
+
+
+def test_predictions_are_made_in_the_precision_context() -> None:
+    entered = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        entered.append(True)
+        yield
+
+    evaluator = Evaluator(make_split(UNEVEN), CONTEXT, SingleProcess(), 4, precision_context=context)
+    model = FeatureNormModel()
+    evaluator.evaluate(model, pixel_metrics=False)
+    assert len(entered) == len(model.batch_sizes) == 3 + 1 + 3
+
+
+def test_images_are_read_where_the_model_needs_them() -> None:
+    model = FeatureNormModel()
+    model.needs_images = True
+    Evaluator(make_split(UNEVEN), CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=False)
+
+
+def test_a_shared_codebook_is_judged_over_all_images() -> None:
+    split = make_split(UNEVEN)
+    values = (split.all_features[:, 0].astype(np.float32) * 2 + 8).round().clip(0, 15).astype(int)
+    p = np.bincount(values.ravel()) / values.size
+    p = p[p > 0]
+    metrics = evaluate(split)
+    assert metrics["codebook/q0/use"] == len(p) / 16
+    assert metrics["codebook/q0/perplexity"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+
+
+def test_codebooks_of_classes_are_judged_apart() -> None:
+    counts = [{"top": Counter({0: 5})}, {"top": Counter({1: 2, 3: 2})}]
+    assert codebook_health(counts, {"top": 4}, per_class=False) == {
+        "codebook/top/use": 0.75,
+        "codebook/top/perplexity": pytest.approx(np.exp(-(5 / 9 * np.log(5 / 9) + 4 / 9 * np.log(2 / 9)))),
+    }
+    assert codebook_health(counts, {"top": 4}, per_class=True) == {
+        "codebook/top/use": (1 / 4 + 2 / 4) / 2,
+        "codebook/top/perplexity": pytest.approx((1 + 2) / 2),
+    }
+
+
+def test_classes_are_dealt_largest_first_to_the_rank_with_the_fewest_images() -> None:
+    assert deal({0: 10, 1: 50, 2: 30, 3: 25}, 2) == [[1, 0], [2, 3]]
+    assert deal({0: 5}, 3) == [[0], [], []]
