@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 EPSILON = 1e-5
@@ -145,7 +145,7 @@ class VectorQuantizer(nn.Module):
         """The j-th dead code of a class splits its j-th busiest code, where that was chosen at least twice."""
         dead_MK = self.steps_unused_MK >= revive_after
         rank_MK = dead_MK.cumsum(1) - 1
-        busiest_count_MK, busiest_MK = count_MK.sort(1, descending=True, stable=True)
+        busiest_count_MK, busiest_MK = count_MK.sort(dim=1, descending=True, stable=True)
         # `source` is, for every dead code, the code it splits; what it holds for the living is never read.
         source_MK = busiest_MK.gather(1, rank_MK.clamp(min=0))
         split_MK = dead_MK & (busiest_count_MK.gather(1, rank_MK.clamp(min=0)) >= 2)

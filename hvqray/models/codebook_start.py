@@ -1,0 +1,68 @@
+"""Where the codebooks of a hierarchy start: at the k-means centres of training tokens, the top level first.
+
+Shapes: B batch, C feature channels, h x w feature grid, L tokens, D width, M routes, T tokens kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from hvqray.quantizers.vq import VectorQuantizer
+
+TOKENS_PER_CODE = 8
+"""Training tokens per code that k-means is given."""
+
+RoutedFeatures = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+"""Starts a new pass over (features (B, C, h, w), route (B,)) of the training images."""
+
+
+@torch.no_grad()
+def start_codebooks(
+    routed: RoutedFeatures,
+    *,
+    encode: Callable[[Tensor], list[Tensor]],
+    top: VectorQuantizer,
+    lower: Sequence[VectorQuantizer],
+    seed: int,
+) -> None:
+    """Start `top` from e_N and `lower[i]` from [e_i ; t], where `encode` gives e_0 to e_N, each (B, L, D)."""
+    budget = TOKENS_PER_CODE * top.codebook_size
+    for route, states in enumerate(
+        _sample_states(routed, encode, num_routes=top.num_classes, budget=budget, seed=seed)
+    ):
+        if not states:
+            continue  # No image of this class in the sample: its codes stay at random until it is seen.
+        top.start_from_tokens(route, states[-1], seed=seed)
+        route_1 = torch.tensor([route], device=states[-1].device)
+        code_TD = top.codebook_MKD[route, top.nearest(states[-1][None], route_1)[0]]
+        for level, state_TD in zip(lower, states[:-1], strict=True):
+            level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed)
+
+
+def _sample_states(
+    routed: RoutedFeatures,
+    encode: Callable[[Tensor], list[Tensor]],
+    *,
+    num_routes: int,
+    budget: int,
+    seed: int,
+) -> list[list[Tensor]]:
+    """For every route, about `budget` tokens drawn evenly from its images: e_0 to e_N, each (T, D), in one order."""
+    num_images_M = sum(
+        (torch.bincount(route_B.cpu(), minlength=num_routes) for _, route_B in routed()), torch.zeros(())
+    )
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[list[Tensor]] = [[] for _ in range(num_routes)]
+    for features_BChw, route_B in routed():
+        states_NBLD = torch.stack(encode(features_BChw))
+        for image, route in enumerate(route_B.tolist()):
+            num_tokens = states_NBLD.shape[2]
+            chosen = torch.randperm(num_tokens, generator=generator)[
+                : math.ceil(budget / num_images_M[route].item())
+            ]
+            kept[route].append(states_NBLD[:, image, chosen.to(states_NBLD.device)])
+    return [list(torch.cat(parts, dim=1)) if parts else [] for parts in kept]

@@ -1,0 +1,207 @@
+"""HVQ-Trans: a transformer that can only reconstruct features from a hierarchy of quantised latents.
+
+Lu et al., "Hierarchical Vector Quantized Transformer for Multi-class Unsupervised Anomaly Detection", NeurIPS 2023,
+arXiv 2310.14228. Anomalies are what the codes of normal images cannot reconstruct.
+
+Shapes: B batch, C feature channels, h x w feature grid, L = h * w tokens, D width, W = 2 D, H x W image, M routes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hvqray.config.sections import HvqConfig
+from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
+from hvqray.models.codebook_start import start_codebooks
+from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream
+from hvqray.models.levels import Level, build_level
+from hvqray.models.map_ops import pooled_score, upsample_map
+from hvqray.models.router import Router
+from hvqray.models.standardize import FeatureStandardizer
+from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the hierarchy makes of an image: per level its input and what the quantiser gave; `lower[i]` is q_i."""
+
+    top: QuantizerOutput
+    lower_input_BLW: list[Tensor]
+    lower: list[QuantizerOutput]
+
+
+class ExpertLinear(nn.Module):
+    """A linear map of its own for every route."""
+
+    def __init__(self, num_routes: int, in_width: int, out_width: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_width)
+        self.weight_MWC = nn.Parameter(torch.empty(num_routes, in_width, out_width).uniform_(-bound, bound))
+        self.bias_MC = nn.Parameter(torch.empty(num_routes, out_width).uniform_(-bound, bound))
+
+    def forward(self, x_BLW: Float[Tensor, "B L W"], route_B: Int[Tensor, " B"]) -> Float[Tensor, "B L C"]:
+        # index_select, not indexing: its backward adds whole rows.
+        bias_BC, weight_BWC = self.bias_MC.index_select(0, route_B), self.weight_MWC.index_select(0, route_B)
+        return torch.baddbmm(bias_BC[:, None], x_BLW, weight_BWC)
+
+
+class HvqNetwork(nn.Module):
+    """The trained part: from (standardised) features through the codes to their reconstruction."""
+
+    def __init__(
+        self, config: HvqConfig, context: ModelContext, *, num_routes: int, random: RandomStream
+    ) -> None:
+        super().__init__()
+        width, depth = config.width, config.hierarchy_depth
+        dropout = Dropout(config.dropout, random)
+        heads, hidden = config.num_heads, config.feedforward_width
+        self.grid_size = context.grid_size
+        self.projection = nn.Linear(context.feature_channels, width)
+        self.position = PositionEmbedding(context.grid_size, width)
+        self.encoder = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout) for _ in range(depth))
+        self.top = build_level(config, num_classes=num_routes, width=width)
+        self.lower = nn.ModuleList(
+            build_level(config, num_classes=num_routes, width=2 * width) for _ in range(depth)
+        )
+        self.decoder = nn.ModuleList(DecoderLayer(2 * width, heads, hidden, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(2 * width)
+        self.output = ExpertLinear(num_routes, 2 * width, context.feature_channels)
+
+    def levels(self) -> dict[str, Level]:
+        """Level by name, from the top: `top`, `q{N-1}`, ..., `q0`."""
+        depth = len(self.lower)
+        return {"top": self.top} | {f"q{i}": cast(Level, self.lower[i]) for i in reversed(range(depth))}
+
+    def vector_quantizers(self) -> list[VectorQuantizer]:
+        """The top level, then the lower ones from q_0 up; empty with another quantiser."""
+        return [level for level in (self.top, *self.lower) if isinstance(level, VectorQuantizer)]
+
+    def encode(self, features_BChw: Float[Tensor, "B C h w"]) -> list[Tensor]:
+        """The encoder's e_0 (the projected features) to e_N, each (B, L, D)."""
+        states = [self.projection(features_BChw.flatten(2).mT)]
+        position_LD = self.position()
+        for layer in self.encoder:
+            states.append(layer(states[-1], position_LD))
+        return states
+
+    def quantize(self, states: list[Tensor], route_B: Int[Tensor, " B"]) -> Latents:
+        """t = top(e_N), then q_i = lower_i([e_i ; t]); t's gradient passes straight through to e_N there too."""
+        top = self.top(states[-1], route_B)
+        inputs = [torch.cat([state_BLD, top.quantized_BLD], dim=-1) for state_BLD in states[:-1]]
+        return Latents(top, inputs, [level(x, route_B) for level, x in zip(self.lower, inputs, strict=True)])
+
+    def decode(self, latents: Latents, route_B: Int[Tensor, " B"]) -> Float[Tensor, "B C h w"]:
+        """From q_{N-1} down to q_0, a layer each; then the route's output map."""
+        position_LD = self.position()
+        position_LW = torch.cat([position_LD, position_LD], dim=-1)
+        x_BLW = latents.lower[-1].quantized_BLD
+        for layer, code in zip(self.decoder, reversed(latents.lower), strict=True):
+            x_BLW = layer(x_BLW, code.quantized_BLD, position_LW)
+        output_BLC = self.output(self.norm(x_BLW), route_B)
+        return output_BLC.float().mT.unflatten(-1, self.grid_size)
+
+    def forward(
+        self, features_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B C h w"], Latents]:
+        latents = self.quantize(self.encode(features_BChw), route_B)
+        return self.decode(latents, route_B), latents
+
+
+class HvqModel(nn.Module):
+    """HVQ-Trans as the training loop sees it; fulfils `AnomalyModel`."""
+
+    needs_images = False
+
+    def __init__(self, config: HvqConfig, context: ModelContext, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.config, self.context = config, context
+        self.random = RandomStream(device)
+        channels = context.feature_channels
+        self.standardizer = FeatureStandardizer(channels, enabled=config.standardize_features)
+        self.router = Router(config.router, num_classes=len(context.class_names), channels=channels)
+        self.codebooks_per_class = config.quantizer == "vq" and config.router != "none"
+        self.network = HvqNetwork(config, context, num_routes=self.router.num_routes, random=self.random)
+        self.objectives = [Objective("model", self.network, self.loss)]
+        self.to(device)
+
+    def codebook_sizes(self) -> dict[str, int]:
+        levels = self.network.levels().items()
+        return {name: level.codebook_size for name, level in levels if level.codebook_size is not None}
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]], *, seed: int) -> None:
+        """Feature statistics, the router's prototypes, and with `codebook_init: kmeans` the codebooks."""
+        self.standardizer.fit(batches())
+        self.router.fit(batches)
+        if self.config.quantizer == "vq" and self.config.codebook_init == "kmeans":
+
+            def routed() -> Iterator[tuple[Tensor, Tensor]]:
+                for batch in batches():
+                    yield (
+                        self.standardizer(batch.features_BChw),
+                        self.router(batch.features_BChw, batch.class_index_B),
+                    )
+
+            top, *lower = self.network.vector_quantizers()
+            with evaluating(self):
+                start_codebooks(routed, encode=self.network.encode, top=top, lower=lower, seed=seed)
+
+    def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Mean squared error of the reconstruction plus the weighted sum of the levels' commitment terms."""
+        target_BChw = self.standardizer(batch.features_BChw)
+        input_BChw = target_BChw
+        if self.config.feature_noise > 0:
+            input_BChw = self.standardizer.add_noise(target_BChw, self.config.feature_noise, self.random)
+        output_BChw, latents = self.network(input_BChw, self.router(batch.features_BChw, batch.class_index_B))
+        feature_mse = F.mse_loss(output_BChw, target_BChw)
+        if self.config.quantizer != "vq":
+            return {"loss": feature_mse, "feature_mse": feature_mse.detach()}
+        commitment = torch.stack([output.commitment for output in (latents.top, *latents.lower)]).sum()
+        loss = feature_mse + self.config.commitment_weight * commitment
+        return {"loss": loss, "feature_mse": feature_mse.detach(), "commitment": commitment.detach()}
+
+    def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
+        for level in self.network.vector_quantizers():
+            level.update(all_reduce_sum_)
+
+    def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Nothing: the parts of the map are weighted as they are."""
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Prediction:
+        """Map: ||reconstruction - feature||_2 + ot_weight * OT at the scored levels, brought to image size."""
+        with evaluating(self):
+            features_BChw = self.standardizer(batch.features_BChw)
+            route_B = self.router(batch.features_BChw, batch.class_index_B)
+            output_BChw, latents = self.network(features_BChw, route_B)
+            map_Bhw = (output_BChw - features_BChw).norm(dim=1)
+            if self.config.quantizer == "vq" and self.config.ot_weight > 0:
+                _, *lower = self.network.vector_quantizers()
+                for i in self.config.ot_levels:
+                    cost_BL = lower[i].transport_cost(latents.lower_input_BLW[i], route_B)
+                    map_Bhw += self.config.ot_weight * cost_BL.view_as(map_Bhw)
+        maps_BHW = upsample_map(map_Bhw, self.context.image_size)
+        outputs = {"top": latents.top} | {
+            f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
+        }
+        codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
+        return Prediction(maps_BHW, pooled_score(maps_BHW, self.config.score_pool_size), codes)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode for the duration, then the mode that was."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

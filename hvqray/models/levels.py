@@ -1,0 +1,57 @@
+"""One level of a hierarchy of codes: the three quantisers behind one call.
+
+`level(x_BLD, class_index_B)` gives a `QuantizerOutput`, whichever `quantizer:` was chosen.
+
+Shapes: B images, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hvqray.config.sections import QuantizerFields
+from hvqray.quantizers.fsq import FSQ
+from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
+
+
+class FsqLevel(nn.Module):
+    """FSQ between two linear maps, from the width to the number of FSQ levels and back; all classes share it."""
+
+    def __init__(self, width: int, fsq_levels: list[int]) -> None:
+        super().__init__()
+        self.fsq = FSQ(fsq_levels)
+        self.down = nn.Linear(width, len(fsq_levels))
+        self.up = nn.Linear(len(fsq_levels), width)
+        self.codebook_size: int = self.fsq.codebook_size
+
+    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> QuantizerOutput:
+        codes, indices_BL = self.fsq(self.down(x_BLD))
+        return QuantizerOutput(self.up(codes), indices_BL, x_BLD.new_zeros(()))
+
+
+class ContinuousLevel(nn.Module):
+    """The latents as they are: the baseline without a quantiser."""
+
+    codebook_size: None = None
+
+    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> QuantizerOutput:
+        return QuantizerOutput(x_BLD, None, x_BLD.new_zeros(()))
+
+
+Level = VectorQuantizer | FsqLevel | ContinuousLevel
+
+
+def build_level(config: QuantizerFields, *, num_classes: int, width: int) -> Level:
+    """The level that `config.quantizer` asks for; `num_classes` codebooks of their own with `vq`."""
+    if config.quantizer == "vq":
+        return VectorQuantizer(
+            num_classes,
+            config.codebook_size,
+            width,
+            decay=config.ema_decay,
+            revive_after=config.revive_after if config.revive_dead_codes else None,
+        )
+    if config.quantizer == "fsq":
+        return FsqLevel(width, config.fsq_levels)
+    return ContinuousLevel()
