@@ -21,7 +21,9 @@ FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length
 class Section(BaseModel):
     """A frozen group of fields that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class QuantizerFields(Section):
@@ -78,7 +80,9 @@ class HvqConfig(QuantizerFields):
         if self.width % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} does not divide width {self.width}")
         if any(level >= self.hierarchy_depth for level in self.ot_levels):
-            raise ValueError(f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}")
+            raise ValueError(
+                f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}"
+            )
         return self
 
 

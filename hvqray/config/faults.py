@@ -1,0 +1,134 @@
+"""What is wrong with a configuration, in one line: pydantic's errors turned into :class:`InputError`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from hvqray.errors import InputError, did_you_mean
+
+_KINDS = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text (put it in quotes)",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be above"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be below"),
+    "less_than_equal": ("le", "must be at most"),
+    "multiple_of": ("multiple_of", "must be a multiple of"),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a configuration was written: a file, and dotted keys that `--set` put in its place."""
+
+    file: str
+    overridden: tuple[str, ...] = ()
+
+    def fault(self, field: str, message: str) -> InputError:
+        """`FILE: FIELD: MESSAGE`, or `--set: ...` where the field was set on the command line."""
+        by_set = any(
+            field == key
+            or field.startswith(f"{key}.")
+            or (key.startswith("parameters.") and key.startswith(f"{field}."))
+            for key in self.overridden
+        )
+        return InputError(message, source="--set" if by_set else self.file, field=field)
+
+
+def show(value: Any) -> str:
+    """A value as YAML would have it, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def field_names(section: type[BaseModel]) -> list[str]:
+    """The keys of a section as users write them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def first_fault(error: ValidationError, root: type[BaseModel]) -> tuple[str, str]:
+    """`(dotted field, message)` of the first fault that pydantic found in a `root`."""
+    details = error.errors(include_url=False)
+    field, _ = _place(details[0]["loc"], root)
+    messages = []
+    for detail in details:
+        here, section = _place(detail["loc"], root)
+        if here == field:  # the members of a union each tell their own
+            messages.append(_message(dict(detail), section))
+    return field, "; or ".join(dict.fromkeys(messages))
+
+
+def _place(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
+    """The dotted field at pydantic's `loc` (without the tags of unions), and the section that should hold it."""
+    names: list[str] = []
+    current: Any = root
+    section: type[BaseModel] | None = None
+    for part in loc:
+        if inspect.isclass(current) and issubclass(current, BaseModel):
+            section = current
+            names.append(str(part))
+            fields = {field.alias or name: field for name, field in current.model_fields.items()}
+            current = fields[str(part)].annotation if part in fields else None
+        elif isinstance(part, int):
+            names[-1] += f"[{part}]"
+            current = next(iter(get_args(current)), None)
+        elif get_origin(current) is dict:
+            names.append(part)
+            current = get_args(current)[1]
+        else:
+            current = next((member for member in get_args(current) if _has_tag(member, part)), None)
+    return ".".join(names), section
+
+
+def _has_tag(member: Any, tag: str) -> bool:
+    if not (inspect.isclass(member) and issubclass(member, BaseModel)):
+        return False
+    literals = [f.annotation for f in member.model_fields.values() if get_origin(f.annotation) is Literal]
+    return any(get_args(literal) == (tag,) for literal in literals)
+
+
+def _message(detail: dict[str, Any], section: type[BaseModel] | None) -> str:
+    kind, value, context = detail["type"], show(detail["input"]), detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key" + did_you_mean(str(detail["loc"][-1]), field_names(section) if section else [])
+    if kind == "missing":
+        return "is missing; add it"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _KINDS:
+        return f"{value} is not {_KINDS[kind]}"
+    if kind in _BOUNDS:
+        key, must = _BOUNDS[kind]
+        return f"{value} is out of range; {must} {context[key]:g}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        given = context.get("tag", detail["input"])
+        expected = context.get("expected") or context["expected_tags"]
+        choices = [choice.strip(" '") for choice in str(expected).replace(" or ", ",").split(",")]
+        return f"{show(given)} is not one of {', '.join(choices)}" + _nearest(given, choices)
+    if kind == "union_tag_not_found":
+        return f"needs the key {context['discriminator']}"
+    if kind == "too_short":
+        return f"{value} is too short; give at least {context['min_length']}"
+    if kind == "too_long":
+        return f"{value} is too long; give at most {context['max_length']}"
+    return f"{value}: {detail['msg']}"
+
+
+def _nearest(given: Any, choices: list[str]) -> str:
+    hint = did_you_mean(given, choices) if isinstance(given, str) else ""
+    return hint if "did you mean" in hint else ""

@@ -1,0 +1,34 @@
+"""The metrics that a search may optimise: those of `val`, as the mean over classes or of one class."""
+
+from __future__ import annotations
+
+from hvqray.errors import did_you_mean
+
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
+PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro")
+METRICS = IMAGE_METRICS + PIXEL_METRICS
+
+
+def metric_name_fault(name: str) -> str | None:
+    """What is wrong with the name of an objective; None where nothing is.
+
+    >>> metric_name_fault("val/image_auroc"), metric_name_fault("val/cookie/pixel_ap")
+    (None, None)
+    >>> metric_name_fault("val/image_aurok")
+    "'val/image_aurok' is no metric; did you mean 'val/image_auroc'?"
+    """
+    split, _, rest = name.partition("/")
+    class_name, slash, metric = rest.rpartition("/")
+    if split == "test" and metric in METRICS:
+        return f"{name!r} is measured once, after the search; use {'val/' + rest!r}"
+    if split != "val" or metric not in METRICS:
+        prefix = f"val/{class_name}{slash}" if split == "val" else "val/"
+        return f"{name!r} is no metric{did_you_mean(name, [prefix + known for known in METRICS])}"
+    if slash and not class_name.strip():
+        return f"{name!r} names no class; write val/CLASS/{metric} or val/{metric}"
+    return None
+
+
+def class_of(name: str) -> str | None:
+    """The class that a valid metric name speaks of; None for the mean over classes."""
+    return name.removeprefix("val/").rpartition("/")[0] or None

@@ -1,0 +1,80 @@
+"""One run's configuration: built, read from a file, written, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hvqray.config.faults import Origin, first_fault
+from hvqray.config.fields import DEFAULT_MODEL, put
+from hvqray.config.overrides import apply_overrides
+from hvqray.config.sections import RunConfig
+from hvqray.config.yaml_loader import dump_yaml, load_yaml
+from hvqray.errors import InputError
+
+
+def build_run_config(sections: Mapping[str, Any], params: Mapping[str, Any]) -> RunConfig:
+    """The sections (partial mappings) with the parameters (dotted names) put in; raises pydantic's ValidationError.
+
+    Types are taken strictly: `"8"`, `8.0` and `true` are no integers.
+    """
+    merged = deepcopy(dict(sections))
+    for name, value in params.items():
+        put(merged, name, value)
+    merged["model"] = {"name": DEFAULT_MODEL, **(merged.get("model") or {})}
+    return RunConfig.model_validate(merged, strict=True)
+
+
+def absolute_data_root(sections: dict[str, Any]) -> None:
+    """Make a relative `data.root` absolute, in place: worker processes run in other folders."""
+    data = sections.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        data["root"] = str(Path(data["root"]).expanduser().absolute())
+
+
+def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file of the sections model, data, train and resources, with `--set` applied.
+
+    A relative `data.root` is relative to the current directory.
+
+    Raises:
+        InputError: the file cannot be read, or a field is unknown or invalid.
+    """
+    raw = load_yaml(path)
+    if "parameters" in raw:
+        message = "makes this a sweep file; run it with hvqray.sweep, or remove it"
+        raise InputError(message, source=str(path), field="parameters")
+    touched = apply_overrides(raw, overrides, top_level=list(RunConfig.model_fields))
+    sections = {name: {} if content is None else content for name, content in raw.items()}
+    absolute_data_root(sections)
+    origin = Origin(str(path), touched)
+    if not isinstance(sections.get("model", {}), dict):
+        raise origin.fault("model", "is not a mapping of keys to values")
+    try:
+        return build_run_config(sections, {})
+    except ValidationError as error:
+        raise origin.fault(*first_fault(error, RunConfig)) from None
+
+
+def run_config_dict(config: RunConfig) -> dict[str, Any]:
+    """Every field, defaults included, as a mapping of plain JSON values."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def run_config_yaml(config: RunConfig) -> str:
+    """Text that :func:`load_run_config` reads back as the same configuration."""
+    return dump_yaml(run_config_dict(config))
+
+
+def config_hash(config: RunConfig) -> str:
+    """12 hexadecimal digits that name a configuration; `resources` do not count, as they change no result."""
+    content = run_config_dict(config)
+    del content["resources"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,320 @@
+"""The sweep file: W&B's keys for a search, and this project's sections for what stays fixed.
+
+Warnings (options without effect, parameters that never apply) go to the logger `hvqray.config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from hvqray.config.conditions import applies
+from hvqray.config.faults import Origin, first_fault, show
+from hvqray.config.fields import MODELS, fields_of, is_integer
+from hvqray.config.metric_names import PIXEL_METRICS, class_of, metric_name_fault
+from hvqray.config.overrides import apply_overrides, flatten_parameters
+from hvqray.config.parameters import Parameter
+from hvqray.config.run_config import absolute_data_root, build_run_config, config_hash, load_run_config
+from hvqray.config.sections import (
+    ConfirmConfig,
+    PositiveInt,
+    ResourcesConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+)
+from hvqray.config.sweep_checks import SpaceCheck
+from hvqray.config.yaml_loader import dump_yaml, load_yaml
+from hvqray.errors import InputError, did_you_mean
+
+__all__ = [
+    "EarlyTerminate",
+    "Hyperband",
+    "Median",
+    "Metric",
+    "SweepFile",
+    "check_metric_classes",
+    "config_hash",
+    "load_run_config",
+    "load_sweep",
+    "resolve_run_config",
+]
+
+_SECTIONS = ("model", "data", "train", "resources", "confirm")
+_WANDB_ONLY = ("program", "command", "controller", "job", "image_uri", "imageuri")
+
+
+class Metric(Section):
+    """One objective of the search."""
+
+    name: str
+    """`val/METRIC` (mean over classes) or `val/CLASS/METRIC`."""
+    goal: Literal["maximize", "minimize"]
+    """Which way is better; always stated, as W&B's own default is `minimize`."""
+    target: float | None = Field(default=None, allow_inf_nan=False)
+    """The search starts no more trials once one has reached this value."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if fault := metric_name_fault(name):
+            raise ValueError(fault)
+        return name
+
+
+class Hyperband(Section):
+    """Successive halving (W&B's `hyperband`): at each rung, trials behind the best 1/eta stop.
+
+    Rungs lie at epochs `min_iter * eta**k`; or, with `max_iter` and `s`, at `max_iter / eta**k` for k = 1..s.
+    """
+
+    type: Literal["hyperband"]
+    """Which rule."""
+    min_iter: PositiveInt | None = None
+    """Epoch of the first rung."""
+    max_iter: PositiveInt | None = None
+    """No rung lies beyond this epoch; by default the number of epochs of a trial."""
+    eta: float = Field(default=3.0, gt=1, allow_inf_nan=False)
+    """Ratio of one rung's epoch to the one before, and of the trials at a rung to those that go on."""
+    s: PositiveInt | None = None
+    """Number of rungs, counted down from `max_iter`; in place of `min_iter`."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Hyperband:
+        if (self.min_iter is None) == (self.s is None):
+            raise ValueError("give either min_iter, or both max_iter and s")
+        if self.s is not None and self.max_iter is None:
+            raise ValueError("s counts rungs down from max_iter, which is missing; add it, or use min_iter")
+        if self.min_iter is not None and self.max_iter is not None and self.min_iter > self.max_iter:
+            raise ValueError(f"min_iter {self.min_iter} is above max_iter {self.max_iter}; swap them")
+        return self
+
+    def first_rung(self) -> int:
+        """Epoch of the first rung, at least 1."""
+        if self.min_iter is not None:
+            return self.min_iter
+        assert self.max_iter is not None
+        assert self.s is not None
+        return max(1, int(self.max_iter / self.eta**self.s))
+
+
+class Median(Section):
+    """Stop a trial whose best value is worse than the median of the other trials' running means."""
+
+    type: Literal["median"]
+    """Which rule."""
+    min_iter: PositiveInt = 1
+    """Epochs that every trial gets."""
+
+    def first_rung(self) -> int:
+        """Epoch at which a trial can be stopped for the first time."""
+        return self.min_iter
+
+
+EarlyTerminate = Hyperband | Median
+
+
+class SweepFile(Section):
+    """A search, as resolved: overrides applied, everything checked."""
+
+    name: str
+    """Name of the sweep, and of its folder; by default the file's name without its ending."""
+    description: str | None = None
+    """Free text."""
+    project: str = "hvqray"
+    """W&B project."""
+    entity: str | None = None
+    """W&B entity (user or team); null means the default one."""
+    method: str
+    """`bayes`, `random`, `grid`, or the name of an Optuna sampler."""
+    metric: list[Metric] = Field(min_length=1)
+    """What to optimise; several metrics make a multi-objective search."""
+    parameters: dict[str, Parameter] = Field(min_length=1)
+    """What is searched, by the dotted path of the field it sets."""
+    early_terminate: EarlyTerminate | None = Field(default=None, discriminator="type")
+    """The rule that stops hopeless trials; null means none."""
+    run_cap: PositiveInt | None = None
+    """Number of trials; null means no limit but a grid's end or a time budget."""
+    model: dict[str, Any] = Field(default={})
+    """Fixed fields of the model."""
+    data: dict[str, Any] = Field(default={})
+    """Fixed fields of the data."""
+    train: dict[str, Any] = Field(default={})
+    """Fixed fields of the training."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What one trial takes."""
+    confirm: ConfirmConfig = ConfirmConfig()
+    """Retraining of the best configurations."""
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(
+                f"{show(name)} cannot name a folder; use up to 100 letters, digits, '.', '_', '-'"
+            )
+        return name
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _listed(cls, metric: Any) -> Any:
+        return [metric] if isinstance(metric, dict) else metric
+
+    @model_validator(mode="after")
+    def _objectives(self) -> SweepFile:
+        names = [metric.name for metric in self.metric]
+        if len(set(names)) < len(names):
+            raise ValueError("metric: the same metric is listed twice; keep one")
+        if len(names) > 1 and self.early_terminate is not None:
+            raise ValueError(
+                "early_terminate: cannot rank trials by several metrics; remove it, or keep one metric"
+            )
+        if len(names) > 1 and any(metric.target is not None for metric in self.metric):
+            raise ValueError("metric: target needs a single metric; remove it, or keep one metric")
+        return self
+
+    def sections(self) -> dict[str, Any]:
+        """The fixed, partial sections of a run: model, data, train, resources."""
+        resources = self.resources.model_dump(exclude_unset=True)
+        return {"model": self.model, "data": self.data, "train": self.train, "resources": resources}
+
+    def base_run_config(self) -> RunConfig:
+        """The configuration with the first value (of a range: the lower end) of every parameter that applies."""
+        chosen: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
+            if applies(parameter, chosen):
+                chosen[name] = parameter.domain().samples()[0]
+        return build_run_config(self.sections(), chosen)
+
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial."""
+        if "train.epochs" in self.parameters:
+            return int(max(self.parameters["train.epochs"].domain().samples()))
+        return int(self.train.get("epochs", TrainConfig().epochs))
+
+    def to_yaml(self) -> str:
+        """Text that :func:`load_sweep` reads back as the same sweep."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "project": self.project,
+        }
+        content |= {"entity": self.entity, "method": self.method}
+        content["metric"] = [metric.model_dump(exclude_none=True) for metric in self.metric]
+        content["parameters"] = {
+            name: one.model_dump(exclude_unset=True) for name, one in self.parameters.items()
+        }
+        if self.early_terminate is not None:
+            content["early_terminate"] = self.early_terminate.model_dump(exclude_none=True)
+        content["run_cap"] = self.run_cap
+        content |= self.sections() | {"confirm": self.confirm.model_dump(exclude_unset=True)}
+        return dump_yaml({key: value for key, value in content.items() if value is not None and value != {}})
+
+
+def load_sweep(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    num_trials: int | None = None,
+    data_root: str | None = None,
+) -> SweepFile:
+    """Read, override and check a sweep file.
+
+    Args:
+        path: the YAML file.
+        overrides: `--set` texts, `key=value` with dotted keys, applied in order.
+        num_trials: takes the place of `run_cap`.
+        data_root: takes the place of `data.root`; relative to the current directory, as that one is.
+
+    Raises:
+        InputError: anything in the file or the overrides is unknown, of the wrong type or impossible.
+    """
+    raw = load_yaml(path)
+    for key in raw:
+        if key in _WANDB_ONLY:
+            raise InputError(
+                "has no meaning here, as hvqray runs its own training; remove it", source=str(path), field=key
+            )
+    raw["parameters"] = flatten_parameters(raw.get("parameters"), source=str(path))
+    touched = apply_overrides(raw, overrides, top_level=list(SweepFile.model_fields))
+    for section in _SECTIONS:
+        if section in raw and raw[section] is None:
+            raw[section] = {}
+    if num_trials is not None:
+        if num_trials < 1:
+            raise InputError(f"{num_trials} is out of range; must be at least 1", source="--num-trials")
+        raw["run_cap"] = num_trials
+    if data_root is not None:
+        raw["data"] = {**raw.get("data", {}), "root": data_root}
+    raw.setdefault("name", Path(path).stem)
+
+    origin = Origin(str(path), touched)
+    absolute_data_root(raw)
+    try:
+        sweep = SweepFile.model_validate(
+            {**raw, "parameters": _integer_ranges(raw["parameters"])}, strict=True
+        )
+    except ValidationError as error:
+        field, message = first_fault(error, SweepFile)
+        if isinstance(raw.get("metric"), dict):
+            field = field.replace("metric[0]", "metric")
+        raise (origin.fault(field, message) if field else InputError(message, source=str(path))) from None
+    SpaceCheck(sweep.parameters, sweep.sections(), origin).check_all()
+    _check_early_terminate(sweep, origin)
+    return sweep
+
+
+def _integer_ranges(parameters: dict[str, Any]) -> dict[str, Any]:
+    """`log_uniform_values` between integers, of a field that takes integers, searches integers."""
+    annotations: dict[str, Any] = {path: kind for model in MODELS for path, kind in fields_of(model).items()}
+    resolved = {}
+    for name, entry in parameters.items():
+        ends = [type(entry.get(key)) for key in ("min", "max")]
+        if (
+            entry.get("distribution") == "log_uniform_values"
+            and ends == [int, int]
+            and is_integer(annotations.get(name))
+        ):
+            entry = {**entry, "distribution": "q_log_uniform_values", "q": entry.get("q", 1)}
+        resolved[name] = entry
+    return resolved
+
+
+def _check_early_terminate(sweep: SweepFile, origin: Origin) -> None:
+    """Early stopping needs an objective that is known before the last epoch, and a rung that trials reach."""
+    if sweep.early_terminate is not None and sweep.early_terminate.first_rung() > sweep.max_epochs():
+        message = f"its first rung, epoch {sweep.early_terminate.first_rung()}, lies beyond the {sweep.max_epochs()} epochs"
+        raise origin.fault("early_terminate", f"{message} of a trial; lower min_iter, or remove it")
+    measured_late = sweep.train.get("pixel_metrics") == "last"
+    metric = sweep.metric[0].name
+    if sweep.early_terminate is not None and measured_late and metric.endswith(PIXEL_METRICS):
+        message = f"{metric} is measured at the last epoch only (train.pixel_metrics: last); use always, or remove this"
+        raise origin.fault("early_terminate", message)
+
+
+def check_metric_classes(sweep: SweepFile, class_names: Iterable[str]) -> None:
+    """Raise InputError where a metric speaks of a class that the dataset does not have."""
+    known = list(class_names)
+    for metric in sweep.metric:
+        class_name = class_of(metric.name)
+        if class_name is not None and class_name not in known:
+            message = (
+                f"{metric.name!r}: the data have no class {class_name!r}{did_you_mean(class_name, known)}"
+            )
+            raise InputError(message, source=f"sweep {sweep.name}", field="metric.name")
+
+
+def resolve_run_config(sweep: SweepFile, params: Mapping[str, Any]) -> RunConfig:
+    """The configuration of one trial: the fixed sections with the trial's parameters (dotted names) put in.
+
+    Raises:
+        InputError: the parameters do not go together (pairs of values were checked at load, triples were not).
+    """
+    try:
+        return build_run_config(sweep.sections(), params)
+    except ValidationError as error:
+        field, message = first_fault(error, RunConfig)
+        raise InputError(message, source=f"sweep {sweep.name}", field=field) from None

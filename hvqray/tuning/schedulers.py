@@ -1,0 +1,52 @@
+"""Which Ray Tune scheduler a sweep's `early_terminate` means."""
+
+from __future__ import annotations
+
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
+
+from hvqray.config.sweep_file import EarlyTerminate, Hyperband
+from hvqray.errors import InputError
+
+TIME_ATTRIBUTE = "epoch"
+"""Reports count their own epochs: Ray's `training_iteration` starts at 1 again when a trial is restarted."""
+
+
+def make_scheduler(
+    early_terminate: EarlyTerminate | None, metric: str, mode: str, max_epochs: int
+) -> TrialScheduler | None:
+    """The scheduler that stops hopeless trials; None where no trial is to be stopped.
+
+    Args:
+        early_terminate: the sweep file's rule.
+        metric: name of the reported metric that trials are ranked by.
+        mode: `max` or `min`.
+        max_epochs: epochs of the longest trial.
+
+    Raises:
+        InputError: the rule's first rung lies beyond the last epoch, so that it could stop nothing.
+    """
+    if early_terminate is None:
+        return None
+    if early_terminate.first_rung() > max_epochs:
+        message = f"no trial can be stopped before epoch {early_terminate.first_rung()}, but trials have {max_epochs}"
+        raise InputError(
+            f"{message} epochs; lower min_iter or remove early_terminate", field="early_terminate"
+        )
+    if isinstance(early_terminate, Hyperband):
+        return ASHAScheduler(
+            time_attr=TIME_ATTRIBUTE,
+            metric=metric,
+            mode=mode,
+            grace_period=early_terminate.first_rung(),
+            max_t=min(early_terminate.max_iter or max_epochs, max_epochs),
+            reduction_factor=early_terminate.eta,
+            brackets=1,
+            stop_last_trials=False,  # a trial ends by its own number of epochs
+        )
+    return MedianStoppingRule(
+        time_attr=TIME_ATTRIBUTE,
+        metric=metric,
+        mode=mode,
+        grace_period=early_terminate.min_iter,
+        hard_stop=True,
+    )

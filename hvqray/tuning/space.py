@@ -1,0 +1,113 @@
+"""The search space as Optuna sees it: parameters suggested one after another, where they apply."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from hvqray.config.conditions import applies, contexts, controlling
+from hvqray.config.parameters import Choice, Parameter, Range
+from hvqray.errors import InputError
+
+
+class SearchSpace:
+    """A define-by-run space; plain pickle can carry it to where trials are suggested.
+
+    Constants are not suggested. Optuna's choices are plain values, so a list is suggested as its JSON text and
+    comes back as a list from :meth:`params`. A logarithmic range with a step is suggested as a real number and
+    rounded in :meth:`params`, as W&B defines it; the study then holds the unrounded number.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self._parameters = dict(parameters)
+
+    def __call__(self, trial: optuna.Trial) -> None:
+        """Suggest every parameter that applies, in the order of the sweep file."""
+        chosen: dict[str, Any] = {}
+        for name, parameter in self._parameters.items():
+            if applies(parameter, chosen):
+                chosen[name] = _suggest(trial, name, parameter.domain())
+
+    def params(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """The dotted parameters of a suggested trial: those that apply, constants included, lists as lists.
+
+        Raises:
+            InputError: the trial has no value, or an impossible one, for a parameter: it belongs to another space.
+        """
+        chosen: dict[str, Any] = {}
+        for name, parameter in self._parameters.items():
+            domain = parameter.domain()
+            if not applies(parameter, chosen):
+                continue
+            if domain.is_constant:
+                chosen[name] = domain.all_values()[0]
+            elif name in trial.params:
+                chosen[name] = _decode(name, domain, trial.params[name])
+            else:
+                raise InputError(
+                    f"trial {trial.number} has no {name}; the study belongs to another sweep file"
+                )
+        return chosen
+
+    def grid_size(self) -> int | None:
+        """How many different combinations there are, conditions considered; None where infinitely many."""
+        names = controlling(self._parameters)
+        if any(parameter.domain().size() is None for parameter in self._parameters.values()):
+            return None
+        return sum(
+            math.prod(
+                parameter.domain().size() or 1
+                for name, parameter in self._parameters.items()
+                if name not in names and applies(parameter, chosen)
+            )
+            for chosen in contexts(self._parameters, names)
+        )
+
+    def searched(self) -> dict[str, Choice | Range]:
+        """The domains of all parameters that are not constant."""
+        domains = {name: parameter.domain() for name, parameter in self._parameters.items()}
+        return {name: domain for name, domain in domains.items() if not domain.is_constant}
+
+    def is_conditional(self) -> bool:
+        """Whether some parameter is suggested in a part of the trials only."""
+        searched = self.searched()
+        return any(name in searched for name in controlling(self._parameters))
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Choice | Range) -> Any:
+    if domain.is_constant:
+        return domain.all_values()[0]
+    if isinstance(domain, Choice):
+        return _decode(
+            name, domain, trial.suggest_categorical(name, [_encode(value) for value in domain.values])
+        )
+    if domain.log and domain.step not in (None, 1):
+        return domain.rounded(trial.suggest_float(name, domain.low, domain.high, log=True))
+    if domain.integer:
+        return trial.suggest_int(
+            name, int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.log
+        )
+    step = None if domain.log else domain.step
+    return domain.rounded(trial.suggest_float(name, domain.low, domain.high, step=step, log=domain.log))
+
+
+def _encode(value: Any) -> bool | int | float | str | None:
+    """A choice as a plain value that is the same in every process: lists as JSON text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _decode(name: str, domain: Choice | Range, value: Any) -> Any:
+    if isinstance(domain, Range):
+        return domain.rounded(value)
+    for choice in domain.values:
+        if _encode(choice) == value:
+            return choice
+    raise InputError(
+        f"{name}: the study's {value!r} is not among the values; it belongs to another sweep file"
+    )
