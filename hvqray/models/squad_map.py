@@ -1,0 +1,67 @@
+"""SQUAD's anomaly map: several error maps, each in units of its own deviation on normal images, added up.
+
+Shapes: B batch, n components, a x b a component's own grid, H x W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hvqray.models.map_ops import gaussian_smooth, upsample_map
+
+CONSTANT_STD = 1e-6
+"""A component that varies less than this on normal images is left unscaled: that would only magnify rounding."""
+
+
+class ComponentMap(nn.Module):
+    """sum of weight * (component - mean) / std over the components, at image size, smoothed.
+
+    Mean and deviation are those over all locations of normal images of all classes together: a class's own would ask
+    for the class of a test image. Before `fit` they are 0 and 1.
+    """
+
+    mean_n: Tensor
+    std_n: Tensor
+
+    def __init__(self, weights: Mapping[str, float], *, image_size: int, smoothing_sigma: float) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+        self.image_size, self.smoothing_sigma = image_size, smoothing_sigma
+        self.register_buffer("mean_n", torch.zeros(len(weights)))
+        self.register_buffer("std_n", torch.ones(len(weights)))
+
+    @torch.no_grad()
+    def fit(self, components: Iterable[Mapping[str, Tensor]]) -> None:
+        """Measure mean and deviation of every component, (B, a, b), over all images and locations, in float64."""
+        count_n, total_n, square_n = (torch.zeros_like(self.mean_n, dtype=torch.float64) for _ in range(3))
+        for parts in components:
+            for index, name in enumerate(self.weights):
+                values = parts[name].double()
+                count_n[index] += values.numel()
+                total_n[index] += values.sum()
+                square_n[index] += values.square().sum()
+        assert count_n.all(), "there are no images to measure the map on"
+        mean_n = total_n / count_n
+        std_n = (square_n / count_n - mean_n.square()).clamp(min=0).sqrt()
+        self.mean_n.copy_(mean_n)
+        self.std_n.copy_(torch.where(std_n > CONSTANT_STD, std_n, 1.0))
+
+    def normalize(
+        self, components: Mapping[str, Float[Tensor, "B a b"]]
+    ) -> dict[str, Float[Tensor, "B a b"]]:
+        """Components in units of their deviation on normal images."""
+        return {
+            name: (components[name] - self.mean_n[index]) / self.std_n[index]
+            for index, name in enumerate(self.weights)
+        }
+
+    def forward(self, components: Mapping[str, Float[Tensor, "B a b"]]) -> Float[Tensor, "B H W"]:
+        normalized = self.normalize(components)
+        maps = [
+            weight * upsample_map(normalized[name], self.image_size) for name, weight in self.weights.items()
+        ]
+        return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)
