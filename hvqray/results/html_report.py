@@ -1,0 +1,162 @@
+"""`report.html`: everything about a sweep on one page that needs no network, built from what lies in its folder."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import markupsafe
+import optuna
+from plotly.offline import get_plotlyjs
+
+from hvqray.atomic import write_atomically
+from hvqray.errors import InputError
+from hvqray.results import wording
+from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
+from hvqray.results.history import TrialRecord
+from hvqray.results.ranking import ranked
+from hvqray.results.store import read_all_epochs, read_info, read_trials
+from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
+
+_EXAMPLES_PER_CLASS = 3
+_KINDS = ("image", "mask", "map")
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One test image of the best model: data URIs of the picture, its mask and its map (None where missing)."""
+
+    class_name: str
+    pictures: dict[str, str | None]
+
+
+def build_html_report(folder: Path) -> Path:
+    """Write `folder`/report.html anew and return its path.
+
+    Raises InputError where `folder` is not a sweep's.
+    """
+    description = read_description(folder)
+    info = read_info(folder)
+    trials = ranked(read_trials(folder), description.goals)
+    best = read_best(folder)
+    best_id = best.trial_id if best else None
+    charts = [
+        *_search_charts(folder, description),
+        class_heat_map(trials),
+        codebook_chart(read_all_epochs(folder), best_id),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hvqray.results"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=wording.number, setting=wording.setting, duration=wording.duration)
+    params = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    html = environment.get_template("report.html.j2").render(
+        description=description,
+        info=info,
+        environment={**info.environment, **(best.environment if best else {})},
+        headline=_headline(description, trials, best),
+        trials=trials,
+        params=params,
+        param_labels=wording.short_names(params),
+        failed=[trial for trial in trials if trial.state == "FAIL"],
+        seeds=", ".join(str(seed) for seed in sorted({trial.seed for trial in trials}))
+        or str(description.seed),
+        code_versions=", ".join(sorted({trial.code_version for trial in trials}))
+        or info.environment["code_version"],
+        selected_on_test=description.selected_on_test or (best is not None and best.selected_on_test),
+        best=best,
+        best_trial=next((trial for trial in trials if trial.trial_id == best_id), None),
+        class_tables=[
+            table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
+        ],
+        metric_labels=METRIC_LABELS,
+        charts=[(chart, _chart_html(chart, index)) for index, chart in enumerate(charts)],
+        examples=_examples(folder / "best" / "maps"),
+        kinds=_KINDS,
+        plotly_js=markupsafe.Markup(get_plotlyjs()),
+    )
+    path = folder / "report.html"
+    write_atomically(path, html)
+    return path
+
+
+def _search_charts(folder: Path, description: SweepDescription) -> list[Chart]:
+    if not (folder / "study.db").exists():
+        return [Chart("Optimisation history", "", reason="study.db is missing")]
+    with _study(folder / "study.db") as study:
+        return search_charts(study, description.goals)
+
+
+@contextlib.contextmanager
+def _study(path: Path) -> Iterator[optuna.Study]:
+    """The one study of a sweep, with its database closed again."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
+    try:
+        names = [study.study_name for study in storage.get_all_studies()]
+        if len(names) != 1:
+            raise InputError(f"holds {len(names)} studies, where a sweep has exactly one", source=str(path))
+        yield optuna.load_study(study_name=names[0], storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _headline(
+    description: SweepDescription, trials: Sequence[TrialRecord], best: BestResult | None
+) -> list[tuple[str, str, str]]:
+    """The figures on top: label, value, remark."""
+    count = {state: sum(trial.state == state for trial in trials) for state in ("COMPLETE", "PRUNED", "FAIL")}
+    ended = f"{count['COMPLETE']} complete, {count['PRUNED']} pruned, {count['FAIL']} failed"
+    cards = [("trials", str(len(trials)), ended)]
+    for name in description.goals:
+        remark = f"trial {best.trial_id}" if best else "no complete trial"
+        cards.append((f"best {name}", wording.number(best.metrics.get(name) if best else None), remark))
+    if best is not None:
+        for label, name in (("image AUROC", "test/image_auroc"), ("pixel AUROC", "test/pixel_auroc")):
+            if name in best.metrics:
+                cards.append(
+                    (f"{label} on test", wording.number(best.metrics[name]), "mean over the classes")
+                )
+    cards.append(
+        (
+            "time in trials",
+            wording.duration(sum(trial.duration_s for trial in trials)),
+            "summed over the trials",
+        )
+    )
+    return cards
+
+
+def _chart_html(chart: Chart, index: int) -> markupsafe.Markup | None:
+    if chart.figure is None:
+        return None
+    return markupsafe.Markup(figure_html(chart.figure, identifier=f"chart-{index}"))
+
+
+def _examples(folder: Path) -> list[_Example]:
+    """The first few examples of every class in `folder`, files `CLASS_NNN_{image,mask,map}.png`."""
+    taken: dict[str, int] = {}
+    examples = []
+    for path in sorted(folder.glob("*_map.png")):
+        stem = path.name.removesuffix("_map.png")
+        class_name = stem.rpartition("_")[0]
+        taken[class_name] = taken.get(class_name, 0) + 1
+        if taken[class_name] <= _EXAMPLES_PER_CLASS:
+            pictures = {kind: _data_uri(folder / f"{stem}_{kind}.png") for kind in _KINDS}
+            examples.append(_Example(class_name, pictures))
+    return examples
+
+
+def _data_uri(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
