@@ -31,6 +31,11 @@ class Sample:
     def is_anomalous(self) -> bool:
         return self.defect != GOOD
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether its anomalous pixels are known; a normal image has none."""
+        return not self.is_anomalous or self.mask_path is not None or self.synthetic_seed is not None
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -61,7 +66,9 @@ class Split:
     all_images: np.ndarray
     """(N, 3, S, S) uint8, memory-mapped."""
     all_masks: np.ndarray
-    """(N, S, S) uint8 of 0 and 1, memory-mapped."""
+    """(N, S, S) uint8 of 0 and 1, memory-mapped; all 0 where an anomalous image has no mask."""
+    has_mask: np.ndarray
+    """(n,) bool; true for normal images. A class with an anomalous image without a mask has no pixel metrics."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,3 +102,5 @@ class PreparedData:
     """Hash of data, preprocessing and weights, as in the cache's key."""
     selected_on_test: bool
     """Whether `val` is the test split, so that outputs must say "selected on test"."""
+    batchnorm: dict[str, np.ndarray] | None = None
+    """With `adapt_batchnorm`, the backbone's re-estimated statistics, for `load_backbone` on new images; else None."""

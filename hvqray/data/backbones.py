@@ -1,0 +1,198 @@
+"""The frozen feature extractor: uint8 images in, the stages' feature maps on one stride-16 grid out.
+
+Legend: B batch, S image size, C channels of all stages together, h x w = S/16 x S/16 grid.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hvqray.config.sections import BackboneConfig
+from hvqray.data.backbone_weights import find_weights, read_weights
+from hvqray.data.batchnorm import (
+    batchnorm_state,
+    batchnorms_in_training,
+    fold_batchnorms,
+    set_batchnorm_state,
+)
+from hvqray.errors import InputError, did_you_mean
+
+logging.getLogger("timm").setLevel(
+    logging.ERROR
+)  # it warns of the classifier's weights, which are left out on purpose
+
+GRID_STRIDE = 16
+NUM_VIT_BLOCKS = 4
+
+
+class Backbone(nn.Module):
+    """Normalises, runs the network up to the last stage used, resizes the stages to the grid and concatenates them.
+
+    Resizing is bilinear with `align_corners=True`. Always in eval mode, without gradients.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, mean: Iterable[float], std: Iterable[float], image_size: int
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self._gives_BhwC = getattr(network, "output_fmt", None) == "NHWC"
+        self.grid_size = (image_size // GRID_STRIDE, image_size // GRID_STRIDE)
+        mean_3, std_3 = torch.tensor(list(mean)), torch.tensor(list(std))
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (1 / (255 * std_3)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean_3 / std_3).view(1, 3, 1, 1))
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: batch statistics and stochastic depth have no place in a frozen extractor."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images_B3SS: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
+        """float32 features of uint8 RGB images."""
+        x_B3SS = self.normalize(images_B3SS)
+        stages = [stage.permute(0, 3, 1, 2) if self._gives_BhwC else stage for stage in self.network(x_B3SS)]
+        resized = [
+            F.interpolate(stage, self.grid_size, mode="bilinear", align_corners=True) for stage in stages
+        ]
+        return torch.cat(resized, dim=1).contiguous()
+
+    def normalize(self, images_B3SS: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+        """float32 by the backbone's own mean and standard deviation, channels last in memory."""
+        x_B3SS = images_B3SS.to(torch.float32, memory_format=torch.channels_last)
+        return x_B3SS * self.scale + self.shift
+
+
+def load_backbone(
+    config: BackboneConfig, image_size: int, *, batchnorm: dict[str, np.ndarray] | None = None
+) -> Backbone:
+    """Builds the extractor for square images of `image_size` pixels, on the CPU.
+
+    `batchnorm` replaces the batch norms' statistics (`PreparedData.batchnorm`). The batch norms are folded into the
+    convolutions before them, which changes features by about 1e-5. Random weights are the same ones each time.
+
+    Raises:
+        InputError: an unknown backbone or stride, no weights within reach, or weights of another network.
+    """
+    backbone = _build(config, image_size)
+    if batchnorm is not None:
+        set_batchnorm_state(backbone.network, batchnorm)
+    example = torch.randint(
+        0, 256, (1, 3, image_size, image_size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    backbone.network = fold_batchnorms(backbone.network, backbone.normalize(example))
+    backbone.network.to(memory_format=torch.channels_last)
+    return backbone
+
+
+def estimate_batchnorm(
+    config: BackboneConfig, image_size: int, batches: Iterable[Tensor], *, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Re-estimates the batch norms' statistics on uint8 (B, 3, S, S) batches, which should mix the classes.
+
+    Each statistic is the plain average over the batches. A batch norm sees what the ones before it give on the batch's
+    own statistics, as in training mode; everything else (stochastic depth) stays in eval mode. Empty for a network
+    without batch norms.
+    """
+    backbone = _build(config, image_size).to(device)
+    with batchnorms_in_training(backbone.network):
+        for images_B3SS in batches:
+            backbone(images_B3SS.to(device))
+    return batchnorm_state(backbone.network)
+
+
+def _build(config: BackboneConfig, image_size: int) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _build_network(config, image_size)
+    cfg = network.pretrained_cfg
+    return Backbone(network, mean=cfg["mean"], std=cfg["std"], image_size=image_size)
+
+
+def _build_network(config: BackboneConfig, image_size: int) -> Any:
+    """The timm network that gives the list of stages, with its weights."""
+    name = config.name
+    if not timm.is_model(name):
+        raise InputError(f"timm has no backbone {name!r}{_near_model(name)}", field="data.backbone.name")
+    arguments: dict[str, Any] = {}
+    if timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
+        arguments["img_size"] = image_size
+    weights = find_weights(config)
+    if weights is not None:
+        state = read_weights(weights, config)
+        if config.weights not in ("auto", "hub"):  # timm converts the hub's, and knows them to be complete
+            _check_complete(name, state, weights)
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    try:
+        network = timm.create_model(name, features_only=True, **arguments)
+        indices = _stage_indices(network, config)
+        network = timm.create_model(name, features_only=True, out_indices=indices, **arguments)
+    except InputError:
+        raise
+    except (
+        RuntimeError,
+        AttributeError,
+        AssertionError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        raise InputError(
+            f"{name!r} gives no feature maps at {image_size} px {reason}", field="data.backbone.name"
+        ) from None
+    _drop_unused_blocks(network)
+    return network
+
+
+def _check_complete(name: str, state: dict[str, Tensor], path: Path) -> None:
+    """timm itself loads what it finds and leaves the rest random."""
+    needed = timm.create_model(name, num_classes=0).state_dict()
+    missing = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise InputError(
+            f"holds no {missing[0]!r} ({len(missing)} of {len(needed)} tensors of {name!r} are missing); "
+            "give weights of this backbone under timm's names",
+            source=str(path),
+            field="data.backbone.weights",
+        )
+
+
+def _near_model(name: str) -> str:
+    family = name.split("_")[0][:4]
+    near = did_you_mean(name, timm.list_models(f"*{family}*"))
+    return near if near.startswith("; did") else ""
+
+
+def _stage_indices(network: Any, config: BackboneConfig) -> list[int]:
+    """Which of the network's feature maps to use: those at the configured strides, or a plain ViT's last blocks."""
+    strides = [int(stage["reduction"]) for stage in network.feature_info.info]
+    if len(set(strides)) == 1:
+        return list(range(max(len(strides) - NUM_VIT_BLOCKS, 0), len(strides)))
+    for stride in config.strides:
+        if stride not in strides:
+            usable = [wanted for wanted in config.strides if wanted in strides]
+            raise InputError(
+                f"{config.name!r} has no stage at stride {stride}, only at {sorted(set(strides))}; use {usable}",
+                field="data.backbone.strides",
+            )
+    # Where several stages share a stride, the last one is the deepest.
+    return sorted({len(strides) - 1 - strides[::-1].index(stride) for stride in config.strides})
+
+
+def _drop_unused_blocks(network: Any) -> None:
+    """EfficientNet-like extractors run all blocks; the others already end at the last stage used."""
+    stages = getattr(network, "_stage_out_idx", None)
+    if stages is not None and isinstance(network.blocks, nn.Sequential):
+        network.blocks = network.blocks[: max(stages)]

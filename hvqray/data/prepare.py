@@ -1,0 +1,85 @@
+"""From a data configuration to memory-mapped arrays and splits: what every run starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hvqray.config.sections import DataConfig
+from hvqray.data.cache import clear_cache, default_cache_dir
+from hvqray.data.dataset import Dataset, PreparedData, Split
+from hvqray.data.mvtec import read_mvtec
+from hvqray.data.progress import Progress, silent
+from hvqray.data.splits import make_splits
+from hvqray.data.synthetic import synthetic_name, write_synthetic
+from hvqray.data.tensors import features_key, images_key, open_features, open_images
+from hvqray.models.interface import ModelContext
+
+
+def prepare_data(
+    config: DataConfig,
+    *,
+    cache_dir: Path | None = None,
+    cache_limit_bytes: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> PreparedData:
+    """Reads the dataset, makes its splits and opens the cache, which is first built where need be.
+
+    `cache_dir` defaults to `default_cache_dir()`. With `cache_limit_bytes` the least recently used entries that no
+    process has open are cleared once this one's are there. `device` computes the features. The arrays are
+    memory-mapped: do not pickle the result, call this again in each process.
+
+    Raises:
+        InputError: the data, or the backbone's name or weights, are at fault.
+    """
+    progress = progress or silent
+    cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
+    dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
+    splits = make_splits(dataset, config.validation)
+    key = images_key(splits.samples, config.image_size, cache_dir, progress)
+    train_rows = splits.rows["train"]
+    # Weights that cannot be had are told of before any work is done.
+    fingerprint = features_key(config, key, train_rows, cache_dir)
+    images, masks = open_images(splits.samples, config.image_size, cache_dir, key, progress)
+    features, batchnorm = open_features(config, images, train_rows, cache_dir, fingerprint, device, progress)
+    if cache_limit_bytes is not None:
+        clear_cache(cache_dir, limit_bytes=cache_limit_bytes)
+
+    def split(name: str, rows: np.ndarray) -> Split:
+        samples = tuple(splits.samples[row] for row in rows)
+        return Split(
+            name=name,
+            samples=samples,
+            class_index=np.array(
+                [dataset.class_names.index(sample.class_name) for sample in samples], np.int64
+            ),
+            is_anomalous=np.array([sample.is_anomalous for sample in samples], bool),
+            rows=rows,
+            all_features=features,
+            all_images=images,
+            all_masks=masks,
+            has_mask=np.array([sample.has_mask for sample in samples], bool),
+        )
+
+    return PreparedData(
+        context=ModelContext(
+            class_names=dataset.class_names,
+            feature_channels=features.shape[1],
+            grid_size=(features.shape[2], features.shape[3]),
+            image_size=config.image_size,
+        ),
+        splits={name: split(name, rows) for name, rows in splits.rows.items()},
+        fingerprint=fingerprint,
+        selected_on_test=splits.selected_on_test,
+        batchnorm=batchnorm,
+    )
+
+
+def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress = silent) -> Dataset:
+    """The dataset at `config.root`, or the synthetic set, which is drawn on first use."""
+    root = config.root
+    if root is None:
+        root = str(write_synthetic(cache_dir / synthetic_name(0), 0, progress=progress))
+    return read_mvtec(root, config.classes)
