@@ -20,6 +20,10 @@ class Communicator(Protocol):
         """Sum `tensor` over all ranks, in place."""
         ...
 
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        """Overwrite `tensor` with rank 0's, in place."""
+        ...
+
     def all_gather_object(self, value: Any) -> list[Any]:
         """The `value` of every rank, in rank order, on every rank."""
         ...
@@ -36,6 +40,9 @@ class SingleProcess:
     def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
         return tensor
 
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def all_gather_object(self, value: Any) -> list[Any]:
         return [value]
 
@@ -50,6 +57,10 @@ class ProcessGroup:
 
     def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor, src=0)
         return tensor
 
     def all_gather_object(self, value: Any) -> list[Any]:

@@ -1,0 +1,138 @@
+"""What all commands share: exit codes, one-line errors, common options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hvqray.errors import InputError
+
+DONE = 0
+FAILED = 1
+INPUT_AT_FAULT = 2
+INTERRUPTED = 130
+
+
+def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command's `main`, turning what users can mend into one line on stderr and exit code 2."""
+    warnings_to_stderr()
+    try:
+        return main(argv)
+    except InputError as error:
+        print_error(str(error))
+        return INPUT_AT_FAULT
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`); the interpreter must not complain of it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def warnings_to_stderr() -> None:
+    """Show what this package warns of (an option without effect, say), one line each."""
+    logger = logging.getLogger("hvqray")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("hvqray: warning: %(message)s"))
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def print_error(message: str) -> None:
+    """One line on stderr, in the form that every command uses."""
+    sys.stderr.write(f"hvqray: error: {message}\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every option's default, unless it is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []) or action.default is argparse.SUPPRESS:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def argument_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m hvqray.NAME`; faults in the arguments end with exit code 2."""
+    return argparse.ArgumentParser(
+        prog=f"hvqray {name}", description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `sweep` and `submit` have in common."""
+    parser.add_argument(
+        "--data",
+        metavar="ROOT",
+        help="folder of the dataset in the MVTec AD layout (default: data.root of the file, else the built-in synthetic set)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default="runs",
+        help="results go to DIR/NAME; every node of a cluster must see it",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a field by its dotted path, such as train.epochs=4 (repeatable)",
+    )
+    parser.add_argument(
+        "--num-trials",
+        metavar="N",
+        type=positive_int,
+        help="trials in all, resumed ones included (default: run_cap of the file)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        type=duration_s,
+        help="stop after this time, such as 90m, 2h or 45s (default: no limit)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep in DIR/NAME")
+    parser.add_argument(
+        "--wandb",
+        choices=["online", "offline", "disabled"],
+        help="Weights & Biases (default: online where a key is configured, else disabled)",
+    )
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    """`--cache-dir`, for every command that reads features."""
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        help="feature cache (default: $HVQRAY_CACHE_DIR, else the user's cache folder)",
+    )
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1; argparse turns the error into one line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def duration_s(text: str) -> float:
+    """Seconds of `90m`, `1.5h`, `45s`, `1h30m` or a plain number of seconds."""
+    unit_s = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+    if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+|\d+(\.\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 90m, 2h, 45s or 1h30m")
+    seconds = sum(
+        float(number) * unit_s[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([dhms]?)", text)
+    )
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time at all; write 90m, 2h, 45s or 1h30m")
+    return seconds

@@ -1,0 +1,68 @@
+"""`python -m hvqray.sweep SPACE.yaml`: search a space, with live progress, results on disk, and reports."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hvqray.command_line import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    add_cache_option,
+    add_sweep_options,
+    argument_parser,
+    run_command,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code. Raises InputError for what the user can mend."""
+    parser = argument_parser("sweep", "Search the space in SPACE.yaml; results go to OUT/NAME.")
+    parser.add_argument("space", metavar="SPACE.yaml", help="the sweep file")
+    add_sweep_options(parser)
+    add_cache_option(parser)
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="Ray cluster to join, such as auto or HOST:6379 (default: $RAY_ADDRESS, else a local one)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would run, and stop"
+    )
+    arguments = parser.parse_args(argv)
+
+    # Imported late: --help and a misspelt option should answer at once.
+    from hvqray.config.sweep_file import load_sweep
+    from hvqray.tuning.ray_runtime import quieten_ray
+
+    quieten_ray()
+    from hvqray.tuning.session import SweepOptions, SweepSession
+
+    sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
+    options = SweepOptions(
+        out=Path(arguments.out).resolve(),
+        resume=arguments.resume,
+        address=arguments.address,
+        wandb=arguments.wandb,
+        time_budget_s=arguments.time_budget,
+        cache_dir=arguments.cache_dir.resolve() if arguments.cache_dir else None,
+    )
+    session = SweepSession(sweep, options, Console(highlight=False))
+    if arguments.dry_run:
+        session.describe()
+        return DONE
+    try:
+        return DONE if session.run() else FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"hvqray: interrupted; finished trials are in {session.folder}; go on with --resume\n"
+        )
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

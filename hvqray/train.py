@@ -1,0 +1,136 @@
+"""`python -m hvqray.train CONFIG.yaml`: one run of one configuration, or a sweep's trial again."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from hvqray.config.sections import RunConfig
+    from hvqray.training.epoch_report import EpochReport
+    from hvqray.training.loop import Selection
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code. Raises InputError for what the user can mend."""
+    parser = argument_parser(
+        "train", "Train one configuration in this process; the checkpoint goes to --out."
+    )
+    parser.add_argument(
+        "config", metavar="CONFIG.yaml", nargs="?", help="sections model, data and train of one run"
+    )
+    parser.add_argument(
+        "--trial", metavar="SWEEP_DIR:TRIAL_ID", help="repeat a sweep's trial, such as runs/fsq:t0003"
+    )
+    parser.add_argument(
+        "--data", metavar="ROOT", help="folder of the dataset (default: data.root of the configuration)"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default="runs/train",
+        help="folder of the checkpoint; a run interrupted there goes on",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a field by its dotted path (repeatable)",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="metric by which the epoch is chosen (default: the trial's, else val/image_auroc)",
+    )
+    parser.add_argument("--test", action="store_true", help="measure the chosen epoch on test when done")
+    add_cache_option(parser)
+    arguments = parser.parse_args(argv)
+    if (arguments.config is None) == (arguments.trial is None):
+        raise InputError("give either CONFIG.yaml or --trial SWEEP_DIR:TRIAL_ID")
+
+    from hvqray.training.loop import Selection
+
+    selection = Selection(arguments.metric or "val/image_auroc")
+    overrides = list(arguments.overrides)
+    if arguments.data is not None:
+        overrides.append(f"data.root={arguments.data}")
+    if arguments.trial is not None:
+        config, selection = _config_of_trial(arguments.trial, overrides, arguments.metric)
+    else:
+        from hvqray.config.run_config import load_run_config
+
+        config = load_run_config(arguments.config, overrides)
+    _train(config, Path(arguments.out), selection, arguments.cache_dir, test=arguments.test)
+    return DONE
+
+
+def _config_of_trial(trial: str, overrides: list[str], metric: str | None) -> tuple[RunConfig, Selection]:
+    from hvqray.config.run_config import override_run_config
+    from hvqray.config.sections import RunConfig
+    from hvqray.results.store import read_starts
+    from hvqray.results.sweep_folder import read_description
+    from hvqray.training.loop import Selection
+
+    folder_name, colon, trial_id = trial.rpartition(":")
+    if not colon:
+        raise InputError("must be SWEEP_DIR:TRIAL_ID, such as runs/fsq:t0003", field=f"--trial {trial}")
+    folder = Path(folder_name)
+    goals = read_description(folder).goals
+    starts = {start.trial_id: start for start in read_starts(folder)}
+    if trial_id not in starts:
+        raise InputError(
+            f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, starts)}", source=folder_name
+        )
+    config = override_run_config(RunConfig.model_validate(starts[trial_id].config), overrides)
+    name = metric or next(iter(goals))
+    return config, Selection(name, goals.get(name, "maximize") == "maximize")
+
+
+def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path | None, *, test: bool) -> None:
+    import torch
+
+    from hvqray.data.prepare import prepare_data
+    from hvqray.data.progress import progress_bar
+    from hvqray.training import loop
+    from hvqray.training.checkpoint import remove_resume_state
+    from hvqray.training.communicator import SingleProcess
+    from hvqray.training.measure import measure_on_test
+
+    console = Console(highlight=False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.resources.cpus_per_worker != "auto":
+        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+    with progress_bar(console) as progress:
+        data = prepare_data(config.data, cache_dir=cache_dir, device=device, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
+    with contextlib.closing(epochs):
+        for report in epochs:
+            console.print(_line(report, selection.metric), markup=False, soft_wrap=True)
+    remove_resume_state(out)
+    if test:
+        record = measure_on_test(out, device=device, cache_dir=cache_dir)
+        for name, value in record["metrics"].items():
+            if name.startswith("test/") and name.count("/") == 1 and "." not in name:
+                console.print(f"{name}: {'undefined' if value is None else f'{value:.4f}'}", markup=False)
+    console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
+
+
+def _line(report: EpochReport, metric: str) -> str:
+    shown = {name: report.metrics.get(name) for name in ("train/loss", metric, "val/pixel_auroc")}
+    values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
+    return f"epoch {report.epoch}/{report.num_epochs}: {values} ({report.duration_s:.0f} s)"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,128 @@
+"""Checkpoints: a folder that holds a trained model for users, and the state to go on from.
+
+    model.safetensors   weights of the epoch that counts; its header carries configuration, context and metrics,
+                        so that the file alone can be loaded
+    config.yaml         the run's configuration
+    metrics.json        metrics of that epoch, and what they were measured with
+    last.pt             state after the last epoch (model, optimisers), to resume from; removed once the end is on record
+
+Nothing here executes code on loading: safetensors, JSON, and `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from hvqray.atomic import replacing, write_atomically
+from hvqray.config.sections import RunConfig
+from hvqray.errors import InputError
+from hvqray.models.build import build_model
+from hvqray.models.interface import ModelContext
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+RESUME_FILE = "last.pt"
+HEADER_KEY = "hvqray"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was saved, in eval mode."""
+
+    model: Any
+    context: ModelContext
+    config: RunConfig
+    metrics: dict[str, Any]
+    """What metrics.json holds: trial_id, epoch, metrics, selected_on_test, environment, ..."""
+
+
+def save_model(
+    folder: Path, model: nn.Module, *, config: RunConfig, context: ModelContext, record: dict[str, Any]
+) -> None:
+    """Write model.safetensors, config.yaml and metrics.json (= `record`) into `folder`, each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config_dict = config.model_dump(mode="json", by_alias=True)
+    header = json.dumps(
+        {"config": config_dict, "context": asdict(context), "record": record}, allow_nan=False
+    )
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with replacing(folder / MODEL_FILE) as path:
+        save_file(tensors, path, metadata={HEADER_KEY: header})
+    write_atomically(folder / CONFIG_FILE, yaml.safe_dump(config_dict, sort_keys=False))
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """(Over)write metrics.json."""
+    write_atomically(folder / METRICS_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """Load a checkpoint folder or a model.safetensors file.
+
+    Raises:
+        InputError: `checkpoint` is missing, no checkpoint of this project, or of a configuration no longer valid.
+    """
+    path = checkpoint / MODEL_FILE if checkpoint.is_dir() else checkpoint
+    if not path.is_file():
+        raise InputError(
+            f"no checkpoint there; give a folder with {MODEL_FILE}, such as runs/NAME/best",
+            source=str(checkpoint),
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        config = RunConfig.model_validate(header["config"])
+        stored = header["context"]
+        context = ModelContext(
+            **{**stored, "class_names": tuple(stored["class_names"]), "grid_size": tuple(stored["grid_size"])}
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"no checkpoint of this version ({reason}); train it anew", source=str(path)
+        ) from error
+    model = build_model(config.model, context, device=str(device))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"weights do not fit their configuration ({reason})", source=str(path)) from error
+    record_file = path.parent / METRICS_FILE
+    record = (
+        json.loads(record_file.read_text())
+        if checkpoint.is_dir() and record_file.is_file()
+        else header["record"]
+    )
+    return LoadedModel(model.eval(), context, config, record)
+
+
+def save_resume_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write last.pt atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RESUME_FILE) as path:
+        torch.save(state, path)
+
+
+def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] | None:
+    """The state that `save_resume_state` wrote, or None where there is none."""
+    path = folder / RESUME_FILE
+    if not path.is_file():
+        return None
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def remove_resume_state(folder: Path) -> None:
+    """The run has ended: nothing will go on from here."""
+    (folder / RESUME_FILE).unlink(missing_ok=True)

@@ -1,0 +1,303 @@
+"""The training loop: one run of one configuration, as a generator of epoch reports. Imports no Ray.
+
+After every epoch the run writes what it needs to go on into its folder, so that a run started again in the same
+folder continues after the last finished epoch, with the same batches, masks and noise as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hvqray.config.sections import RunConfig
+from hvqray.data.dataset import PreparedData, Split
+from hvqray.environment import code_version, hardware
+from hvqray.errors import InputError
+from hvqray.models.build import build_model
+from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.training import sampling
+from hvqray.training.anomaly_images import save_examples
+from hvqray.training.batches import make_batch
+from hvqray.training.checkpoint import (
+    MODEL_FILE,
+    load_resume_state,
+    save_model,
+    save_resume_state,
+)
+from hvqray.training.communicator import Communicator
+from hvqray.training.epoch_report import EpochReport
+from hvqray.training.evaluation import Evaluator
+from hvqray.training.optimisation import ObjectiveTrainer, autocast
+
+REFERENCE_IMAGES_PER_CLASS = 48
+"""Normal training images per class from which statistics, first codes and map calibration are taken."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """By which metric a run's epoch is chosen."""
+
+    metric: str = "val/image_auroc"
+    maximize: bool = True
+
+    def is_better(self, value: float | None, than: float | None) -> bool:
+        """Whether `value` beats `than`; an undefined value beats nothing, any value beats an undefined one."""
+        if value is None:
+            return False
+        return than is None or (value > than if self.maximize else value < than)
+
+
+def run(
+    config: RunConfig,
+    data: PreparedData,
+    *,
+    folder: Path,
+    communicator: Communicator,
+    selection: Selection = Selection(),
+    trial_id: str | None = None,
+) -> Iterator[EpochReport]:
+    """Train `config` on `data`, yielding a report per epoch, equal on every rank.
+
+    Closing the generator between two reports ends the run; it can be resumed from `folder`.
+
+    Raises:
+        InputError: The training split or the batch is smaller than the number of workers.
+    """
+    return _Run(config, data, folder, communicator, selection, trial_id).epochs()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        folder: Path,
+        communicator: Communicator,
+        selection: Selection,
+        trial_id: str | None,
+    ) -> None:
+        self.config, self.data, self.folder = config, data, folder
+        self.communicator, self.selection, self.trial_id = communicator, selection, trial_id
+        self.train_split = data.splits["train"]
+        train = config.train
+        num_images = train.images_per_epoch or len(self.train_split)
+        if min(num_images, train.batch_size) < communicator.world_size:
+            raise InputError(
+                f"{min(num_images, train.batch_size)} images a step cannot be shared by {communicator.world_size} workers;"
+                " raise it or lower resources.workers",
+                field="train.batch_size",
+            )
+        self.steps_per_epoch = sampling.num_batches(num_images, batch_size=train.batch_size)
+        torch.manual_seed(train.seed)
+        self.model: AnomalyModel = build_model(config.model, data.context, device=str(communicator.device))
+        self.model.all_reduce_sum_ = communicator.all_reduce_sum_
+        self.trainers: list[ObjectiveTrainer] = []
+        self.evaluator = Evaluator(
+            data.splits["val"],
+            data.context,
+            communicator,
+            batch_size=64,
+            precision_context=lambda: autocast(train, communicator.device),
+        )
+        self.epochs_done = 0
+        self.best_epoch: int | None = None
+        self.selected: dict[str, float | None] = {}
+        self.duration_s = 0.0
+
+    def epochs(self) -> Iterator[EpochReport]:
+        started = time.monotonic()
+        last_metrics = self._start_or_resume()
+        earlier_s = self.duration_s
+        if self.epochs_done == self.config.train.epochs:
+            # It had ended, but whoever listened may have died before hearing so: say it again.
+            yield self._report(last_metrics)
+        while self.epochs_done < self.config.train.epochs:
+            metrics = self._train_epoch(self.epochs_done)
+            self.epochs_done += 1
+            is_last = self.epochs_done == self.config.train.epochs
+            if is_last or self.epochs_done % self.config.train.evaluate_every == 0:
+                metrics |= self._evaluate(is_last=is_last)
+                self._select(metrics)
+            self.duration_s = earlier_s + time.monotonic() - started
+            self._save(metrics)
+            if is_last:
+                self._save_examples()
+            yield self._report(metrics)
+
+    def _report(self, metrics: dict[str, float | None]) -> EpochReport:
+        return EpochReport(
+            epoch=self.epochs_done,
+            num_epochs=self.config.train.epochs,
+            metrics=metrics,
+            duration_s=self.duration_s,
+            is_last=self.epochs_done == self.config.train.epochs,
+            best_epoch=self.best_epoch,
+            selected=self.selected,
+        )
+
+    # -- the steps of an epoch ---------------------------------------------------------------------------------
+
+    def _train_epoch(self, epoch: int) -> dict[str, float | None]:
+        train, communicator = self.config.train, self.communicator
+        indices = sampling.epoch_indices(
+            self.train_split.class_index,
+            epoch=epoch,
+            seed=train.seed,
+            images_per_epoch=train.images_per_epoch,
+            class_balance=train.class_balance,
+        )
+        totals: dict[str, Tensor] = {}
+        self._module().train()
+        for step, batch_indices in enumerate(sampling.batches(indices, batch_size=train.batch_size)):
+            global_step = epoch * self.steps_per_epoch + step
+            progress = global_step / (self.steps_per_epoch * train.epochs)
+            size = len(batch_indices)
+            rows = sampling.rank_rows(size, rank=communicator.rank, world_size=communicator.world_size)
+            batch = self._batch(self.train_split, batch_indices[rows])
+            share = (rows.stop - rows.start) * communicator.world_size / size
+            self.model.random.begin_step(_step_seed(train.seed, global_step), rows=rows, num_rows=size)
+            for trainer in self.trainers:
+                if not trainer.objective.active(progress):
+                    continue
+                for name, value in trainer.step(batch, progress=progress, share=share).items():
+                    key = (
+                        name
+                        if len(self.trainers) == 1 or name != "loss"
+                        else f"{trainer.objective.name}_loss"
+                    )
+                    totals[key] = totals.get(key, 0.0) + value.float() * share
+            self.model.after_step(communicator.all_reduce_sum_)
+        return self._mean_losses(totals)
+
+    def _mean_losses(self, totals: dict[str, Tensor]) -> dict[str, float | None]:
+        """Means over the epoch's steps and all ranks; the only time an epoch waits for the device."""
+        names = sorted(totals)
+        stacked = torch.stack([totals[name] for name in names]) / (
+            self.steps_per_epoch * self.communicator.world_size
+        )
+        values = self.communicator.all_reduce_sum_(stacked).tolist()
+        if not np.isfinite(values).all():
+            broken = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
+            raise FloatingPointError(
+                f"training diverged in epoch {self.epochs_done + 1}: {', '.join(broken)} not finite"
+            )
+        return {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+
+    def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
+        if self.communicator.rank == 0:
+            with autocast(self.config.train, self.communicator.device):
+                self.model.calibrate(self._reference_batches)
+        self._share_state()
+        wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
+        return self.evaluator.evaluate(self.model, pixel_metrics=wanted or is_last)
+
+    def _select(self, metrics: dict[str, float | None]) -> None:
+        metric = self.selection.metric
+        keep = self.config.train.checkpoint == "last" or self.best_epoch is None
+        if not keep and not self.selection.is_better(metrics.get(metric), self.selected.get(metric)):
+            return
+        self.best_epoch = self.epochs_done
+        self.selected = {name: value for name, value in metrics.items() if not name.startswith("train/")}
+        if self.communicator.rank == 0:
+            save_model(
+                self.folder,
+                self._module(),
+                config=self.config,
+                context=self.data.context,
+                record=self._record(),
+            )
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "trial_id": self.trial_id,
+            "epoch": self.best_epoch,
+            "selected_on_test": self.data.selected_on_test,
+            "metrics": self.selected,
+            "data_fingerprint": self.data.fingerprint,
+            "environment": {
+                "code_version": code_version(),
+                "hardware": hardware(),
+                "seed": self.config.train.seed,
+            },
+        }
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def _start_or_resume(self) -> dict[str, float | None]:
+        """Build up the run's state; returns the metrics of the last epoch done (none for a new run)."""
+        state = load_resume_state(self.folder, device=self.communicator.device)
+        if state is None and self.communicator.rank == 0:
+            with autocast(self.config.train, self.communicator.device):
+                self.model.prepare(self._reference_batches, seed=self.config.train.seed)
+        elif state is not None:
+            self._module().load_state_dict(state["model"])
+        self._share_state()
+        self.trainers = [
+            ObjectiveTrainer(objective, self.config.train, self.communicator)
+            for objective in self.model.objectives
+        ]
+        if state is not None:
+            for trainer, optimizer_state in zip(self.trainers, state["optimizers"], strict=True):
+                trainer.optimizer.load_state_dict(optimizer_state)
+            self.epochs_done, self.best_epoch = state["epochs_done"], state["best_epoch"]
+            self.selected, self.duration_s = state["selected"], state["duration_s"]
+        return state["metrics"] if state is not None else {}
+
+    def _save(self, metrics: dict[str, float | None]) -> None:
+        if self.communicator.rank != 0:
+            return
+        save_resume_state(
+            self.folder,
+            {
+                "model": self._module().state_dict(),
+                "optimizers": [trainer.optimizer.state_dict() for trainer in self.trainers],
+                "epochs_done": self.epochs_done,
+                "best_epoch": self.best_epoch,
+                "selected": self.selected,
+                "duration_s": self.duration_s,
+                "metrics": metrics,
+            },
+        )
+
+    def _save_examples(self) -> None:
+        """Example maps of the weights that count; the run has ended, so the model may be overwritten."""
+        if self.communicator.rank != 0:
+            return
+        if self.best_epoch != self.epochs_done:
+            self._module().load_state_dict(load_file(self.folder / MODEL_FILE))
+        with autocast(self.config.train, self.communicator.device):
+            save_examples(self.model, self.data.splits["val"], self.data.context, self.folder / "maps")
+
+    def _share_state(self) -> None:
+        """Give every rank rank 0's parameters and buffers."""
+        if self.communicator.world_size > 1:
+            for tensor in self._module().state_dict().values():
+                self.communicator.broadcast_(tensor)
+
+    def _module(self) -> torch.nn.Module:
+        assert isinstance(self.model, torch.nn.Module)
+        return self.model
+
+    def _batch(self, split: Split, indices: np.ndarray) -> Batch:
+        return make_batch(split, indices, device=self.communicator.device, images=self.model.needs_images)
+
+    def _reference_batches(self) -> Iterator[Batch]:
+        for _, members in self.train_split.by_class():
+            chosen = members[:: max(1, len(members) // REFERENCE_IMAGES_PER_CLASS)][
+                :REFERENCE_IMAGES_PER_CLASS
+            ]
+            if len(chosen):
+                yield self._batch(self.train_split, chosen)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for the draws of one step; steps of different seeds never coincide by counting on."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)

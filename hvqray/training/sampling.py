@@ -1,0 +1,66 @@
+"""Which images an epoch takes, in which order: a pure function of seed and epoch, so a resumed run draws the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def class_quotas(counts: np.ndarray, *, total: int, class_balance: float) -> np.ndarray:
+    """Images per class and epoch, (M,) int64 that sums to `total`.
+
+    Shares are n_c ** (1 - class_balance), rounded by the largest remainder; classes without images get none.
+    """
+    weights = np.where(counts > 0, counts.astype(np.float64) ** (1.0 - class_balance), 0.0)
+    exact = total * weights / weights.sum()
+    quotas = np.floor(exact).astype(np.int64)
+    remainder_order = np.argsort(-(exact - quotas), kind="stable")
+    quotas[remainder_order[: total - int(quotas.sum())]] += 1
+    return quotas
+
+
+def epoch_indices(
+    class_index: np.ndarray, *, epoch: int, seed: int, images_per_epoch: int | None, class_balance: float
+) -> np.ndarray:
+    """Positions of the images of epoch `epoch` (from 0), shuffled; (images_per_epoch or n,) int64.
+
+    Each class runs through a permutation of all its images before any comes again, over epochs too.
+    """
+    counts = np.bincount(class_index)
+    quotas = class_quotas(counts, total=images_per_epoch or len(class_index), class_balance=class_balance)
+    parts = [
+        _take(np.flatnonzero(class_index == c), start=epoch * int(quota), count=int(quota), seed=(seed, c))
+        for c, quota in enumerate(quotas)
+        if quota
+    ]
+    return np.random.default_rng((seed, epoch, 1)).permutation(np.concatenate(parts))
+
+
+def _take(members: np.ndarray, *, start: int, count: int, seed: tuple[int, int]) -> np.ndarray:
+    """`count` entries from `start` on of the endless row of permutations of `members`."""
+    size = len(members)
+    first, last = start // size, (start + count - 1) // size
+    row = np.concatenate(
+        [np.random.default_rng((*seed, block)).permutation(members) for block in range(first, last + 1)]
+    )
+    return row[start - first * size :][:count]
+
+
+def batches(indices: np.ndarray, *, batch_size: int) -> Iterator[np.ndarray]:
+    """Global batches of an epoch. An incomplete last one is left out, unless it is the only one."""
+    if len(indices) < batch_size:
+        yield indices
+        return
+    for start in range(0, len(indices) - batch_size + 1, batch_size):
+        yield indices[start : start + batch_size]
+
+
+def num_batches(num_images: int, *, batch_size: int) -> int:
+    """How many batches `batches` gives."""
+    return max(1, num_images // batch_size)
+
+
+def rank_rows(num_rows: int, *, rank: int, world_size: int) -> slice:
+    """The rows of a global batch that are this rank's: contiguous, sizes differing by one at most."""
+    return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)

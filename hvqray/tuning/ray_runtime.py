@@ -1,0 +1,73 @@
+"""Starting, joining and leaving Ray, quietly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hvqray.errors import InputError
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's own beside ours
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; unset, it prints a notice
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and wrap every worker
+    "RAY_TRAIN_ENABLE_V2": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard copies of what our store keeps
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: results are on disk at any moment, so leaving is quick
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an undefined metric fails its trial, not the sweep
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshots are not what a sweep resumes from
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def quieten_ray() -> None:
+    """Set what keeps Ray from printing things no user can act on; must run before Ray is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
+    """A Ray cluster for the time of the block: the one at `address` (or $RAY_ADDRESS), else a local one of its own.
+
+    Yields the resources of every node. At the end the job leaves, which ends all of its actors and frees what they
+    reserved; a local cluster is shut down with it.
+
+    Raises:
+        InputError: No cluster answers at `address`.
+    """
+    quieten_ray()
+    import ray
+
+    joined = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if joined:
+            ray.init(address=joined, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray chooses too, but then it says so
+            # The dashboard process serves the state API, without which stopping a worker group hangs.
+            ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        mend = "start one with 'ray start --head', or leave the address out"
+        raise InputError(
+            f"no Ray cluster answers there ({reason}); {mend}", field=f"--address {joined}"
+        ) from error
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,96 @@
+"""Passes what Ray Tune's callbacks hear on to the sweep's listeners; a fault in one listener harms neither sweep nor others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+from ray import tune
+
+from hvqray.results.events import SweepListener, TrialEnd, TrialStart
+from hvqray.training.checkpoint import remove_resume_state
+from hvqray.training.epoch_report import EpochReport
+from hvqray.tuning.study_search import outcome
+from hvqray.tuning.trial import ERROR_KEY, TrialSpec, report_of
+
+
+class Relay(tune.Callback):
+    """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost."""
+
+    def __init__(self, store: SweepListener, others: Sequence[SweepListener], metrics: Sequence[str]) -> None:
+        self._store, self._others, self._metrics = store, list(others), list(metrics)
+        self._broken: set[int] = set()
+        self._last_reports: dict[str, EpochReport] = {}
+
+    def announce(self, event: TrialStart) -> None:
+        """A trial was handed out."""
+        self._tell("on_trial_start", event)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        report = report_of(result)
+        if report is not None:
+            trial_id = TrialSpec.from_config(trial.config).trial_id
+            self._last_reports[trial_id] = report
+            self._tell("on_epoch", trial_id, report)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, crashed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial, crashed=True)
+
+    def close(self) -> None:
+        """The sweep is over: every listener flushes."""
+        self._tell("close")
+
+    def _end(self, trial: Any, *, crashed: bool) -> None:
+        spec = TrialSpec.from_config(trial.config)
+        result = trial.last_result or {}
+        report = self._last_reports.pop(spec.trial_id, None)
+        state, _ = outcome(result, self._metrics, crashed=crashed)
+        end = TrialEnd(
+            trial_id=spec.trial_id,
+            state=state.name,  # type: ignore[arg-type]
+            metrics=report.selected if report else {},
+            epochs=report.epoch if report else 0,
+            duration_s=report.duration_s if report else 0.0,
+            error=_why(trial, result, report, self._metrics, crashed=crashed)
+            if state is TrialState.FAIL
+            else None,
+            folder=spec.folder,
+        )
+        self._tell("on_trial_end", end)
+        remove_resume_state(
+            Path(spec.folder)
+        )  # only now: until the end is on record, the trial may have to go on
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        getattr(self._store, method)(*arguments)
+        for listener in self._others:
+            if id(listener) in self._broken:
+                continue
+            try:
+                getattr(listener, method)(*arguments)
+            except Exception as error:
+                self._broken.add(id(listener))
+                sys.stderr.write(f"hvqray: {type(listener).__name__} failed and is switched off: {error}\n")
+
+
+def _why(
+    trial: Any, result: dict[str, Any], report: EpochReport | None, metrics: Sequence[str], *, crashed: bool
+) -> str:
+    if result.get(ERROR_KEY):
+        return result[ERROR_KEY]
+    if crashed:
+        lines = [
+            line.strip() for line in str(trial.get_error() or "its process died").splitlines() if line.strip()
+        ]
+        return lines[-1][:500]
+    if report is None:
+        return "stopped before its first epoch ended"
+    return f"no finite {' / '.join(metrics)} after epoch {report.epoch}"

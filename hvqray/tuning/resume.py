@@ -1,0 +1,63 @@
+"""Taking up a sweep whose driver is gone: the journal is the truth, and the study is brought in line with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from hvqray.errors import InputError
+from hvqray.results.events import TrialStart
+from hvqray.results.history import TrialRecord
+from hvqray.tuning.study_search import tell
+
+
+def study_name(sweep_name: str, metrics: Sequence[str], goals: Sequence[str]) -> str:
+    """The study's name holds metrics and goals: Optuna would silently accept the same name with another direction."""
+    return ", ".join([sweep_name, *(f"{goal} {metric}" for metric, goal in zip(metrics, goals, strict=True))])
+
+
+def open_storage(path: Path, expected_study: str) -> optuna.storages.RDBStorage:
+    """The SQLite storage at `path`, new or with exactly the expected study in it.
+
+    Raises:
+        InputError: The database holds a study of another name, metric or goal.
+    """
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 30}})
+    others = [study.study_name for study in storage.get_all_studies() if study.study_name != expected_study]
+    if others:
+        raise InputError(
+            f"{others[0]!r} was searched here, not {expected_study!r}; resume with the metric and goal it was begun with,"
+            " or choose another name",
+            source=str(path),
+            field="metric",
+        )
+    return storage
+
+
+def reconcile(
+    study: optuna.Study,
+    ended: Sequence[TrialRecord],
+    unfinished: Sequence[TrialStart],
+    metrics: Sequence[str],
+) -> list[TrialStart]:
+    """Bring the study in line with the journal; returns the trials to run again, which it holds as RUNNING.
+
+    - ended in the journal, RUNNING in the study: told;
+    - RUNNING in the study, unknown to the journal (the driver died between the two): FAIL, it never ran;
+    - ended in the study, not in the journal: left out of the study's view, run again from its checkpoint.
+    """
+    by_number = {record.number: record for record in ended}
+    started = {start.number for start in unfinished}
+    for frozen in study.get_trials(deepcopy=False):
+        if frozen.state.is_finished():
+            continue
+        record = by_number.get(frozen.number)
+        if record is not None:
+            values = [value for metric in metrics if (value := record.metrics.get(metric)) is not None]
+            tell(study, frozen.number, TrialState[record.state], values)
+        elif frozen.number not in started:
+            tell(study, frozen.number, TrialState.FAIL, None)
+    return list(unfinished)

@@ -1,0 +1,138 @@
+"""Optuna as Ray Tune's search algorithm, with every trial's end told to the study as what it is.
+
+Tune's own `OptunaSearch` tells stopped trials COMPLETE with their partial value, leaves a trial whose objective is NaN
+RUNNING for ever, and ends the whole search where the objective is missing. Here a stopped trial is PRUNED, and a trial
+without a finite objective is FAIL. Interrupted trials of an earlier driver are handed out again before new ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from hvqray.results.events import TrialStart
+from hvqray.tuning.space import SearchSpace
+from hvqray.tuning.trial import report_of
+
+
+class StudySearch(OptunaSearch):
+    """Asks the study for parameters and tells it results, under the trial ids of this project.
+
+    Args:
+        space: What is searched.
+        metrics: Objective names; several make the search multi-objective.
+        goals: `maximize` or `minimize`, as many as metrics.
+        resolve: Makes a `TrialStart` of a trial number and its parameters.
+        announce: Hears of every trial that is handed out.
+        to_config: Makes Tune's config of a `TrialStart`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        metrics: Sequence[str],
+        goals: Sequence[str],
+        sampler: optuna.samplers.BaseSampler,
+        study_name: str,
+        storage: optuna.storages.BaseStorage,
+        resolve: Callable[[int, dict[str, Any]], TrialStart],
+        announce: Callable[[TrialStart], None],
+        to_config: Callable[[TrialStart], dict[str, str]],
+    ) -> None:
+        modes = ["max" if goal == "maximize" else "min" for goal in goals]
+        single = len(metrics) == 1
+        super().__init__(
+            space=space,
+            metric=metrics[0] if single else list(metrics),
+            mode=modes[0] if single else modes,
+            sampler=sampler,
+            study_name=study_name,
+            storage=storage,
+        )
+        self._metrics = list(metrics)
+        self._resolve, self._announce, self._to_config = resolve, announce, to_config
+        self._told_before: set[int] = set()
+        self._interrupted: list[TrialStart] = []
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study behind the search."""
+        return self._ot_study
+
+    def hand_out_first(self, interrupted: Sequence[TrialStart]) -> None:
+        """Trials of an earlier driver that did not end: they go on before anything new is asked for."""
+        self._interrupted = list(interrupted)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._interrupted:
+            start = self._interrupted.pop(0)
+            frozen = _frozen(self.study, start.number)
+            self._ot_trials[trial_id] = optuna.trial.Trial(self.study, frozen._trial_id)
+            if (
+                frozen.state.is_finished()
+            ):  # the driver died between telling the study and telling the journal
+                self._told_before.add(start.number)
+        else:
+            trial = self.study.ask()
+            self._ot_trials[trial_id] = trial
+            self._space(trial)
+            start = self._resolve(trial.number, self._space.params(trial))
+        self._announce(start)
+        return self._to_config(start)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        value = result.get(self._metrics[0])
+        trial = self._ot_trials[trial_id]
+        told = trial.number in self._told_before
+        if len(self._metrics) == 1 and not told and value is not None and math.isfinite(value):
+            trial.report(value, result["epoch"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if trial_id in self._completed_trials:
+            return
+        self._completed_trials.add(trial_id)
+        state, values = outcome(result, self._metrics, crashed=error)
+        number = self._ot_trials[trial_id].number
+        tell(self.study, number, state, values)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study lies in its database; Tune's snapshots need no copy of it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed from its study and journal, not from Tune's snapshots")
+
+
+def outcome(
+    result: dict[str, Any] | None, metrics: Sequence[str], *, crashed: bool = False
+) -> tuple[TrialState, list[float] | None]:
+    """What a trial's last Tune result makes it: its state, and its objective values unless it failed."""
+    report = report_of(result)
+    if crashed or report is None:
+        return TrialState.FAIL, None
+    values = [
+        value
+        for metric in metrics
+        if (value := report.selected.get(metric)) is not None and math.isfinite(value)
+    ]
+    if len(values) < len(metrics):
+        return TrialState.FAIL, None
+    return (TrialState.COMPLETE if report.is_last else TrialState.PRUNED), values
+
+
+def tell(study: optuna.Study, number: int, state: TrialState, values: list[float] | None) -> None:
+    """Tell the study, unless it knows already. A pruned trial keeps its last intermediate value as its value."""
+    if _frozen(study, number).state.is_finished():
+        return
+    study.tell(number, values if state is TrialState.COMPLETE else None, state=state)
+
+
+def _frozen(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
+    return next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)

@@ -1,0 +1,168 @@
+"""A trial as Ray Tune sees it: one `step` is one epoch of the Ray-free training loop."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from hvqray.config.sections import RunConfig
+from hvqray.training.epoch_report import EpochReport
+from hvqray.training.failures import needs_new_process
+
+REPORT_KEY = "report"
+"""Key of an `EpochReport`, as JSON, in Tune's results."""
+ERROR_KEY = "trial_error"
+"""Key of the line that says why training failed."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What a trial actor is told. Travels as one JSON string, since Tune merges, flattens and prints what is nested."""
+
+    trial_id: str
+    run: dict[str, Any]
+    """The RunConfig, dumped."""
+    folder: str
+    metric: str
+    maximize: bool
+    objectives: list[str]
+    """Metrics that the search and the scheduler look at."""
+    cache_dir: str | None
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    train_storage: str
+
+    def to_config(self) -> dict[str, str]:
+        """The trial's config, as Tune sees it."""
+        return {"spec": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_config(cls, config: dict[str, str]) -> TrialSpec:
+        """What `to_config` made a config of."""
+        return cls(**json.loads(config["spec"]))
+
+
+class HvqrayTrial(tune.Trainable):
+    """Runs trials one after the other in one process, which keeps its imports, its threads and its mapped data.
+
+    With several workers the process only minds a Ray Train worker group, which lives on from trial to trial too.
+    An ordinary exception in training fails the trial and nothing else: it would come again, so it is not retried, and
+    the process goes on to the next trial. A lost process is retried by Tune, from the trial's checkpoint.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        quieten_worker()
+        self._group: Any = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._stop_run()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            if self._reports is None:
+                self._reports = self._start_run()
+            report = next(self._reports)
+        except Exception as error:
+            if needs_new_process(error):
+                raise
+            self._stop_run()
+            return {"done": True, ERROR_KEY: _one_line(error)}
+        result: dict[str, Any] = {
+            "epoch": report.epoch,
+            REPORT_KEY: json.dumps(asdict(report)),
+            "done": report.is_last,
+        }
+        for name in self._spec.objectives:
+            value = report.metrics.get(name)
+            if value is not None:
+                result[name] = value
+        return result
+
+    def cleanup(self) -> None:
+        self._stop_run()
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._spec = TrialSpec.from_config(config)
+        self._reports: Iterator[EpochReport] | None = None
+
+    def _stop_run(self) -> None:
+        if isinstance(self._reports, Generator):
+            self._reports.close()
+        self._reports = None
+
+    def _start_run(self) -> Iterator[EpochReport]:
+        spec = self._spec
+        run = RunConfig.model_validate(spec.run)
+        return self._start_group_run(run) if spec.workers > 1 else self._start_local_run(run)
+
+    def _start_local_run(self, run: RunConfig) -> Iterator[EpochReport]:
+        import torch
+
+        from hvqray.data.prepare import prepare_data
+        from hvqray.training import loop
+        from hvqray.training.communicator import SingleProcess
+
+        spec = self._spec
+        torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
+        device = "cuda" if spec.gpus_per_worker else "cpu"
+        data = prepare_data(run.data, cache_dir=_path(spec.cache_dir), device=device)
+        return loop.run(
+            run,
+            data,
+            folder=Path(spec.folder),
+            communicator=SingleProcess(device),
+            selection=loop.Selection(spec.metric, spec.maximize),
+            trial_id=spec.trial_id,
+        )
+
+    def _start_group_run(self, run: RunConfig) -> Iterator[EpochReport]:
+        from hvqray.training import loop
+        from hvqray.training.ray_train import Job, WorkerGroup
+
+        spec = self._spec
+        if self._group is None or not self._group.is_alive:
+            self._group = WorkerGroup(
+                workers=spec.workers,
+                cpus=spec.cpus_per_worker,
+                gpus=spec.gpus_per_worker,
+                storage=Path(spec.train_storage),
+            )
+        selection = loop.Selection(spec.metric, spec.maximize)
+        return self._group.run(Job(run, Path(spec.folder), selection, spec.trial_id, _path(spec.cache_dir)))
+
+
+def report_of(result: dict[str, Any] | None) -> EpochReport | None:
+    """The epoch report in one of Tune's results, or None where it holds none."""
+    text = (result or {}).get(REPORT_KEY)
+    return EpochReport(**json.loads(text)) if text else None
+
+
+def quieten_worker() -> None:
+    """Keep libraries from printing what no user can act on."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}"[:500]

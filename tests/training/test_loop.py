@@ -1,0 +1,180 @@
+"""The training loop: reports, selection, resuming, and the same run on two ranks as on one."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny_data import tiny_data
+
+from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.errors import InputError
+from hvqray.training.checkpoint import RESUME_FILE, load_model
+from hvqray.training.communicator import ProcessGroup, SingleProcess
+from hvqray.training.epoch_report import EpochReport
+from hvqray.training.loop import Selection, run
+
+HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=32, codebook_size=8, score_pool_size=4)
+SQUAD = SquadConfig(
+    name="squad", width=16, num_residual_blocks=1, image_width=4, fsq_levels=[5, 5], score_pool_size=4
+)
+TRAIN = TrainConfig(epochs=3, batch_size=6, lr=3e-3, precision="fp32")
+
+
+def config(model: HvqConfig | SquadConfig = HVQ, **train: Any) -> RunConfig:
+    return RunConfig(model=model, train=TRAIN.model_copy(update=train))
+
+
+def reports(run_config: RunConfig, folder: Path, *, epochs: int | None = None) -> list[EpochReport]:
+    """All reports, or those of the first `epochs`, after which the run is dropped as a stopped trial is."""
+    generator = run(run_config, tiny_data(), folder=folder, communicator=SingleProcess())
+    found = []
+    for report in generator:
+        found.append(report)
+        if len(found) == epochs:
+            generator.close()
+    return found
+
+
+def test_reports_count_epochs_and_carry_all_metrics(tmp_path: Path) -> None:
+    found = reports(config(), tmp_path)
+    assert [report.epoch for report in found] == [1, 2, 3]
+    assert [report.is_last for report in found] == [False, False, True]
+    last = found[-1].metrics
+    assert last["train/loss"] is not None
+    assert last["train/loss"] < found[0].metrics["train/loss"]
+    for metric in (
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+        "pixel_auroc",
+        "pixel_ap",
+        "pixel_f1max",
+        "pixel_aupro",
+    ):
+        values = [last[f"val/class{c}/{metric}"] for c in range(3)]
+        assert last[f"val/{metric}"] == pytest.approx(sum(values) / 3)
+    assert 0 < last["codebook/top/use"] <= 1
+    assert {name for name in last if name.startswith("test/")} == set()
+
+
+def test_the_chosen_epoch_is_the_best_on_val_and_its_weights_are_saved(tmp_path: Path) -> None:
+    found = reports(config(epochs=4), tmp_path)
+    values = [report.metrics["val/image_auroc"] for report in found]
+    assert found[-1].best_epoch == 1 + values.index(max(values))
+    assert found[-1].selected["val/image_auroc"] == max(values)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["epoch"] == found[-1].best_epoch
+    assert record["metrics"]["val/image_auroc"] == max(values)
+    assert load_model(tmp_path).context == tiny_data().context
+
+
+def test_checkpoint_last_takes_the_last_epoch(tmp_path: Path) -> None:
+    found = reports(config(checkpoint="last"), tmp_path)
+    assert found[-1].best_epoch == 3
+    assert found[-1].selected["val/pixel_auroc"] == found[-1].metrics["val/pixel_auroc"]
+
+
+@pytest.mark.parametrize("model", [HVQ, SQUAD], ids=["hvq", "squad"])
+def test_a_run_repeats_bit_for_bit_and_resumes_to_the_same_end(
+    tmp_path: Path, model: HvqConfig | SquadConfig
+) -> None:
+    run_config = config(model)
+    whole = reports(run_config, tmp_path / "whole")
+    reports(run_config, tmp_path / "parts", epochs=1)
+    rest = reports(run_config, tmp_path / "parts")
+    assert [report.epoch for report in rest] == [2, 3]
+    assert rest[-1].metrics == whole[-1].metrics
+    assert rest[-1].selected == whole[-1].selected
+
+
+def test_a_run_that_had_ended_says_so_again(tmp_path: Path) -> None:
+    whole = reports(config(), tmp_path)
+    (again,) = reports(config(), tmp_path)
+    assert again.is_last
+    assert again.metrics == whole[-1].metrics
+    assert (tmp_path / RESUME_FILE).exists()
+
+
+def test_evaluation_can_be_rare_but_the_last_epoch_is_measured(tmp_path: Path) -> None:
+    found = reports(config(evaluate_every=2), tmp_path)
+    assert ["val/image_auroc" in report.metrics for report in found] == [False, True, True]
+
+
+def test_pixel_metrics_only_at_the_end(tmp_path: Path) -> None:
+    found = reports(config(pixel_metrics="last"), tmp_path)
+    assert ["val/pixel_auroc" in report.metrics for report in found] == [False, False, True]
+
+
+def test_divergence_is_an_error_that_names_the_epoch(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="diverged in epoch"):
+        reports(config(lr=1e30, gradient_clip=None, epochs=5), tmp_path)
+
+
+def test_example_maps_are_left_for_every_class(tmp_path: Path) -> None:
+    reports(config(epochs=1), tmp_path)
+    names = {
+        path.name.rpartition("_")[0].rpartition("_")[0] for path in (tmp_path / "maps").glob("*_map.png")
+    }
+    assert names == {"class0", "class1", "class2"}
+
+
+def test_selection_prefers_defined_values() -> None:
+    maximize, minimize = Selection("m"), Selection("m", maximize=False)
+    assert maximize.is_better(0.2, 0.1)
+    assert not minimize.is_better(0.2, 0.1)
+    assert maximize.is_better(0.0, None)
+    assert not maximize.is_better(None, 0.0)
+
+
+def _rank(rank: int, port: int, model: HvqConfig | SquadConfig, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        # 14 + 9 + 5 images, shuffled, in batches of 7: the classes never split evenly, nor do the batches.
+        run_config = config(model, batch_size=7)
+        communicator = ProcessGroup("cpu")
+        found = list(run(run_config, tiny_data(), folder=Path(folder), communicator=communicator))
+        Path(folder, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    [HVQ, HVQ.model_copy(update={"revive_dead_codes": True, "revive_after": 2, "feature_noise": 0.2}), SQUAD],
+    ids=["hvq", "hvq-revival-noise", "squad"],
+)
+def test_two_ranks_equal_one(tmp_path: Path, model: HvqConfig | SquadConfig, free_port: int) -> None:
+    run_config = config(model, batch_size=7)
+    single = list(run(run_config, tiny_data(), folder=tmp_path / "one", communicator=SingleProcess()))
+    (tmp_path / "two").mkdir()
+    mp.spawn(_rank, args=(free_port, model, str(tmp_path / "two")), nprocs=2)
+    ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for one, two, other in zip(single, ranks[0], ranks[1], strict=True):
+        assert two["metrics"] == other["metrics"]
+        assert two["metrics"].keys() == one.metrics.keys()
+        for name, value in one.metrics.items():
+            assert two["metrics"][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+    state_one = load_model(tmp_path / "one").model.state_dict()
+    state_two = load_model(tmp_path / "two").model.state_dict()
+    for name, tensor in state_one.items():
+        torch.testing.assert_close(
+            state_two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_more_workers_than_images_a_step_is_refused(tmp_path: Path) -> None:
+    communicator = SingleProcess()
+    communicator.world_size = 8
+    with pytest.raises(InputError, match="batch_size: 6 images a step cannot be shared by 8 workers"):
+        run(config(), tiny_data(), folder=tmp_path, communicator=communicator)
