@@ -57,7 +57,7 @@ class MaskRegions:
             area_R=np.bincount(region_P, minlength=num_regions),
         )
 
-    def is_anomalous(self) -> Bool[np.ndarray, " n*H*W"]:
+    def is_anomalous(self) -> Bool[np.ndarray, " pixels"]:
         """The masks again, flat."""
         flat = np.zeros(int(np.prod(self.shape)), dtype=bool)
         flat[self.pixel_P] = True

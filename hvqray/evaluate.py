@@ -1,0 +1,183 @@
+"""`python -m hvqray.evaluate CHECKPOINT`: all metrics per class of a saved model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hvqray.atomic import write_atomically
+from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.sections import DataConfig
+from hvqray.data.dataset import PreparedData, Split
+from hvqray.data.mvtec import subfolders
+from hvqray.data.prepare import prepare_data
+from hvqray.data.progress import progress_bar
+from hvqray.environment import code_version, hardware
+from hvqray.errors import InputError
+from hvqray.results import wording
+from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.training.checkpoint import LoadedModel, load_model
+from hvqray.training.communicator import SingleProcess
+from hvqray.training.evaluation import Evaluator
+from hvqray.training.optimisation import autocast
+
+BATCH_SIZE = 64
+OUT_SUFFIXES = (".json", ".csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate a checkpoint, print a table, and write it to a file where one is named."""
+    parser = argument_parser(
+        "evaluate", "All seven metrics per class of a saved model, and their means over classes."
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=Path,
+        help="folder with model.safetensors, such as runs/NAME/best, or that file",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="ROOT",
+        help="folder of the dataset in the MVTec AD layout (default: the data that the model was trained on)",
+    )
+    parser.add_argument("--split", choices=["test", "val"], default="test", help="split to evaluate on")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="also write the metrics to FILE (.json or .csv)"
+    )
+    add_cache_option(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.out is not None and arguments.out.suffix not in OUT_SUFFIXES:
+        raise InputError(f"--out {arguments.out}: must end in {' or '.join(OUT_SUFFIXES)}")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(arguments.checkpoint, device=device)
+    config, remarks = data_of(loaded, arguments.data)
+    with progress_bar() as progress:
+        data = prepare_data(config, cache_dir=arguments.cache_dir, device=str(device), progress=progress)
+    metrics = evaluate(loaded, data, arguments.split, device)
+    facts = provenance(loaded, config, arguments.split)
+
+    results = class_table(metrics, arguments.split)
+    assert results is not None
+    console = Console()
+    console.print(_table(results, facts))
+    for remark in filter(None, [results.note, *remarks]):
+        console.print(Text(remark))
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        content = _json(metrics, facts) if arguments.out.suffix == ".json" else _csv(results, facts)
+        write_atomically(arguments.out, content)
+    return DONE
+
+
+def data_of(loaded: LoadedModel, root: str | None) -> tuple[DataConfig, list[str]]:
+    """The data to evaluate on, restricted to the classes that the model knows, and remarks on classes left out.
+
+    Raises:
+        InputError: none of the model's classes is a folder of `root`.
+    """
+    known = loaded.context.class_names
+    config = loaded.config.data.model_copy(
+        update={"root": root or loaded.config.data.root, "classes": list(known)}
+    )
+    if root is None or not Path(root).is_dir():
+        return config, []
+    found = [folder.name for folder in subfolders(Path(root)) if (folder / "test").is_dir()]
+    shared = [name for name in known if name in found]
+    if not shared:
+        raise InputError(f"{root} has none of the model's classes ({', '.join(known)})", field="--data")
+    remarks = [
+        f"left out: {', '.join(names)} ({reason})"
+        for names, reason in (
+            ([name for name in found if name not in known], "unknown to the model"),
+            ([name for name in known if name not in found], f"not in {root}"),
+        )
+        if names
+    ]
+    return config.model_copy(update={"classes": shared}), remarks
+
+
+def evaluate(
+    loaded: LoadedModel, data: PreparedData, split_name: str, device: torch.device
+) -> dict[str, float | None]:
+    """Flat metrics (see `EpochReport`) of a loaded model on a split, in the precision it was trained in."""
+    # Where `val` is the test split it may bear that one's name.
+    split = replace(data.splits[split_name], name=split_name)
+    evaluator = Evaluator(
+        with_classes_of(loaded, split, data.context.class_names),
+        loaded.context,
+        SingleProcess(device),
+        BATCH_SIZE,
+        lambda: autocast(loaded.config.train, device),
+    )
+    return evaluator.evaluate(loaded.model, pixel_metrics=True)
+
+
+def with_classes_of(loaded: LoadedModel, split: Split, class_names: tuple[str, ...]) -> Split:
+    """`split`, whose class indices go by `class_names`, with the model's own indices."""
+    own_index = np.array([loaded.context.class_names.index(name) for name in class_names], dtype=np.int64)
+    return replace(split, class_index=own_index[split.class_index])
+
+
+def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str, Any]:
+    """What the reported numbers were measured with."""
+    return {
+        "split": split,
+        "dataset": Path(config.root).resolve().name if config.root else "synthetic",
+        "image_size": config.image_size,
+        "seed": loaded.config.train.seed,
+        "selected_on_test": bool(loaded.metrics.get("selected_on_test", False)),
+        "code_version": code_version(),
+        "hardware": hardware(),
+    }
+
+
+def _table(results: ClassTable, facts: dict[str, Any]) -> Table:
+    mark = " (selected on test)" if facts["selected_on_test"] else ""
+    table = Table(
+        title=f"{facts['dataset']}, {results.split}{mark}, {facts['image_size']} px, seed {facts['seed']}",
+        caption=f"hvqray {facts['code_version']}, {facts['hardware']}",
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+    )
+    table.add_column("class")
+    for label in METRIC_LABELS.values():
+        table.add_column(label, justify="right")
+    for class_name, values in results.rows[:-1]:
+        table.add_row(Text(class_name), *map(wording.number, values))
+    table.add_section()
+    mean, values = results.rows[-1]
+    table.add_row(mean, *map(wording.number, values), style="bold")
+    return table
+
+
+def _json(metrics: dict[str, float | None], facts: dict[str, Any]) -> str:
+    return json.dumps({**facts, "metrics": metrics}, indent=2, allow_nan=False) + "\n"
+
+
+def _csv(results: ClassTable, facts: dict[str, Any]) -> str:
+    """A row a class, the mean last; an undefined metric is an empty cell."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["class_name", *METRIC_LABELS, *facts])
+    for class_name, values in results.rows:
+        writer.writerow([class_name, *values, *facts.values()])
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,251 @@
+"""`python -m hvqray.predict CHECKPOINT IMAGE_OR_FOLDER... --out DIR`: score, label and anomaly map of images.
+
+Legend: n images, S side of the square that the model sees, W x H size of an image file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from hvqray.atomic import replacing, write_atomically
+from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.sections import HvqConfig
+from hvqray.data.backbones import load_backbone
+from hvqray.data.images import load_image
+from hvqray.data.mvtec import image_files
+from hvqray.data.prepare import prepare_data
+from hvqray.data.progress import Progress, progress_bar
+from hvqray.errors import InputError, did_you_mean
+from hvqray.metrics import THRESHOLD
+from hvqray.models.interface import Batch
+from hvqray.training.anomaly_images import overlay
+from hvqray.training.checkpoint import LoadedModel, load_model
+from hvqray.training.evaluation import evaluating
+from hvqray.training.optimisation import autocast
+
+BATCH_SIZE = 16
+CSV_FILE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image file."""
+
+    path: Path
+    class_name: str | None
+    score: float
+    threshold: float | None
+    """Score from which on an image of this class is called anomalous: where F1 was largest on `val`."""
+
+    @property
+    def label(self) -> str | None:
+        if self.threshold is None:
+            return None
+        return "anomalous" if self.score >= self.threshold else "normal"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict images, print a line for each, and write predictions.csv and a map per image."""
+    parser = argument_parser(
+        "predict",
+        "Score, label and anomaly map of images: DIR/predictions.csv and one DIR/NNNN_STEM.png each.",
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=Path,
+        help="folder with model.safetensors, such as runs/NAME/best, or that file",
+    )
+    parser.add_argument(
+        "inputs",
+        metavar="IMAGE_OR_FOLDER",
+        type=Path,
+        nargs="+",
+        help="an image, or a folder whose images are taken (without subfolders)",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--class",
+        metavar="NAME",
+        dest="class_name",
+        help="product class of the images (default: the nearest folder above an image that bears a class's name)",
+    )
+    add_cache_option(parser)
+    arguments = parser.parse_args(argv)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(arguments.checkpoint, device=device)
+    paths = find_images(arguments.inputs)
+    classes = [class_of(path, loaded, arguments.class_name) for path in paths]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    size = loaded.context.image_size
+    with tempfile.TemporaryFile(dir=arguments.out) as file, progress_bar() as progress:
+        # Colours depend on all maps of a class, so the maps wait on disk: memory holds one batch.
+        maps_nSS = np.memmap(file, dtype=np.float32, shape=(len(paths), size, size), mode="w+")
+        scores_n = predict(
+            loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
+        )
+        predictions = [
+            Prediction(path, class_name, float(score), threshold_of(loaded, class_name))
+            for path, class_name, score in zip(paths, classes, scores_n, strict=True)
+        ]
+        pictures = draw(predictions, maps_nSS, arguments.out)
+    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures))
+    _print(predictions)
+    return DONE
+
+
+def find_images(inputs: Iterable[Path]) -> list[Path]:
+    """The image files that the user named, each once, in the order given.
+
+    Raises:
+        InputError: an input is missing, or a folder without images.
+    """
+    paths: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise InputError("no such image or folder", source=str(path))
+        found = image_files(path) if path.is_dir() else [path]
+        if not found:
+            raise InputError("no image in this folder (subfolders are not searched)", source=str(path))
+        paths += found
+    return list(dict.fromkeys(paths))
+
+
+def class_of(path: Path, loaded: LoadedModel, given: str | None) -> str | None:
+    """Product class of an image: as given, else after a folder above it, else the only one; None where it is unknown.
+
+    Raises:
+        InputError: the given class is unknown to the model, or the model must be told a class and there is none.
+    """
+    known = loaded.context.class_names
+    if given is not None:
+        if given not in known:
+            raise InputError(
+                f"{given!r} is no class of this model{did_you_mean(given, known)}", field="--class"
+            )
+        return given
+    for folder in path.resolve().parents:
+        if folder.name in known:
+            return folder.name
+    if len(known) == 1:
+        return known[0]
+    if isinstance(loaded.config.model, HvqConfig) and loaded.config.model.router == "oracle":
+        raise InputError(
+            f"its class is unknown, and this model (router: oracle) must be told; give --class ({', '.join(known)})",
+            source=str(path),
+        )
+    return None
+
+
+def threshold_of(loaded: LoadedModel, class_name: str | None) -> float | None:
+    """The threshold of a class that the checkpoint's metrics hold, if any."""
+    return loaded.metrics.get("metrics", {}).get(f"val/{class_name}/{THRESHOLD}")
+
+
+def predict(
+    loaded: LoadedModel,
+    paths: list[Path],
+    classes: list[str | None],
+    maps_nSS: np.ndarray,
+    *,
+    device: torch.device,
+    cache_dir: Path | None,
+    progress: Progress,
+) -> np.ndarray:
+    """Scores (n,) float32 of images; their maps are written into `maps_nSS`."""
+    config, context = loaded.config, loaded.context
+    batchnorm = None
+    if config.data.adapt_batchnorm:
+        # The backbone's statistics are the training data's.
+        batchnorm = prepare_data(
+            config.data, cache_dir=cache_dir, device=str(device), progress=progress
+        ).batchnorm
+    backbone = load_backbone(config.data.backbone, context.image_size, batchnorm=batchnorm).to(device)
+    # A model that needs no class ignores the index.
+    index_n = np.array([context.class_names.index(name) if name else 0 for name in classes], dtype=np.int64)
+    scores_n = np.empty(len(paths), dtype=np.float32)
+    with evaluating(loaded.model):
+        for start in range(0, len(paths), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            images = np.stack(
+                [load_image(path, context.image_size).transpose(2, 0, 1) for path in paths[rows]]
+            )
+            images_B3SS = torch.from_numpy(images).to(device)
+            # Rounded to float16 as in the cache, so that an image scores here as it does in an evaluation.
+            features_BChw = backbone(images_B3SS).half().float()
+            batch = Batch(features_BChw, torch.from_numpy(index_n[rows]).to(device), images_B3SS)
+            with autocast(config.train, device):
+                prediction = loaded.model.predict(batch)
+            scores_n[rows] = prediction.scores_B.cpu().numpy()
+            maps_nSS[rows] = prediction.maps_BHW.cpu().numpy()
+            progress("predicting", min(rows.stop, len(paths)), len(paths))
+    return scores_n
+
+
+def draw(predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path) -> list[Path]:
+    """Write `NNNN_STEM.png` for each prediction: its map over its image, at the image's own size.
+
+    The images of one class share one colour scale, from the lowest value of their maps to the highest, or to as far above
+    the threshold as the lowest lies below it, whichever is more: so normal images alone are not drawn in glowing colours.
+    """
+    scales: dict[str | None, tuple[float, float]] = {}
+    for class_name in {prediction.class_name for prediction in predictions}:
+        rows = [i for i, prediction in enumerate(predictions) if prediction.class_name == class_name]
+        low = min(float(maps_nSS[i].min()) for i in rows)
+        high = max(float(maps_nSS[i].max()) for i in rows)
+        threshold = predictions[rows[0]].threshold
+        scales[class_name] = low, high if threshold is None else max(high, 2 * threshold - low)
+    pictures = []
+    for i, prediction in enumerate(predictions):
+        image_HW3 = load_image(prediction.path)
+        size_WH = image_HW3.shape[1], image_HW3.shape[0]
+        map_HW = np.asarray(Image.fromarray(maps_nSS[i]).resize(size_WH, Image.Resampling.BILINEAR))
+        low, high = scales[prediction.class_name]
+        picture = folder / f"{i:04d}_{prediction.path.stem}.png"
+        with replacing(picture) as aside:
+            overlay(image_HW3.transpose(2, 0, 1), map_HW, low=low, high=high).save(aside, format="PNG")
+        pictures.append(picture)
+    return pictures
+
+
+def _csv(predictions: list[Prediction], pictures: list[Path]) -> str:
+    """A row an image, in the order given; what is unknown is an empty cell."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "class_name", "score", "threshold", "label", "map"])
+    for p, picture in zip(predictions, pictures, strict=True):
+        writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture.name])
+    return file.getvalue()
+
+
+def _print(predictions: list[Prediction]) -> None:
+    console = Console()
+    for p in predictions:
+        label = p.label or "no label"
+        console.print(
+            Text(f"{p.path}  {p.class_name or 'class unknown'}  {p.score:.4g}  {label}"), soft_wrap=True
+        )
+    unlabelled = sum(p.label is None for p in predictions)
+    if unlabelled:
+        console.print(
+            f"{unlabelled} of {len(predictions)} images have no label: the checkpoint has no threshold for their class"
+            " (it is taken on val, where a class has normal and anomalous images)",
+            soft_wrap=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,144 @@
+"""`hvqray.evaluate` on a checkpoint and images on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
+
+from hvqray import evaluate, predict
+from hvqray.command_line import run_command
+from hvqray.config.sections import DataConfig
+from hvqray.data.prepare import prepare_data
+from hvqray.metrics import METRIC_NAMES
+
+SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
+
+
+@dataclass
+class Place:
+    """Where the dataset, the cache and the checkpoint lie."""
+
+    root: Path
+    cache: Path
+    checkpoint: Path
+
+    def evaluate(self, *arguments: str | Path) -> int:
+        texts = [str(argument) for argument in arguments]
+        return run_command(evaluate.main, [str(self.checkpoint), "--cache-dir", str(self.cache), *texts])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("evaluate")
+    place = Place(folder / "parts", folder / "cache", folder / "best")
+    write_dataset(place.root)
+    write_checkpoint(place.checkpoint, place.root, place.cache, model=SMALL_HVQ)
+    return place
+
+
+def test_image_metrics_are_those_of_the_scores_that_predict_gives(place: Place, tmp_path: Path) -> None:
+    """Cached features and files read anew must lead to the same scores, and these to the metrics printed."""
+    assert place.evaluate("--out", tmp_path / "val.json", "--split", "val") == 0
+    assert place.evaluate("--out", tmp_path / "test.json", "--data", place.root) == 0
+    results = {split: json.loads((tmp_path / f"{split}.json").read_text()) for split in ("val", "test")}
+    folders = [str(place.root / name / "test" / kind) for name in CLASS_NAMES for kind in ("good", "scratch")]
+    arguments = [str(place.checkpoint), *folders, "--out", str(tmp_path / "out")]
+    assert run_command(predict.main, arguments) == 0
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
+    score = {Path(row["image"]): float(row["score"]) for row in rows}
+
+    config = DataConfig.model_validate(
+        {"root": str(place.root), "image_size": 64, "backbone": {"weights": "random"}}
+    )
+    data = prepare_data(config, cache_dir=place.cache)
+    for split in ("val", "test"):
+        for name in CLASS_NAMES:
+            samples = [sample for sample in data.splits[split].samples if sample.class_name == name]
+            labels = [sample.is_anomalous for sample in samples]
+            scores = [score[sample.path] for sample in samples]
+            metrics = results[split]["metrics"]
+            assert metrics[f"{split}/{name}/image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+            assert metrics[f"{split}/{name}/image_ap"] == pytest.approx(
+                average_precision_score(labels, scores)
+            )
+
+
+def test_val_is_what_training_measured(place: Place, tmp_path: Path) -> None:
+    assert place.evaluate("--split", "val", "--out", tmp_path / "val.json") == 0
+    result = json.loads((tmp_path / "val.json").read_text())
+    recorded = json.loads((place.checkpoint / "metrics.json").read_text())["metrics"]
+    assert result["metrics"] == pytest.approx(recorded)
+    assert result["split"] == "val"
+    assert result["dataset"] == "parts"
+    assert result["image_size"] == 64
+    assert result["selected_on_test"] is False
+    assert {"seed", "code_version", "hardware"} <= result.keys()
+
+
+def test_csv_has_a_row_a_class_and_the_mean(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.evaluate("--out", tmp_path / "sub" / "test.csv") == 0
+    rows = read_csv(tmp_path / "sub" / "test.csv")
+    assert [row["class_name"] for row in rows] == [*CLASS_NAMES, "mean"]
+    assert all(row["split"] == "test" for row in rows)
+    for metric in METRIC_NAMES:
+        values = [float(row[metric]) for row in rows]
+        assert values[2] == pytest.approx((values[0] + values[1]) / 2)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*CLASS_NAMES, "mean", "test"))
+
+
+def test_a_class_keeps_its_codebooks_where_others_are_absent(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place.root / "cloth", tmp_path / "parts" / "cloth")
+    shutil.copytree(place.root / "bolt", tmp_path / "parts" / "nut")
+    assert place.evaluate("--data", tmp_path / "parts", "--out", tmp_path / "one.json") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "left out: nut (unknown to the model)" in printed
+    assert "left out: bolt (not in" in printed
+    assert place.evaluate("--out", tmp_path / "all.json") == 0
+    one = json.loads((tmp_path / "one.json").read_text())["metrics"]
+    everything = json.loads((tmp_path / "all.json").read_text())["metrics"]
+    assert not any("bolt" in name or "nut" in name for name in one)
+    for metric in METRIC_NAMES:
+        assert one[f"test/cloth/{metric}"] == pytest.approx(everything[f"test/cloth/{metric}"])
+
+
+def test_the_weights_file_alone_will_do(place: Place, tmp_path: Path) -> None:
+    copied = shutil.copy(place.checkpoint / "model.safetensors", tmp_path / "model.safetensors")
+    arguments = [str(copied), "--cache-dir", str(place.cache), "--out", str(tmp_path / "a.json")]
+    assert run_command(evaluate.main, arguments) == 0
+    assert place.evaluate("--out", tmp_path / "b.json") == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_faults_of_the_user_are_one_line(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty" / "nut" / "test").mkdir(parents=True)
+    for arguments, expected in (
+        (["--out", "x.txt"], "x.txt: must end in .json or .csv"),
+        (["--data", str(tmp_path / "nowhere")], "nowhere"),
+        (["--data", str(tmp_path / "empty")], "none of the model's classes (bolt, cloth)"),
+    ):
+        assert place.evaluate(*arguments) == 2
+        captured = capsys.readouterr()
+        assert expected in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
+    assert run_command(evaluate.main, [str(tmp_path / "missing")]) == 2
+    assert "missing" in capsys.readouterr().err

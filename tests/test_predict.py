@@ -1,0 +1,127 @@
+"""`hvqray.predict` on a checkpoint and image files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
+
+from hvqray import predict
+from hvqray.command_line import run_command
+
+SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
+SMALL_SQUAD = {
+    "name": "squad",
+    "width": 16,
+    "hierarchy_depth": 1,
+    "num_residual_blocks": 0,
+    "fsq_levels": [5, 5],
+    "image_width": 8,
+}
+
+
+@dataclass
+class Place:
+    """Where the dataset and the checkpoints lie."""
+
+    root: Path
+    oracle: Path
+    squad: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("predict")
+    place = Place(folder / "parts", folder / "oracle", folder / "squad")
+    write_dataset(place.root)
+    write_checkpoint(place.oracle, place.root, folder / "cache", model=SMALL_HVQ)
+    write_checkpoint(place.squad, place.root, folder / "cache", model=SMALL_SQUAD)
+    return place
+
+
+def run(checkpoint: Path, *arguments: str | Path, out: Path) -> list[dict[str, str]]:
+    assert run_command(predict.main, [str(checkpoint), *map(str, arguments), "--out", str(out)]) == 0
+    with (out / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("model", ["oracle", "squad"])
+def test_scores_labels_and_maps(place: Place, tmp_path: Path, model: str) -> None:
+    checkpoint = getattr(place, model)
+    good = place.root / "bolt" / "test" / "good"
+    rows = run(checkpoint, good, place.root / "cloth" / "test" / "scratch" / "003.png", out=tmp_path)
+    assert [Path(row["image"]) for row in rows] == [
+        *sorted(good.glob("*.png")),
+        place.root / "cloth" / "test" / "scratch" / "003.png",
+    ]
+    assert [row["class_name"] for row in rows] == ["bolt"] * 6 + ["cloth"]
+    recorded = json.loads((checkpoint / "metrics.json").read_text())["metrics"]
+    for row in rows:
+        threshold = recorded[f"val/{row['class_name']}/image_f1max.threshold"]
+        assert float(row["threshold"]) == threshold
+        assert row["label"] == ("anomalous" if float(row["score"]) >= threshold else "normal")
+        with Image.open(tmp_path / row["map"]) as picture:
+            assert picture.size == (WIDTH, HEIGHT)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == sorted([*(row["map"] for row in rows), "predictions.csv"])
+
+
+def test_predictions_do_not_depend_on_what_else_is_predicted(place: Place, tmp_path: Path) -> None:
+    folders = [place.root / name / "test" / "scratch" for name in ("bolt", "cloth")]
+    together = run(place.oracle, *folders, place.root / "bolt" / "test" / "good", out=tmp_path / "a")
+    alone = run(place.oracle, folders[1] / "002.png", out=tmp_path / "b")[0]
+    same = next(row for row in together if row["image"] == alone["image"])
+    assert float(alone["score"]) == pytest.approx(float(same["score"]), rel=1e-4)
+
+
+def test_the_class_can_be_given_and_matters(place: Place, tmp_path: Path) -> None:
+    image = shutil.copy(place.root / "bolt" / "test" / "good" / "000.png", tmp_path / "photo.png")
+    as_bolt = run(place.oracle, image, "--class", "bolt", out=tmp_path / "bolt")[0]
+    as_cloth = run(place.oracle, image, "--class", "cloth", out=tmp_path / "cloth")[0]
+    assert (as_bolt["class_name"], as_cloth["class_name"]) == ("bolt", "cloth")
+    assert as_bolt["score"] != as_cloth["score"]
+
+
+def test_a_model_that_needs_no_class_predicts_without_but_gives_no_label(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = shutil.copy(place.root / "bolt" / "test" / "good" / "000.png", tmp_path / "photo.png")
+    row = run(place.squad, image, out=tmp_path / "out")[0]
+    assert (row["class_name"], row["threshold"], row["label"]) == ("", "", "")
+    assert np.isfinite(float(row["score"]))
+    assert "1 of 1 images have no label" in capsys.readouterr().out
+
+
+def test_an_image_named_twice_is_predicted_once(place: Place, tmp_path: Path) -> None:
+    folder = place.root / "bolt" / "test" / "good"
+    assert len(run(place.oracle, folder, folder / "001.png", out=tmp_path)) == 6
+
+
+def test_faults_of_the_user_are_one_line(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Path(shutil.copy(place.root / "bolt" / "test" / "good" / "000.png", tmp_path / "photo.png"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    out = ["--out", str(tmp_path / "out")]
+    for arguments, expected in (
+        ([image], "give --class (bolt, cloth)"),
+        ([image, "--class", "bold"], "did you mean 'bolt'?"),
+        ([tmp_path / "nowhere.png", "--class", "bolt"], "nowhere.png: no such image or folder"),
+        ([tmp_path / "empty", "--class", "bolt"], "empty: no image in this folder"),
+        ([tmp_path / "broken.png", "--class", "bolt"], "broken.png"),
+    ):
+        assert run_command(predict.main, [str(place.oracle), *map(str, arguments), *out]) == 2
+        captured = capsys.readouterr()
+        error = captured.err.splitlines()[-1]
+        assert error.startswith("hvqray: error: ")
+        assert expected in error
+        assert captured.out == ""
+    assert not list(tmp_path.glob("out/*"))
