@@ -166,7 +166,9 @@ def _objective_charts(
     target = value if len(study.directions) > 1 else None
 
     def history() -> go.Figure:
-        return optuna.visualization.plot_optimization_history(study, target=target, target_name=name)
+        figure = optuna.visualization.plot_optimization_history(study, target=target, target_name=name)
+        figure.update_traces(selector={"mode": "markers"}, marker={"color": ACCENT, "size": 8})
+        return figure.update_traces(selector={"mode": "lines"}, line={"color": _GREY, "width": 2})
 
     def importances() -> go.Figure:
         figure = optuna.visualization.plot_param_importances(study, target=target, target_name=name)
@@ -181,8 +183,8 @@ def _objective_charts(
         ),
         _chart(
             f"Parameter importances for {name}",
-            "Share of the objective's variation that each parameter explains (PED-ANOVA), over complete trials; "
-            "parameters that only some trials have are left out. With few trials this is a hint at most.",
+            "Share of the objective's variation that each parameter explains (PED-ANOVA), over complete "
+            "trials. With few trials this is a hint at most.",
             importances,
             _why_no_importance(complete, value),
         ),
@@ -196,8 +198,8 @@ def _why_no_importance(
         return f"it needs at least 2 complete trials, there are {len(complete)}"
     if len({value(trial) for trial in complete}) < 2:
         return "all complete trials have the same value"
-    if not any(all(name in trial.params for trial in complete) for name in complete[0].params):
-        return "no parameter is part of every complete trial"
+    if not any(trial.params for trial in complete):
+        return "the search has no parameters"
     return None
 
 
@@ -215,6 +217,7 @@ def _parallel_coordinates(
         figure = optuna.visualization.plot_parallel_coordinate(study, target_name=objectives[0])
         # Optuna labels the axes in this order, with the dotted names cut short.
         labels = [*objectives, *wording.short_names(params).values()]
+        figure.update_traces(selector={"mode": "lines"}, opacity=0.8, line_width=2)
         return figure.update_layout(xaxis_ticktext=labels)
 
     caption = "A line a complete trial, across its parameters."
@@ -274,5 +277,9 @@ def figure_html(figure: go.Figure, *, identifier: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=identifier,
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]},
+        config={
+            "displaylogo": False,
+            "responsive": True,
+            "modeBarButtonsToRemove": ["lasso2d", "select2d", "sendChartToCloud"],
+        },
     )

@@ -81,7 +81,7 @@ class WandbSink:
         self._put(functools.partial(self._end, event))
 
     def log_best(self, folder: Path) -> None:
-        """File the best model (the folder `best/`) as an artifact of its trial's run, with its results on `test`."""
+        """File the best model (`folder` is the sweep's best/) as an artifact of its trial's run, with its results on `test`."""
         self._put(functools.partial(self._file_best, folder))
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class WandbSink:
             self._finish(event.trial_id, failed=event.state == "FAIL")
 
     def _file_best(self, folder: Path) -> None:
-        best = read_best(folder)
+        best = read_best(folder.parent)
         if best is None:
             return
         run = self._runs.get(best.trial_id)
@@ -197,8 +197,8 @@ class WandbSink:
             metadata={"trial_id": best.trial_id, "selected_on_test": best.selected_on_test, **best.metrics},
         )
         for name in _BEST_FILES:
-            if (folder / "best" / name).exists():
-                artifact.add_file(str(folder / "best" / name), name=name)
+            if (folder / name).exists():
+                artifact.add_file(str(folder / name), name=name)
         run.log_artifact(artifact, aliases=["best"])
         results = _per_class_table(best.metrics, "test")
         if results:

@@ -1,0 +1,114 @@
+"""A sweep's W&B report: the sweep's runs side by side, saved on the server or as a JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import wandb_workspaces.reports.v2 as wr
+
+from hvqray.atomic import write_atomically
+from hvqray.errors import InputError
+from hvqray.results import wording
+from hvqray.results.class_table import METRIC_LABELS, class_names, codebook_levels
+from hvqray.results.history import TrialRecord
+from hvqray.results.store import read_info, read_trials
+from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
+
+
+def build_wandb_report(folder: Path, *, entity: str | None, project: str | None, out: Path | None) -> str:
+    """Save the report of the sweep in `folder`, and return its address, or `out`.
+
+    With `out` the report's specification is written to that JSON file and nothing is sent. `entity` and `project`
+    default to those of sweep.yaml. Raises InputError where `folder` is not a sweep's, or a name is missing.
+    """
+    description = read_description(folder)
+    entity, project = entity or description.entity, project or description.project
+    if not project:
+        raise InputError("missing: give --project NAME", source=str(folder / "sweep.yaml"), field="project")
+    if not entity:
+        raise InputError(
+            "missing: give --entity NAME (your W&B user or team)",
+            source=str(folder / "sweep.yaml"),
+            field="entity",
+        )
+    report = wr.Report(
+        entity=entity,
+        project=project,
+        title=f"{description.name}: hyperparameter sweep",
+        description=description.description or "",
+        width="fluid",
+        blocks=_blocks(folder, description),
+    )
+    if out is None:
+        report.save()
+        return report.url
+    # Private, hence the exact version of wandb-workspaces among the dependencies: it has no public way to a file.
+    write_atomically(out, report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+    return str(out)
+
+
+def _blocks(folder: Path, description: SweepDescription) -> list:
+    info = read_info(folder)
+    trials = read_trials(folder)
+    # Neither entity nor project: the report's own hold, and wandb-workspaces would ask the server for others.
+    runs = wr.Runset(name=description.name, filters=f"Group == {description.name!r}")
+    facts = [
+        f"{description.dataset}, {description.image_size} px",
+        f"val: from {description.validation}",
+        f"seed {description.seed}",
+        f"version {info.environment['code_version']}",
+        info.environment["hardware"],
+    ]
+    blocks = [wr.P(text="; ".join(facts))]
+    if description.selected_on_test:
+        blocks.append(wr.P(text="Selected on test: the search looked at the test images."))
+    best = read_best(folder)
+    if best is not None:
+        values = [
+            f"{name} {wording.number(best.metrics.get(name))}"
+            for name in (*description.goals, "test/image_auroc")
+        ]
+        blocks.append(wr.P(text=f"Best trial {best.trial_id}: {', '.join(values)}."))
+    for heading, panels in _panels(description, trials):
+        blocks += [wr.H2(text=heading), wr.PanelGrid(runsets=[runs], panels=panels)]
+    return blocks
+
+
+def _panels(description: SweepDescription, trials: list[TrialRecord]) -> list[tuple[str, list]]:
+    metrics = {name: None for trial in trials for name in trial.metrics}
+    params = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    objective = next(iter(description.goals))
+    wide = wr.Layout(w=24, h=10)
+    search: list = [
+        wr.ScatterPlot(
+            x="CreatedTimestamp", y=wr.SummaryMetric(name), title=f"{name} per trial", running_ymax=True
+        )
+        if goal == "maximize"
+        else wr.ScatterPlot(
+            x="CreatedTimestamp", y=wr.SummaryMetric(name), title=f"{name} per trial", running_ymin=True
+        )
+        for name, goal in description.goals.items()
+    ]
+    search.append(wr.ParameterImportancePlot(with_respect_to=objective))
+    columns = [
+        *(wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in params),
+        *(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(name)) for name in description.goals),
+    ]
+    search.append(wr.ParallelCoordinatesPlot(columns=columns, layout=wide))
+    epochs = [wr.LinePlot(x="epoch", y=[name], title=name) for name in (*description.goals, "train/loss")]
+    epochs += [
+        wr.LinePlot(x="epoch", y=[f"codebook/{level}/use"], title=f"codebook use, level {level}")
+        for level in codebook_levels(metrics)
+    ]
+    per_class: list = [
+        wr.BarPlot(
+            metrics=[wr.SummaryMetric(f"val/{name}/{metric}") for name in class_names(metrics, "val")],
+            title=f"{label} per class, on val",
+            groupby_aggfunc="max",
+        )
+        for metric, label in METRIC_LABELS.items()
+        if f"val/{metric}" in metrics
+    ]
+    sections = [("The search", search), ("Over the epochs", epochs), ("Per class", per_class)]
+    sections.append(("Anomaly maps", [wr.MediaBrowser(media_keys=["examples"], layout=wide)]))
+    return [(heading, panels) for heading, panels in sections if panels]
