@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.effects import GATES, without_effect
 from hvqray.config.faults import Origin, first_fault, show
-from hvqray.config.fields import DEFAULT_MODEL, MODELS, fields_of, paths
+from hvqray.config.fields import DEFAULT_MODEL, MODELS, fields_of, is_integer, paths
 from hvqray.config.parameters import Parameter
 from hvqray.config.run_config import build_run_config, run_config_dict
 from hvqray.config.sections import RunConfig
@@ -50,6 +50,7 @@ class SpaceCheck:
         self.check_conditions()
         self.check_models()
         self.check_values()
+        self.warn_of_integer_steps()
         self.warn_of_options_without_effect()
 
     def _model_names(self) -> list[str]:
@@ -68,14 +69,14 @@ class SpaceCheck:
         """Every parameter names a searchable field of some model, and none is fixed as well."""
         model_names = self._model_names()
         everywhere = {path for model in MODELS for path in fields_of(model)}
-        for name in self._parameters:
+        for name, parameter in self._parameters.items():
             field = f"parameters.{name}"
             for prefix, reason in _NOT_SEARCHABLE.items():
                 if name == prefix or name.startswith(f"{prefix}."):
                     raise self._origin.fault(field, f"{prefix} cannot be searched: its values {reason}")
             if name not in everywhere:
                 raise self._origin.fault(field, f"unknown parameter{did_you_mean(name, everywhere)}")
-            if not any(name in fields_of(model) for model in model_names):
+            if not parameter.when and not any(name in fields_of(model) for model in model_names):
                 message = f"applies to no model here (model.name is {' or '.join(model_names)}); remove it"
                 raise self._origin.fault(field, message)
             if name in self._fixed:
@@ -187,6 +188,15 @@ class SpaceCheck:
             mend = "change one, or make one parameter depend on the other with `when`"
             return self._origin.fault(field, f"{message}; {mend}" if params else message)
         return self._origin.fault(field, message)
+
+    def warn_of_integer_steps(self) -> None:
+        """Log a warning where integer ends make a range of integers (W&B's rule) of a field that takes fractions."""
+        annotations = {path: kind for model in MODELS for path, kind in fields_of(model).items()}
+        for name, parameter in self._parameters.items():
+            whole = isinstance(parameter.min, int) and isinstance(parameter.max, int)
+            if whole and parameter.distribution is None and not is_integer(annotations[name]):
+                mend = f"write min: {parameter.min}.0 for fractions, or distribution: int_uniform if meant"
+                _log.warning("%s: parameters.%s: searches integers only; %s", self._origin.file, name, mend)
 
     def warn_of_options_without_effect(self) -> None:
         """Log a warning for every fixed option that has no effect, and every parameter searched where it has none."""

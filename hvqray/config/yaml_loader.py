@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             problem = None
             if not isinstance(key, str):
-                problem = f"the key {key_node.value or key!r} is not text; put it in quotes"
+                problem = f"the key {key_node.value if isinstance(key_node, yaml.ScalarNode) else key} is not text; put it in quotes"
             elif key in seen:
                 problem = f"the key {key!r} appears twice; keep one"
             if problem:

@@ -48,5 +48,6 @@ def make_scheduler(
         metric=metric,
         mode=mode,
         grace_period=early_terminate.min_iter,
-        hard_stop=True,
+        # Else it pauses every trial to let the others catch up, while too few have finished for a median.
+        min_time_slice=float("inf"),
     )

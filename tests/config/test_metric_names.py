@@ -1,0 +1,29 @@
+"""Which objectives a search may have."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvqray.config.metric_names import METRICS, class_of, metric_name_fault
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_known(metric: str) -> None:
+    assert metric_name_fault(f"val/{metric}") is None
+    assert metric_name_fault(f"val/metal_nut/{metric}") is None
+    assert class_of(f"val/{metric}") is None
+    assert class_of(f"val/metal_nut/{metric}") == "metal_nut"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "val", "val/", "val/loss", "image_auroc", "train/loss", "val//image_ap", "val/cookie/loss"]
+)
+def test_unknown(name: str) -> None:
+    assert metric_name_fault(name)
+
+
+def test_mends() -> None:
+    assert "'val/pixel_ap'" in str(metric_name_fault("val/pixel_app"))
+    assert "'val/cookie/pixel_ap'" in str(metric_name_fault("val/cookie/pixel_app"))
+    assert "'val/cookie/pixel_ap'" in str(metric_name_fault("test/cookie/pixel_ap"))
+    assert "'val/image_auroc'" in str(metric_name_fault("image_auroc"))

@@ -1,0 +1,99 @@
+"""`--set`: where a dotted key leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hvqray.config.overrides import flatten_parameters, parse_override
+from hvqray.config.parameters import Choice, Range
+from hvqray.config.sweep_file import load_sweep
+from hvqray.errors import InputError
+
+
+def test_parses_yaml_values() -> None:
+    assert parse_override("train.lr=1e-3") == ("train.lr", 1e-3)
+    assert parse_override("model.fsq_levels=[8, 5]") == ("model.fsq_levels", [8, 5])
+    assert parse_override("description=a=b") == ("description", "a=b")
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train..lr=3", "train.lr=", "train.lr=[1"])
+def test_malformed(text: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        parse_override(text)
+
+
+def test_flattens_nested_parameters() -> None:
+    nested = {
+        "model": {"parameters": {"a": {"value": 1}, "b": {"parameters": {"c": {"value": 2}}}}},
+        "d.e": {"value": 3},
+    }
+    flat = flatten_parameters(nested, source="x")
+    assert flat == {"model.a": {"value": 1}, "model.b.c": {"value": 2}, "d.e": {"value": 3}}
+
+
+def test_sets_fixed_fields_and_other_keys(sweep_path: Path) -> None:
+    sweep = load_sweep(
+        sweep_path,
+        [
+            "train.epochs=2",
+            "data.backbone.name=x",
+            "metric.name=val/pixel_ap",
+            "run_cap=3",
+            "resources={workers: 2}",
+        ],
+    )
+    assert sweep.train["epochs"] == 2
+    assert sweep.data["backbone"] == {"name": "x"}
+    assert sweep.metric[0].name == "val/pixel_ap"
+    assert (sweep.run_cap, sweep.resources.workers) == (3, 2)
+
+
+def test_fixes_a_searched_parameter_and_keeps_its_condition(sweep_path: Path) -> None:
+    sweep = load_sweep(sweep_path, ["train.lr=1e-3", "model.router=predicted"])
+    assert sweep.parameters["train.lr"].domain() == Choice((1e-3,))
+    assert sweep.parameters["model.router"].domain() == Choice(("predicted",))
+    assert sweep.parameters["model.router"].conditions == {"model.name": ["hvq"]}
+    assert list(sweep.parameters) == list(load_sweep(sweep_path).parameters)
+
+
+def test_changes_and_adds_parameters(sweep_path: Path) -> None:
+    sweep = load_sweep(
+        sweep_path,
+        [
+            "parameters.train.lr.min=1e-5",
+            "parameters.train.batch_size.values=[8, 16]",
+            "parameters.train.seed={min: 0, max: 9}",
+            "parameters.model.router={values: [none, predicted], when: {model.name: hvq}}",
+        ],
+    )
+    assert sweep.parameters["train.lr"].domain() == Range(1e-5, 3e-3, log=True)
+    assert sweep.parameters["train.batch_size"].domain() == Choice((8, 16))
+    assert sweep.parameters["train.seed"].domain() == Range(0, 9, step=1, integer=True)
+    assert sweep.parameters["model.router"].domain() == Choice(("none", "predicted"))
+
+
+def test_the_last_of_two_overrides_counts(sweep_path: Path) -> None:
+    assert load_sweep(sweep_path, ["train.epochs=2", "train.epochs=3"]).train["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trian.lr=1", "--set: trian.lr: unknown key; did you mean 'train'?"),
+        (
+            "parameters.train.lr=3",
+            "--set: parameters.train.lr: 3 is not a parameter; write --set train.lr=3 to fix it",
+        ),
+        ("parameters.train.lr.mim=3", "did you mean 'min'?"),
+        ("parameters.train.lr.min=1", "--set: parameters.train.lr: min 1 is not below max 0.003"),
+        ("parameters.train.lrr.min=1", "--set: parameters.train.lrr"),
+        ("train.epochs.x=1", "--set: train.epochs.x: train.epochs is not a mapping; set it as a whole"),
+        ("run_cap.x=1", "--set: run_cap"),
+    ],
+)
+def test_faults(sweep_path: Path, override: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_sweep(sweep_path, ["run_cap=3", override] if override.startswith("run_cap") else [override])
+    assert told in str(caught.value)

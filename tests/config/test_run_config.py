@@ -1,0 +1,104 @@
+"""One run's configuration: read, written, hashed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvqray.config.run_config import config_hash, load_run_config, run_config_yaml
+from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig
+from hvqray.errors import InputError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "model: {name: squad, width: 64}\ndata: {validation: {from: synthetic}}\ntrain: {lr: 1e-4}\n"
+    )
+    return path
+
+
+def test_loads_with_overrides(path: Path) -> None:
+    run = load_run_config(path, ["train.epochs=3", "model.hierarchy=residual"])
+    assert isinstance(run.model, SquadConfig)
+    assert (run.model.width, run.model.hierarchy) == (64, "residual")
+    assert (run.train.lr, run.train.epochs, run.data.validation.from_) == (1e-4, 3, "synthetic")
+
+
+def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("model:\n")
+    assert load_run_config(tmp_path / "empty.yaml") == RunConfig()
+
+
+def test_written_run_loads_as_the_same(path: Path, tmp_path: Path) -> None:
+    run = load_run_config(path, ["data.root=/data", "train.gradient_clip=null", "resources.workers=2"])
+    (tmp_path / "again.yaml").write_text(run_config_yaml(run))
+    assert load_run_config(tmp_path / "again.yaml") == run
+
+
+def test_data_root_is_made_absolute(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_run_config(path, ["data.root=x"]).data.root == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.lrr=1", "--set: train.lrr: unknown key; did you mean 'lr'?"),
+        ("trains.lr=1", "--set: trains.lr: unknown key; did you mean 'train'?"),
+        ("model.router=none", "--set: model.router: unknown key"),
+        ("model=hvq", "--set: model: is not a mapping"),
+        ("model={name: hvq, width: 64, num_heads: 5}", "model: num_heads: 5 does not divide width 64"),
+    ],
+)
+def test_faults(path: Path, override: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_run_config(path, [override])
+    assert told in str(caught.value)
+
+
+def test_faults_of_the_file_name_the_file(path: Path) -> None:
+    path.write_text("train: {lr: fast}\n")
+    with pytest.raises(InputError, match=r'config\.yaml: train\.lr: "fast" is not a number'):
+        load_run_config(path)
+    path.write_text("parameters: {}\n")
+    with pytest.raises(InputError, match=r"parameters: makes this a sweep file; run it with hvqray\.sweep"):
+        load_run_config(path)
+
+
+def test_hash_counts_everything_but_resources() -> None:
+    run = RunConfig()
+    assert len(config_hash(run)) == 12
+    assert config_hash(RunConfig.model_validate({"resources": {"workers": 2}})) == config_hash(run)
+    changes = [
+        {"train": {"lr": 2e-3}},
+        {"data": {"image_size": 64}},
+        {"model": {"name": "squad"}},
+        {"train": {"seed": 1}},
+    ]
+    hashes = {config_hash(RunConfig.model_validate(change)) for change in changes}
+    assert len(hashes | {config_hash(run)}) == 5
+
+
+def test_hash_does_not_depend_on_how_a_value_is_written() -> None:
+    as_integer = RunConfig.model_validate(
+        {"train": {"lr": 1, "gradient_clip": 1}, "model": {"name": "hvq", "ot_weight": 80}}
+    )
+    as_float = RunConfig.model_validate({"train": {"lr": 1.0}, "model": HvqConfig()})
+    assert config_hash(as_integer) == config_hash(as_float)
+
+
+def test_hash_is_the_same_in_another_process() -> None:
+    code = "from hvqray.config.run_config import *; from hvqray.config.sections import *; print(config_hash(RunConfig()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stdout.strip() == config_hash(RunConfig())

@@ -1,0 +1,123 @@
+"""Search spaces that cannot be, and options without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hvqray.config.parameters import Range
+from hvqray.config.sweep_file import load_sweep
+from hvqray.errors import InputError
+
+Write = Callable[..., Path]
+
+FAULTS = [
+    ("{model.codebok_size: {value: 8}}", "model.codebok_size: unknown parameter; did you mean 'model.codebook_size'?"),
+    ("{lr: {min: 0.1, max: 1.0}}", "parameters.lr: unknown parameter"),
+    ("{model: {value: 8}}", "parameters.model: unknown parameter"),
+    ("{resources.workers: {values: [1, 2]}}", "resources cannot be searched"),
+    ("{data.root: {values: [a, b]}}", "data.root cannot be searched"),
+    ("{data.validation.seed: {values: [1, 2]}}", "data.validation cannot be searched"),
+    ("{model.hierarchy: {values: [residual]}}", "applies to no model here (model.name is hvq)"),
+    ("{train.epochs: {values: [1, 2]}}\ntrain: {epochs: 3}", "train.epochs: is also fixed at 3"),
+    ("{model.width: {values: [64, 100]}}", "parameters.model.width: 100 is out of range; must be a multiple of 8"),
+    ("{model.width: {min: 64, max: 128}}", "parameters.model.width: 65 is out of range"),
+    ("{model.width: {min: 8, max: 4096}}", "parameters.model.width: 9 is out of range"),
+    ("{train.lr: {min: 0.0, max: 1.0}}", "parameters.train.lr: 0.0 is out of range; must be above 0"),
+    ("{train.lr: {values: [0.1, '0.2']}}", 'parameters.train.lr: "0.2" is not a number'),
+    ("{train.class_balance: {min: 0.5, max: 1.5}}", "parameters.train.class_balance: 1.5 is out of range"),
+    ("{train.batch_size: {min: 1.0, max: 8.0}}", "parameters.train.batch_size: 1.0 is not an integer"),
+    ("{model.fsq_levels: {values: [[8, 5], [8, 2]]}}", "parameters.model.fsq_levels: 2 is out of range; must be at least 3 (in [8, 2])"),
+    ("{model.fsq_levels: {values: [8, 5]}}", "parameters.model.fsq_levels: 8 is not a list"),
+    ("{model.quantizer: {min: 1, max: 2}}", "parameters.model.quantizer: 1 is not one of vq, fsq, none"),
+    # Each value is valid beside the first of the other, but not every pair is.
+    ("{model.width: {values: [48, 64]}, model.num_heads: {values: [8, 12, 16]}}", "num_heads: 12 does not divide width 64"),
+    ("{model.hierarchy_depth: {values: [2, 1]}, model.ot_levels: {values: [[0], [0, 1]]}}", "must lie below hierarchy_depth 1"),
+    ("{model.name: {values: [hvq, squad]}, model.router: {values: [none, oracle]}}", "squad has no such field; add `when: {model.name: hvq}`"),
+    ("{model.name: {values: [hvq, 3]}}", "parameters.model.name: 3 is no model"),
+    ("{train.lr: {value: 1, when: {train.epochs: 2}}}", "when: train.epochs is no parameter of this file"),
+    ("{train.lr: {value: 1, when: {train.epochs: 2}}}\ntrain: {epochs: 2}", "train.epochs is fixed at 2; remove the condition"),
+    ("{train.lr: {value: 1, when: {train.lr: 2}}}", "is the parameter itself"),
+    ("{train.lr: {value: 1, when: {train.epochs: 2}}, train.epochs: {values: [1, 2]}}", "train.epochs comes later; move it above train.lr"),
+    ("{train.epochs: {values: [1, 2]}, train.lr: {value: 1, when: {train.epochs: 3}}}", "train.epochs is never 3; it takes 1, 2"),
+    ("{train.lr: {min: 0.1, max: 1.0}, train.epochs: {value: 1, when: {train.lr: 0.5}}}", "continuous range"),
+    (
+        "{train.epochs: {values: [1, 2]}, train.seed: {values: [1, 2], when: {train.epochs: 1}},"
+        " train.lr: {value: 1, when: {train.epochs: 2, train.seed: 1}}}",
+        "train.lr.when: never holds",
+    ),
+    ("{train: {parameters: {lr: {value: 1}}}, train.lr: {value: 2}}", "parameters.train.lr: appears twice"),
+    ("{train: {parameters: {lr: {value: 1}}, when: {a: 1}}}", "'when' cannot stand beside nested parameters"),
+    ("{train.lr: 1}", "parameters.train.lr: 1 is not a mapping; write {value: 1}"),
+    ("{train.lr: {min: 3, max: 1}}", "parameters.train.lr: min 3 is not below max 1"),
+    ("{train.lr: {maxx: 1}}", "parameters.train.lr.maxx: unknown key; did you mean 'max'?"),
+    ("[train.lr]", "is not a mapping"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parameters", "told"), FAULTS, ids=[told[:40] for _, told in FAULTS])
+def test_faults(write: Write, parameters: str, told: str) -> None:
+    path = write(parameters)
+    with pytest.raises(InputError) as caught:
+        load_sweep(path)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_logarithmic_range_of_an_integer_field_is_of_integers(write: Write) -> None:
+    log = "distribution: log_uniform_values, min: 4, max: 64"
+    sweep = load_sweep(write(f"{{train.batch_size: {{{log}}}, model.ot_weight: {{{log}}}}}"))
+    assert sweep.parameters["train.batch_size"].domain() == Range(4, 64, log=True, step=1, integer=True)
+    assert sweep.parameters["model.ot_weight"].domain() == Range(4.0, 64.0, log=True)
+
+
+def test_values_are_checked_only_where_their_condition_holds(write: Write) -> None:
+    parameters = "{model.hierarchy_depth: {values: [1, 2]}, model.ot_levels: {values: [[0], [1]]WHEN}}"
+    load_sweep(write(parameters.replace("WHEN", ", when: {model.hierarchy_depth: 2}")))
+    with pytest.raises(InputError, match="ot_levels"):
+        load_sweep(write(parameters.replace("WHEN", "")))
+
+
+WARNINGS = [
+    ("{model.quantizer: {value: fsq}, train.lr: {value: 1}}\nmodel: {codebook_size: 8}", "model.codebook_size: has no effect where model.quantizer is \"fsq\"; add"),
+    ("{train.lr: {value: 1}}\nmodel: {codebook_size: 8, quantizer: fsq}", "model.codebook_size: has no effect where model.quantizer is \"fsq\"; remove it"),
+    ("{model.quantizer: {values: [vq, fsq]}, model.codebook_size: {values: [8, 16]}}", "parameters.model.codebook_size: has no effect where model.quantizer is \"fsq\"; add `when: {model.quantizer: vq}`"),
+    ("{train.lr: {value: 1}}\nmodel: {revive_after: 8}", "model.revive_after: has no effect where model.revive_dead_codes is false"),
+    ("{train.lr: {value: 1}}\nmodel: {name: squad, image_head: false, adversarial_weight: 1}", "model.adversarial_weight: has no effect where model.image_head is false"),
+    ("{train.warmup_fraction: {values: [0.1, 0.2]}}\ntrain: {schedule: step}", "train.warmup_fraction: has no effect where train.schedule is \"step\""),
+    ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
+    ("{train.lr: {value: 1}}\ndata: {validation: {from: none, seed: 1}}", "data.validation.seed: has no effect"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parameters", "told"), WARNINGS, ids=[told[:40] for _, told in WARNINGS])
+def test_options_without_effect_warn(
+    write: Write, caplog: pytest.LogCaptureFixture, parameters: str, told: str
+) -> None:
+    load_sweep(write(parameters))
+    assert len(caplog.records) == 1
+    assert told in caplog.text
+
+
+def test_options_with_effect_somewhere_do_not_warn(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    load_sweep(
+        write("{model.quantizer: {values: [vq, fsq]}}", "model: {codebook_size: 8, fsq_levels: [5, 5]}")
+    )
+    load_sweep(
+        write(
+            "{model.quantizer: {values: [vq, fsq]},"
+            " model.codebook_size: {values: [8, 16], when: {model.quantizer: vq}}}"
+        )
+    )
+    assert not caplog.records
+
+
+def test_parameters_ruled_out_by_a_fixed_value_warn_once(
+    sweep_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_sweep(sweep_path, ["model.name=squad"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{sweep_path}: parameters: model.router: never apply, as what their `when` names is fixed"
+    ]

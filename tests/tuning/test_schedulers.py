@@ -1,0 +1,98 @@
+"""Early stopping: which trials Ray Tune's schedulers stop, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from hvqray.config.sections import Section
+from hvqray.config.sweep_file import Hyperband, Median
+from hvqray.errors import InputError
+from hvqray.tuning.schedulers import make_scheduler
+
+
+class FakeController:
+    """Trials wait all the time."""
+
+    def get_live_trials(self) -> list[FakeTrial]:
+        return [FakeTrial("waiting")]
+
+
+class FakeTrial:
+    """What the schedulers ask of a trial."""
+
+    status = "PENDING"
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+    def __hash__(self) -> int:
+        return hash(self.trial_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FakeTrial) and other.trial_id == self.trial_id
+
+
+def last_epochs(rule: Section, values: list[float], *, num_epochs: int, mode: str = "max") -> list[int]:
+    """Run trials of constant value one after another; the epoch at which each ends."""
+    scheduler: Any = make_scheduler(rule, "val/image_auroc", mode, num_epochs)
+    ends = []
+    for number, value in enumerate(values):
+        trial = FakeTrial(f"t{number}")
+        scheduler.on_trial_add(FakeController(), trial)
+        end = num_epochs
+        for epoch in range(1, num_epochs + 1):
+            # Ray's own counter starts again after a restart, and must not matter.
+            result = {"epoch": epoch, "training_iteration": 1, "val/image_auroc": value}
+            decision = scheduler.on_trial_result(FakeController(), trial, result)
+            assert decision != TrialScheduler.PAUSE
+            if decision == TrialScheduler.STOP:
+                end = epoch
+                break
+        scheduler.on_trial_complete(FakeController(), trial, result)
+        ends.append(end)
+    return ends
+
+
+def hyperband(**keys: Any) -> Hyperband:
+    return Hyperband(type="hyperband", **keys)
+
+
+def test_none() -> None:
+    assert make_scheduler(None, "val/image_auroc", "max", 8) is None
+
+
+def test_hyperband_stops_the_worse_at_the_rungs() -> None:
+    # Rungs at 2 and 6. The second trial is worse than the first; the third is the best so far.
+    assert last_epochs(hyperband(min_iter=2, eta=3), [0.8, 0.5, 0.9], num_epochs=8) == [8, 2, 8]
+    assert last_epochs(hyperband(min_iter=2, eta=3), [0.8, 0.9, 0.5], num_epochs=8, mode="min") == [8, 2, 8]
+
+
+def test_hyperband_counted_down_from_max_iter() -> None:
+    # W&B: max_iter 27, s 2 and eta 3 are rungs at 9 and 3.
+    assert hyperband(max_iter=27, s=2).first_rung() == 3
+    assert last_epochs(hyperband(max_iter=27, s=2), [0.8, 0.5], num_epochs=30) == [30, 3]
+    assert hyperband(max_iter=2, s=4).first_rung() == 1
+
+
+def test_no_rung_beyond_max_iter() -> None:
+    scheduler: Any = make_scheduler(hyperband(min_iter=2, max_iter=6, eta=2), "m", "max", 40)
+    assert "Iter 4.000" in scheduler.debug_string()
+    assert "Iter 8.000" not in scheduler.debug_string()
+
+
+def test_median_stops_below_the_median_after_its_grace() -> None:
+    rule = Median(type="median", min_iter=3)
+    assert last_epochs(rule, [0.7, 0.8, 0.9, 0.5, 0.95], num_epochs=6) == [6, 6, 6, 3, 6]
+
+
+@pytest.mark.parametrize(
+    "rule", [hyperband(min_iter=9), hyperband(max_iter=81, s=2), Median(type="median", min_iter=9)]
+)
+def test_a_rule_that_can_stop_nothing_is_refused(rule: Section) -> None:
+    with pytest.raises(
+        InputError, match="early_terminate: no trial can be stopped before epoch 9, but trials have 8"
+    ):
+        make_scheduler(rule, "val/image_auroc", "max", 8)
