@@ -1,0 +1,122 @@
+"""Attention layers against PyTorch's own, and dropout's masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention, PositionEmbedding
+from hvqray.models.interface import RandomStream
+
+WIDTH, HEADS = 16, 4
+
+
+def reference(attention: MultiheadAttention) -> nn.MultiheadAttention:
+    """PyTorch's attention with the same weights; the key bias, which must not matter, is anything."""
+    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+    projections = (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in projections]))
+        theirs.in_proj_bias.copy_(torch.cat([attention.query.bias, torch.randn(WIDTH), attention.value.bias]))
+        theirs.out_proj.load_state_dict(attention.output.state_dict())
+    return theirs
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+@pytest.mark.parametrize("spelt_out", [False, True])
+def test_attention_is_pytorchs(spelt_out: bool) -> None:
+    torch.manual_seed(0)
+    # A probability that drops nothing, yet takes the path with explicit masks.
+    attention = randomized(
+        MultiheadAttention(WIDTH, HEADS, Dropout(1e-9 if spelt_out else 0.0, RandomStream()))
+    )
+    query, key, value = (torch.randn(2, n, WIDTH, requires_grad=True) for n in (5, 7, 7))
+    out = attention(query, key, value)
+    expected, _ = reference(attention)(query, key, value)
+    torch.testing.assert_close(out, expected)
+    upstream = torch.randn(out.shape)
+    gradients = torch.autograd.grad(out, [query, key, value], upstream)
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(expected, [query, key, value], upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_encoder_layer_is_pytorchs_with_positions_on_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    layer = randomized(EncoderLayer(WIDTH, HEADS, 24, Dropout(0.0, RandomStream())))
+    x, position = torch.randn(2, 5, WIDTH), torch.randn(5, WIDTH)
+    attended, _ = reference(layer.self_attention)(x + position, x + position, x)
+    hidden = layer.norm_attention(x + attended)
+    expected = layer.norm_feedforward(
+        hidden + layer.feedforward.contract(torch.relu(layer.feedforward.expand(hidden)))
+    )
+    torch.testing.assert_close(layer(x, position), expected)
+
+
+def test_decoder_layer_attends_to_itself_then_to_the_codes() -> None:
+    torch.manual_seed(0)
+    layer = randomized(DecoderLayer(WIDTH, HEADS, 24, Dropout(0.0, RandomStream())))
+    x, code, position = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH), torch.randn(5, WIDTH)
+    attended, _ = reference(layer.self_attention)(x + position, x + position, x)
+    hidden = layer.norm_self(x + attended)
+    crossed, _ = reference(layer.cross_attention)(hidden + position, code + position, code)
+    hidden = layer.norm_cross(hidden + crossed)
+    expected = layer.norm_feedforward(
+        hidden + layer.feedforward.contract(torch.relu(layer.feedforward.expand(hidden)))
+    )
+    torch.testing.assert_close(layer(x, code, position), expected)
+
+
+def test_position_embedding_lays_rows_beside_columns() -> None:
+    embedding = PositionEmbedding((2, 3), 4)
+    for parameter in embedding.parameters():
+        assert parameter.min() >= 0
+        assert parameter.max() < 1
+    out = embedding()
+    assert out.shape == (6, 4)
+    for row in range(2):
+        for column in range(3):
+            expected = torch.cat([embedding.row_hE[row], embedding.column_wE[column]])
+            assert torch.equal(out[3 * row + column], expected)
+
+
+def test_dropout_keeps_the_mean_and_is_off_in_eval_mode() -> None:
+    dropout = Dropout(0.3, RandomStream())
+    x = torch.ones(4, 50_000)
+    out = dropout(x)
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert out.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert dropout.eval()(x) is x
+
+
+def test_masks_and_noise_do_not_depend_on_how_the_batch_is_split() -> None:
+    like = torch.zeros(5, 3, 7)
+    whole, parts = RandomStream(), []
+    whole.begin_step(3, rows=slice(0, 5), num_rows=5)
+    expected = whole.keep_mask(like, 0.6), whole.normal(like), whole.keep_mask(like, 0.2)
+    for rows in (slice(0, 2), slice(2, 5)):
+        stream = RandomStream()
+        stream.begin_step(3, rows=rows, num_rows=5)
+        part = like[rows]
+        parts.append((stream.keep_mask(part, 0.6), stream.normal(part), stream.keep_mask(part, 0.2)))
+    for draw, pieces in zip(expected, zip(*parts, strict=True), strict=True):
+        assert torch.equal(draw, torch.cat(pieces))
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.5, 0.9, 1.0])
+def test_masks_are_independent_draws_of_the_probability(probability: float) -> None:
+    mask = RandomStream().keep_mask(torch.empty(1000, 401), probability)
+    error = 4 * (probability * (1 - probability) / mask.numel()) ** 0.5
+    assert mask.mean().item() == pytest.approx(probability, abs=error + 2**-16)
+    # The four decisions that come from one draw must not go together.
+    quarters = mask.flatten().view(-1, 4)
+    together = quarters.prod(1).mean().item()
+    assert together == pytest.approx(probability**4, abs=0.01)
+    assert quarters.mean(0).tolist() == pytest.approx([probability] * 4, abs=4 * error + 2**-16)

@@ -1,0 +1,213 @@
+"""HVQ-Trans: its hierarchy, routes, start, map, and what does not depend on the number of ranks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_cases import CHANNELS, GRID, IMAGE_SIZE, hvq, make_batch, make_model, train_steps, training_batches
+
+from hvqray.models.hvq import HvqModel
+from hvqray.models.interface import Batch
+
+
+def make_hvq(*, seed: int = 0, prepared: bool = True, **fields: object) -> HvqModel:
+    model = make_model(hvq(**fields), seed=seed, prepared=prepared)
+    assert isinstance(model, HvqModel)
+    return model
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_hierarchy_quantizes_the_state_of_its_layer_beside_the_top_code(depth: int) -> None:
+    model = make_hvq(hierarchy_depth=depth).eval()
+    batch = make_batch()
+    route_B = batch.class_index_B
+    states = model.network.encode(model.standardizer(batch.features_BChw))
+    latents = model.network.quantize(states, route_B)
+    assert len(states) == depth + 1
+    assert model.codebook_sizes() == dict.fromkeys(["top", *(f"q{i}" for i in reversed(range(depth)))], 8)
+    top_BLD = model.network.top(states[depth], route_B).quantized_BLD
+    for i in range(depth):
+        input_BLW = torch.cat([states[i], top_BLD], dim=-1)
+        torch.testing.assert_close(latents.lower_input_BLW[i], input_BLW)
+        torch.testing.assert_close(
+            latents.lower[i].quantized_BLD, model.network.lower[i](input_BLW, route_B).quantized_BLD
+        )
+
+
+def test_decoder_takes_the_codes_from_the_deepest_level_up() -> None:
+    model = make_hvq(hierarchy_depth=3).eval()
+    taken = []
+    for layer in model.network.decoder:
+        layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs))
+    batch = make_batch()
+    _, latents = model.network(model.standardizer(batch.features_BChw), batch.class_index_B)
+    for j, (x, code, _position) in enumerate(taken):
+        assert torch.equal(code, latents.lower[2 - j].quantized_BLD)
+        assert j > 0 or torch.equal(x, latents.lower[2].quantized_BLD)
+
+
+def test_commitment_of_the_lower_levels_reaches_the_top_of_the_encoder() -> None:
+    model = make_hvq(hierarchy_depth=2)
+    batch = make_batch()
+    states = model.network.encode(model.standardizer(batch.features_BChw))
+    latents = model.network.quantize(states, batch.class_index_B)
+    (gradient,) = torch.autograd.grad(latents.lower[0].commitment, states[2])
+    assert gradient.abs().max() > 0
+
+
+def test_loss_is_the_error_plus_the_weighted_sum_of_commitments() -> None:
+    model = make_hvq(commitment_weight=0.5, dropout=0.0).eval()
+    batch = make_batch()
+    losses = model.loss(batch, 0.0)
+    target = (batch.features_BChw - model.standardizer.mean_C[:, None, None]) / model.standardizer.std_C[
+        :, None, None
+    ]
+    output, latents = model.network(target, batch.class_index_B)
+    commitment = latents.top.commitment + latents.lower[0].commitment + latents.lower[1].commitment
+    assert losses["feature_mse"].item() == pytest.approx((output - target).square().mean().item(), rel=1e-5)
+    expected = (output - target).square().mean() + 0.5 * commitment
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("codebook_init", ["kmeans", "normal"])
+def test_one_step_from_the_start_leaves_codes_and_map_of_the_datas_size(codebook_init: str) -> None:
+    model = make_hvq(codebook_init=codebook_init, ot_weight=80.0)
+    batch = make_batch()
+    train_steps(
+        model, [Batch(batch.features_BChw[::3], batch.class_index_B[::3])], num_steps=1
+    )  # class 0 only
+    states = model.network.eval().encode(model.standardizer(batch.features_BChw))
+    latents = model.network.quantize(states, batch.class_index_B)
+    inputs = [latents.lower_input_BLW[0], latents.lower_input_BLW[1], states[-1]]
+    for level, x_BLD in zip(model.network.vector_quantizers(), [inputs[2], *inputs[:2]], strict=True):
+        largest = max(x_BLD.norm(dim=-1).max().item(), 2 * level.dim**0.5)
+        assert level.codebook_MKD.isfinite().all()
+        assert level.codebook_MKD.norm(dim=-1).max() < 1.5 * largest
+    maps = model.predict(batch).maps_BHW
+    assert maps.isfinite().all()
+    assert maps.max() < 2 * 80 + 10 * CHANNELS**0.5
+
+
+def test_kmeans_start_puts_every_level_close_to_its_tokens() -> None:
+    distances = {}
+    for init in ("kmeans", "normal"):
+        model = make_hvq(codebook_init=init, codebook_size=16).eval()
+        batch = make_batch(seed=30)
+        _, latents = model.network(model.standardizer(batch.features_BChw), batch.class_index_B)
+        distances[init] = [out.commitment.item() for out in (latents.top, *latents.lower)]
+        used = [level.used_MK.float().mean().item() for level in model.network.vector_quantizers()]
+        assert used == pytest.approx([1.0] * 3 if init == "kmeans" else [0.0] * 3, abs=0.1)
+    assert all(near < 0.3 * far for near, far in zip(distances["kmeans"], distances["normal"], strict=True))
+
+
+def test_map_is_the_error_plus_the_weighted_transport_cost() -> None:
+    model = make_hvq(ot_weight=3.0, ot_levels=[0, 1]).eval()
+    batch = make_batch()
+    features = model.standardizer(batch.features_BChw)
+    with torch.no_grad():
+        output, latents = model.network(features, batch.class_index_B)
+    expected = (output - features).square().sum(1).sqrt()
+    for i in (0, 1):
+        cost = model.network.lower[i].transport_cost(latents.lower_input_BLW[i], batch.class_index_B)
+        expected += 3.0 * cost.reshape(6, *GRID)
+    expected = F.interpolate(
+        expected[:, None], size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=True
+    )
+    prediction = model.predict(batch)
+    torch.testing.assert_close(prediction.maps_BHW, expected[:, 0])
+    torch.testing.assert_close(prediction.scores_B, F.avg_pool2d(expected, 4, 1).amax((1, 2, 3)))
+
+
+def test_class_order_does_not_matter() -> None:
+    """Classes renamed, with their codebooks and output weights moved along, are treated as before."""
+    model, other = make_hvq(), make_hvq()
+    order = torch.tensor([2, 0, 1])  # class y of `model` is class order[y] of `other`
+    state = model.state_dict()
+    by_class = [name for name in state if "_M" in name and not name.startswith("router")]
+    assert len(by_class) == 3 * 5 + 2
+    for name in by_class:
+        state[name] = state[name][order.argsort()]
+    other.load_state_dict(state)
+    batch = make_batch()
+    renamed = Batch(batch.features_BChw, order[batch.class_index_B])
+    expected, seen = model.predict(batch), other.predict(renamed)
+    torch.testing.assert_close(seen.maps_BHW, expected.maps_BHW)
+    assert torch.equal(seen.codes["q0"], expected.codes["q0"])
+
+
+def test_routes_switch_codes_and_output() -> None:
+    batch = make_batch()
+    swapped = Batch(batch.features_BChw, (batch.class_index_B + 1) % 3)
+    for router, switches in (("oracle", True), ("predicted", False), ("none", False)):
+        model = make_hvq(router=router)
+        same = torch.equal(model.predict(batch).maps_BHW, model.predict(swapped).maps_BHW)
+        assert same != switches, router
+        assert model.codebooks_per_class == (router != "none")
+        assert model.network.top.num_classes == (1 if router == "none" else 3)
+
+
+def test_prediction_matches_the_oracle_where_the_router_is_right() -> None:
+    oracle, predicted = make_hvq(router="oracle"), make_hvq(router="predicted")
+    predicted.network.load_state_dict(oracle.network.state_dict())
+    batch = make_batch(seed=60)
+    torch.testing.assert_close(predicted.predict(batch).maps_BHW, oracle.predict(batch).maps_BHW)
+
+
+def test_noise_is_on_the_input_in_training_only() -> None:
+    model = make_hvq(feature_noise=2.0, dropout=0.0)
+    seen: list[torch.Tensor] = []
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batch = make_batch(30)
+    clean = model.standardizer(batch.features_BChw)
+    model.loss(batch, 0.0)
+    noise = seen.pop() - clean
+    assert noise.std().item() == pytest.approx(2.0, rel=0.05)
+    model.predict(batch)
+    assert torch.equal(seen.pop(), clean)
+
+
+def test_two_ranks_that_split_the_batch_unevenly_by_class_learn_what_one_learns() -> None:
+    """Dropout, noise, gradients and codebooks: what two ranks sum up equals what one process computes."""
+    fields = {"dropout": 0.3, "feature_noise": 0.2, "revive_dead_codes": True, "revive_after": 2}
+    order = torch.tensor([0, 3, 1, 4, 2, 5])  # classes 0 0 1 | 1 2 2
+    whole = make_batch()
+    whole = Batch(whole.features_BChw[order], whole.class_index_B[order])
+    parts = [slice(0, 3), slice(3, 6)]
+    one, first, second = (make_hvq(**fields) for _ in range(3))
+    for step in range(4):
+        for model in (one, first, second):
+            model.zero_grad()
+        one.random.begin_step(step, rows=slice(0, 6), num_rows=6)
+        one.loss(whole, 0.0)["loss"].backward()
+        for model, rows in zip((first, second), parts, strict=True):
+            model.random.begin_step(step, rows=rows, num_rows=6)
+            model.loss(Batch(whole.features_BChw[rows], whole.class_index_B[rows]), 0.0)["loss"].backward()
+        for a, b, c in zip(one.parameters(), first.parameters(), second.parameters(), strict=True):
+            torch.testing.assert_close((b.grad + c.grad) / 2, a.grad, rtol=1e-4, atol=1e-5)
+
+        sums = zip(first.network.vector_quantizers(), second.network.vector_quantizers(), strict=True)
+        totals = [b.statistics_S + c.statistics_S for b, c in sums]
+        one.after_step(lambda statistics: statistics)
+        for model in (first, second):
+            remaining = iter(totals)
+            model.after_step(lambda statistics, remaining=remaining: statistics.copy_(next(remaining)))
+        for name, value in one.named_buffers():
+            torch.testing.assert_close(first.get_buffer(name), value, rtol=1e-4, atol=1e-5)
+            assert torch.equal(first.get_buffer(name), second.get_buffer(name)), name
+
+
+def test_prepare_measures_the_features() -> None:
+    model = make_hvq()
+    x = torch.cat([batch.features_BChw for batch in training_batches()])
+    torch.testing.assert_close(model.standardizer.mean_C, x.mean((0, 2, 3)))
+    torch.testing.assert_close(model.standardizer.std_C, x.std((0, 2, 3), correction=0))
+
+
+def test_dropout_zero_and_eval_mode_agree() -> None:
+    model = make_hvq(dropout=0.0)
+    batch = make_batch()
+    route_B, features = batch.class_index_B, model.standardizer(batch.features_BChw)
+    training, _ = model.train().network(features, route_B)
+    evaluation, _ = model.eval().network(features, route_B)
+    torch.testing.assert_close(training, evaluation)
