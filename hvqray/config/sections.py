@@ -140,6 +140,17 @@ class SquadConfig(QuantizerFields):
     score_top_fraction: Fraction = 0.0
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum."""
 
+    @model_validator(mode="after")
+    def _check(self) -> SquadConfig:
+        weights = [self.map_cosine_weight, self.map_l2_weight]
+        if self.image_head:
+            weights += [self.map_image_weight, self.map_discriminator_weight * self.discriminator]
+        if not any(weights):
+            raise ValueError(
+                "map_cosine_weight: all parts of the anomaly map that exist have weight 0; raise one"
+            )
+        return self
+
 
 ModelConfig = Annotated[HvqConfig | SquadConfig, Field(discriminator="name")]
 

@@ -26,6 +26,7 @@ from hvqray.models.squad_blocks import Generator, Reconstruction
 from hvqray.models.squad_map import ComponentMap
 from hvqray.models.ssim import ssim_map
 from hvqray.models.standardize import FeatureStandardizer
+from hvqray.quantizers.vq import VectorQuantizer
 
 TOKENS_PER_CODE = 8
 """Training tokens per code that k-means starts from (with `quantizer: vq`)."""
@@ -66,7 +67,8 @@ class SquadModel(nn.Module):
             self.objectives.append(
                 Objective("discriminator", self.discriminator, self._discriminator_loss, self._is_adversarial)
             )
-        self._judged: tuple[Batch, Tensor, Tensor] | None = None
+        self._judged: tuple[Tensor, Tensor] | None = None
+        """Real and made images between the two losses of a step."""
         self.to(device)
         self.to(memory_format=torch.channels_last)
 
@@ -78,12 +80,12 @@ class SquadModel(nn.Module):
         self.standardizer.fit(batches())
         if self.config.quantizer == "vq" and self.config.codebook_init == "kmeans":
             with evaluating(self):
-                for name, level in self.generator.hierarchy.vector_quantizers().items():
-                    level.start_from_tokens(0, self._sample_tokens(batches, name, seed=seed), seed=seed)
+                for level in self.generator.hierarchy.vector_quantizers():
+                    level.start_from_tokens(0, self._sample_tokens(batches, level, seed=seed), seed=seed)
 
     def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
         self._judged = None
-        for level in self.generator.hierarchy.vector_quantizers().values():
+        for level in self.generator.hierarchy.vector_quantizers():
             level.update(all_reduce_sum_)
 
     @torch.no_grad()
@@ -101,7 +103,7 @@ class SquadModel(nn.Module):
         scores_B = pooled_score(maps_BHW, self.config.score_pool_size, self.config.score_top_fraction)
         codes = {
             name: output.indices_BL
-            for name, output in reconstruction.quantized.outputs.items()
+            for name, output in reconstruction.quantized.levels.items()
             if output.indices_BL is not None
         }
         return Prediction(maps_BHW, scores_B, codes)
@@ -127,7 +129,7 @@ class SquadModel(nn.Module):
         loss = config.feature_mse_weight * parts["feature_mse"]
         loss = loss + config.feature_cosine_weight * parts["feature_cosine"]
         if config.quantizer == "vq":
-            commitments = [output.commitment for output in reconstruction.quantized.outputs.values()]
+            commitments = [output.commitment for output in reconstruction.quantized.levels.values()]
             parts["commitment"] = torch.stack(commitments).sum()
             loss = loss + config.commitment_weight * parts["commitment"]
         if reconstruction.image_B3TT is not None:
@@ -148,7 +150,7 @@ class SquadModel(nn.Module):
         if self.discriminator is None or not self._is_adversarial(progress):
             return loss, parts
 
-        self._judged = (batch, target_B3TT, image_B3TT.detach())
+        self._judged = (target_B3TT, image_B3TT.detach())
         # Gradients are taken as far as the image only, so none reaches the discriminator's parameters, and its backward
         # pass, needed for the norms anyway, is not made a second time.
         adversarial = -self.discriminator(image_B3TT).mean()
@@ -171,9 +173,8 @@ class SquadModel(nn.Module):
     def _discriminator_loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Hinge loss on the images that the generator's loss has just made of the same batch."""
         assert self._judged is not None, "the generator's loss comes first"
-        assert self._judged[0] is batch, "the generator's loss comes first, on the same batch"
         assert self.discriminator is not None
-        _, real_B3TT, fake_B3TT = self._judged
+        real_B3TT, fake_B3TT = self._judged
         real, fake = self.discriminator(torch.cat([real_B3TT, fake_B3TT])).chunk(2)
         return {
             "loss": hinge_loss(real, fake),
@@ -227,17 +228,23 @@ class SquadModel(nn.Module):
         return F.avg_pool2d(_to_float(batch.images_B3HW), self.config.image_scale)
 
     @torch.no_grad()
-    def _sample_tokens(self, batches: Callable[[], Iterator[Batch]], level: str, *, seed: int) -> Tensor:
-        """About `TOKENS_PER_CODE` tokens per code of what `level` quantises, evenly from all images."""
+    def _sample_tokens(
+        self, batches: Callable[[], Iterator[Batch]], level: VectorQuantizer, *, seed: int
+    ) -> Float[Tensor, "T D"]:
+        """About `TOKENS_PER_CODE` tokens per code of what `level` quantises, drawn evenly from all images."""
         num_images = sum(len(batch.class_index_B) for batch in batches())
         per_image = math.ceil(TOKENS_PER_CODE * self.config.codebook_size / num_images)
         generator = torch.Generator().manual_seed(seed)
-        kept = []
-        for batch in batches():
-            tokens_BLD = self.generator.quantize(self.standardizer(batch.features_BChw)).inputs[level]
-            for tokens_LD in tokens_BLD:
+        kept: list[Tensor] = []
+
+        def keep_some(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            for tokens_LD in inputs[0].float():
                 chosen = torch.randperm(len(tokens_LD), generator=generator)[:per_image]
-                kept.append(tokens_LD[chosen.to(tokens_LD.device)].float())
+                kept.append(tokens_LD[chosen.to(tokens_LD.device)])
+
+        with level.register_forward_pre_hook(keep_some):
+            for batch in batches():
+                self.generator.quantize(self.standardizer(batch.features_BChw))
         return torch.cat(kept)
 
 

@@ -41,10 +41,8 @@ class Quantized(NamedTuple):
 
     decoded_BDhw: Tensor
     """What the codes of all levels say together, at the latents' grid."""
-    inputs: dict[str, Tensor]
-    """Level to the latents (B, L_i, D) that it quantised, from the top."""
-    outputs: dict[str, QuantizerOutput]
-    """Level to its codes."""
+    levels: dict[str, QuantizerOutput]
+    """Codes (B, L_i) of each level, from the top."""
 
 
 class CodeHierarchy(nn.Module):
@@ -66,17 +64,16 @@ class CodeHierarchy(nn.Module):
             if isinstance(level, VectorQuantizer | FsqLevel)
         }
 
-    def vector_quantizers(self) -> dict[str, VectorQuantizer]:
-        """The levels that learn codes, from the top; nothing without `quantizer: vq`."""
-        return {name: level for name, level in self.levels.items() if isinstance(level, VectorQuantizer)}
+    def vector_quantizers(self) -> list[VectorQuantizer]:
+        """The levels that learn codes, from the top; none without `quantizer: vq`."""
+        return [level for level in self.levels.values() if isinstance(level, VectorQuantizer)]
 
-    def _quantize(self, name: str, x_BDhw: Tensor, quantized: Quantized) -> Tensor:
-        """Codes of `x_BDhw` back on its grid; tokens and codes are noted in `quantized`."""
+    def _quantize(self, name: str, x_BDhw: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """Codes of `x_BDhw` back on its grid, and all that the level gave."""
         x_BLD = x_BDhw.flatten(2).mT
         shared_B = torch.zeros(len(x_BLD), dtype=torch.int64, device=x_BLD.device)
         output = self.levels[name](x_BLD, shared_B)
-        quantized.inputs[name], quantized.outputs[name] = x_BLD.detach(), output
-        return output.quantized_BLD.mT.unflatten(-1, x_BDhw.shape[2:])
+        return output.quantized_BLD.mT.unflatten(-1, x_BDhw.shape[2:]), output
 
 
 class ResolutionHierarchy(CodeHierarchy):
@@ -93,14 +90,15 @@ class ResolutionHierarchy(CodeHierarchy):
         states = [z_BDhw]
         for down in self.down:
             states.append(down(F.relu(states[-1])))
-        quantized = Quantized(z_BDhw, {}, {})
-        decoded = self.decoder["top"](self._quantize("top", states.pop(), quantized))
+        outputs = {}
+        code, outputs["top"] = self._quantize("top", states.pop())
+        decoded = self.decoder["top"](code)
         for name, merge in self.merge.items():
             state = states.pop()
             context = F.interpolate(decoded, size=state.shape[2:], mode="nearest")
-            code = self._quantize(name, merge(torch.cat([state, context], dim=1)), quantized)
+            code, outputs[name] = self._quantize(name, merge(torch.cat([state, context], dim=1)))
             decoded = self.decoder[name](code + context)
-        return quantized._replace(decoded_BDhw=decoded)
+        return Quantized(decoded, outputs)
 
 
 class ResidualHierarchy(CodeHierarchy):
@@ -108,11 +106,11 @@ class ResidualHierarchy(CodeHierarchy):
 
     def forward(self, z_BDhw: Float[Tensor, "B D h w"]) -> Quantized:
         rest, decoded = z_BDhw, torch.zeros_like(z_BDhw)
-        quantized = Quantized(decoded, {}, {})
+        outputs = {}
         for name in self.levels:
-            code = self._quantize(name, rest, quantized)
+            code, outputs[name] = self._quantize(name, rest)
             rest, decoded = rest - code, decoded + code
-        return quantized._replace(decoded_BDhw=decoded)
+        return Quantized(decoded, outputs)
 
 
 class ImageHead(nn.Module):

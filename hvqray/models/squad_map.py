@@ -64,4 +64,6 @@ class ComponentMap(nn.Module):
         maps = [
             weight * upsample_map(normalized[name], self.image_size) for name, weight in self.weights.items()
         ]
-        return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)
+        # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
+        with torch.autocast(maps[0].device.type, enabled=False):
+            return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)

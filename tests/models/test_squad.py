@@ -1,0 +1,273 @@
+"""SQUAD beyond the contract of all models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import CONTEXT, make_batch, make_model, squad, train_steps, training_batches
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from hvqray.models.interface import Batch
+from hvqray.models.squad import SquadModel
+
+
+def model_of(**fields: object) -> SquadModel:
+    model = make_model(squad(**fields))
+    assert isinstance(model, SquadModel)
+    return model
+
+
+def flat_images(*, seed: int) -> Batch:
+    """Normal images without a pattern: one colour a class, so that a short training suffices to make them."""
+    batch = make_batch(seed=seed)
+    assert batch.images_B3HW is not None
+    batch.images_B3HW[:] = batch.images_B3HW[:, :, 1:2, 1:2].clone()
+    return batch
+
+
+def frozen_discriminator(model: SquadModel) -> nn.Module:
+    """The discriminator, frozen in eval mode: no power iteration moves it between two looks."""
+    assert model.discriminator is not None
+    return model.discriminator.eval()
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_resolutions_halve_the_grid_from_level_to_level(depth: int, quantizer: str) -> None:
+    model = model_of(hierarchy_depth=depth, quantizer=quantizer)
+    codes = model.predict(make_batch(4)).codes
+    names = ["top", "q2", "q1", "q0"][:1] + [f"q{i}" for i in reversed(range(depth - 1))]
+    assert list(codes) == names
+    sides = [6, 3, 2, 1][:depth][::-1]
+    assert [codes[name].shape for name in names] == [(4, side * side) for side in sides]
+    assert model.codebook_sizes() == dict.fromkeys(names, 60 if quantizer == "fsq" else 8)
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_residual_levels_share_one_grid(depth: int, quantizer: str) -> None:
+    model = model_of(hierarchy="residual", hierarchy_depth=depth, quantizer=quantizer)
+    codes = model.predict(make_batch(4)).codes
+    assert len(codes) == depth
+    assert all(indices.shape == (4, 36) for indices in codes.values())
+
+
+def test_a_residual_level_quantises_what_the_levels_before_it_left_over() -> None:
+    model = model_of(hierarchy="residual", hierarchy_depth=3, quantizer="vq")
+    seen: list[Tensor] = []
+    for level in model.generator.hierarchy.vector_quantizers():
+        level.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    z_BDhw = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    quantized = model.eval().generator.hierarchy(z_BDhw)
+    rest_BLD = z_BDhw.flatten(2).mT
+    for tokens_BLD, output in zip(seen, quantized.levels.values(), strict=True):
+        torch.testing.assert_close(tokens_BLD, rest_BLD)
+        rest_BLD = rest_BLD - output.quantized_BLD
+    torch.testing.assert_close(z_BDhw - quantized.decoded_BDhw, rest_BLD.mT.unflatten(-1, (6, 6)))
+
+
+def test_kmeans_starts_every_level_near_its_tokens() -> None:
+    errors = {}
+    for init in ("kmeans", "normal"):
+        model = model_of(quantizer="vq", codebook_init=init, codebook_size=32, image_head=False).eval()
+        features = model.standardizer(make_batch(seed=1).features_BChw)
+        outputs = model.generator(features).quantized.levels
+        errors[init] = {name: output.commitment.item() for name, output in outputs.items()}
+    for name, error in errors["kmeans"].items():
+        assert error < 0.5 * errors["normal"][name]
+
+
+def test_without_an_image_head_no_image_is_asked_for() -> None:
+    model = model_of(image_head=False)
+    assert not model.needs_images
+    assert [objective.name for objective in model.objectives] == ["generator"]
+    batch = make_batch()
+    blind = Batch(batch.features_BChw, batch.class_index_B)
+    assert not any(name.startswith("image") for name in model.objectives[0].loss(blind, 0.5))
+    assert model.predict(blind).maps_BHW.shape == (6, 48, 48)
+    assert model.component_map.weights.keys() == {"cosine", "l2"}
+
+
+def test_without_a_discriminator_there_is_one_objective() -> None:
+    model = model_of(discriminator=False)
+    assert model.needs_images
+    assert [objective.name for objective in model.objectives] == ["generator"]
+    assert "adversarial" not in model.objectives[0].loss(make_batch(), 0.99)
+    assert model.component_map.weights.keys() == {"cosine", "l2", "image"}
+
+
+def test_without_a_quantiser_there_are_no_codes() -> None:
+    model = model_of(quantizer="none")
+    assert model.codebook_sizes() == {}
+    assert model.predict(make_batch()).codes == {}
+
+
+def test_parts_of_weight_0_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(map_image_weight=0, map_discriminator_weight=0, map_l2_weight=0)
+    assert model.component_map.weights.keys() == {"cosine"}
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("hvqray.models.squad.ssim_map", fail)
+    monkeypatch.setattr(model, "_matching_distance", fail)
+    model.predict(make_batch())
+
+
+def test_a_map_without_any_part_is_refused() -> None:
+    with pytest.raises(ValidationError, match="weight 0"):
+        squad(map_cosine_weight=0, map_l2_weight=0, image_head=False)
+
+
+def test_the_discriminator_joins_in_at_its_start() -> None:
+    model = model_of(discriminator_start=0.4)
+    generator, discriminator = model.objectives
+    assert [discriminator.active(progress) for progress in (0, 0.39, 0.4, 0.99)] == [False, False, True, True]
+    assert generator.active(0)
+    assert "adversarial" not in generator.loss(make_batch(), 0.39)
+    assert "adversarial" in generator.loss(make_batch(), 0.4)
+
+
+def test_the_discriminator_learns_to_tell_and_leaves_the_generator_alone() -> None:
+    model = model_of(discriminator_start=0)
+    generator, discriminator = model.objectives
+    optimizer = torch.optim.AdamW(discriminator.module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        generator.loss(make_batch(), 0.5)
+        loss = discriminator.loss(make_batch(), 0.5)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(parameter.grad is None for parameter in model.generator.parameters())
+
+
+@pytest.mark.parametrize("adversarial_weight", [0.0, 0.1, 2.0])
+def test_the_generators_gradient_is_that_of_the_whole_loss_written_out(adversarial_weight: float) -> None:
+    model = model_of(discriminator_start=0, adversarial_weight=adversarial_weight)
+    discriminator, batch = frozen_discriminator(model), make_batch()
+    losses = model.objectives[0].loss(batch, 0.5)
+    losses["loss"].backward()
+    seen = {name: parameter.grad for name, parameter in model.generator.named_parameters()}
+    assert all(parameter.grad is None for parameter in discriminator.parameters())
+
+    model.zero_grad(set_to_none=True)
+    without = SquadModel(squad(discriminator=False), CONTEXT)
+    without.generator.load_state_dict(model.generator.state_dict())
+    without.standardizer.load_state_dict(model.standardizer.state_dict())
+    reconstruction_loss = without.objectives[0].loss(batch, 0.5)
+    image = without.generator(without.standardizer(batch.features_BChw)).image_B3TT
+    assert image is not None
+    assert without.generator.image_head is not None
+    adversarial = -discriminator(image).mean()
+    last = without.generator.image_head.last.weight
+    # Features do not pass the image head, so the whole loss has the image loss's gradient there.
+    (image_gradient,) = torch.autograd.grad(reconstruction_loss["loss"], last, retain_graph=True)
+    (adversarial_gradient,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+    weight = adversarial_weight * image_gradient.norm() / (adversarial_gradient.norm() + 1e-4)
+    total = reconstruction_loss["loss"] + weight * adversarial
+    total.backward()
+    torch.testing.assert_close(losses["loss"], total)
+    torch.testing.assert_close(losses["adversarial_weight"], weight)
+    for name, parameter in without.generator.named_parameters():
+        torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradients_are_summed_over_ranks_before_their_norms() -> None:
+    model = model_of(discriminator_start=0)
+    frozen_discriminator(model)
+    alone = model.objectives[0].loss(make_batch(), 0.5)["adversarial_weight"]
+
+    def beside_a_rank_with_twice_the_adversarial_gradient(tensor: Tensor) -> Tensor:
+        tensor[0, :-1] *= 2
+        tensor[1, :-1] *= 3
+        tensor[:, -1] *= 2
+        return tensor
+
+    model.all_reduce_sum_ = beside_a_rank_with_twice_the_adversarial_gradient
+    shared = model.objectives[0].loss(make_batch(), 0.5)["adversarial_weight"]
+    assert (shared / alone).item() == pytest.approx(2 / 3, rel=0.01)
+
+
+def test_feature_noise_is_drawn_from_the_stream_and_only_reaches_the_input() -> None:
+    model = model_of(feature_noise=0.5, image_head=False)
+
+    def loss(seed: int) -> float:
+        model.random.begin_step(seed, rows=slice(None), num_rows=6)
+        return model.objectives[0].loss(make_batch(), 0.5)["loss"].item()
+
+    assert loss(1) == loss(1)
+    assert loss(1) != loss(2)
+    assert torch.equal(model.predict(make_batch()).maps_BHW, model.predict(make_batch()).maps_BHW)
+
+
+def test_the_target_is_the_image_averaged_over_areas() -> None:
+    batch = make_batch(2)
+    assert batch.images_B3HW is not None
+    batch.images_B3HW.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    target = model_of(image_scale=4)._target_image(batch)
+    expected = batch.images_B3HW.double().reshape(2, 3, 12, 4, 12, 4).mean((3, 5)) / 255 * 2 - 1
+    torch.testing.assert_close(target.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_the_image_head_reaches_its_size_from_any_grid(scale: int) -> None:
+    model = model_of(image_scale=scale)
+    reconstruction = model.generator(make_batch(2).features_BChw)
+    assert reconstruction.image_B3TT.shape == (2, 3, 48 // scale, 48 // scale)
+    assert reconstruction.image_B3TT.abs().max() <= 1
+
+
+def test_calibration_gives_every_part_mean_0_and_deviation_1_on_normal_images() -> None:
+    model = model_of()
+    model.calibrate(training_batches)
+    with torch.no_grad():
+        model.eval()
+        parts = [model.component_map.normalize(model._components(batch)[0]) for batch in training_batches()]
+    assert parts[0].keys() == {"cosine", "l2", "image", "discriminator"}
+    for name in parts[0]:
+        values = torch.cat([part[name].flatten() for part in parts])
+        assert values.mean().item() == pytest.approx(0, abs=1e-4)
+        assert values.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def with_checks(images_B3HW: Tensor) -> Tensor:
+    """A defect: a chequered square over rows 24 to 40 and columns 8 to 24."""
+    checks = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).repeat(2, 2)
+    images = images_B3HW.clone()
+    images[:, :, 24:40, 8:24] = checks.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    return images
+
+
+def test_a_defect_in_the_image_alone_is_found_by_the_images_part() -> None:
+    weights = {
+        f"map_{name}_weight": float(name == "image") for name in ("cosine", "l2", "image", "discriminator")
+    }
+    model = model_of(**weights, image_scale=2, discriminator=False)
+    train_steps(model, [flat_images(seed=seed) for seed in range(3)], num_steps=24)
+    model.calibrate(lambda: iter([flat_images(seed=3)]))
+    normal = flat_images(seed=50)
+    assert normal.images_B3HW is not None
+    before = model.predict(normal).maps_BHW
+    defective = Batch(normal.features_BChw, normal.class_index_B, with_checks(normal.images_B3HW))
+    rise = model.predict(defective).maps_BHW - before
+    assert (rise[:, 28:36, 12:20].mean((1, 2)) > 1).all()
+    assert rise[:, :8, 32:].abs().max() < 0.1
+
+
+def test_the_discriminators_part_is_the_distance_of_what_it_sees_in_two_images() -> None:
+    model = model_of(image_scale=1).eval()
+    normal = flat_images(seed=0)
+    assert normal.images_B3HW is not None
+    defective = Batch(normal.features_BChw, normal.class_index_B, with_checks(normal.images_B3HW))
+    with torch.no_grad():
+        image, target = model._target_image(normal), model._target_image(defective)
+        distance = model._matching_distance(image, target)
+        assert (model._matching_distance(image, image) == 0).all()
+    assert distance.shape == (6, 24, 24)
+    assert (distance[:, 14:18, 6:10].mean((1, 2)) > 0.05).all()
+    # Nothing is felt farther away than half a patch (26 pixels) and half a cell of the coarsest grid (4 pixels).
+    assert (distance[:, :, 22:] == 0).all()
