@@ -81,11 +81,17 @@ def _panels(description: SweepDescription, trials: list[TrialRecord]) -> list[tu
     wide = wr.Layout(w=24, h=10)
     search: list = [
         wr.ScatterPlot(
-            x="CreatedTimestamp", y=wr.SummaryMetric(name), title=f"{name} per trial", running_ymax=True
+            x=wr.Metric("CreatedTimestamp"),
+            y=wr.SummaryMetric(name),
+            title=f"{name} per trial",
+            running_ymax=True,
         )
         if goal == "maximize"
         else wr.ScatterPlot(
-            x="CreatedTimestamp", y=wr.SummaryMetric(name), title=f"{name} per trial", running_ymin=True
+            x=wr.Metric("CreatedTimestamp"),
+            y=wr.SummaryMetric(name),
+            title=f"{name} per trial",
+            running_ymin=True,
         )
         for name, goal in description.goals.items()
     ]
@@ -102,7 +108,7 @@ def _panels(description: SweepDescription, trials: list[TrialRecord]) -> list[tu
     ]
     per_class: list = [
         wr.BarPlot(
-            metrics=[wr.SummaryMetric(f"val/{name}/{metric}") for name in class_names(metrics, "val")],
+            metrics=[f"val/{name}/{metric}" for name in class_names(metrics, "val")],
             title=f"{label} per class, on val",
             groupby_aggfunc="max",
         )

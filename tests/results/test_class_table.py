@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from hvqray.metrics import METRIC_NAMES
+from hvqray.results.class_table import METRIC_LABELS, class_names, class_table, codebook_levels
+
+
+def test_labels_are_of_the_seven_metrics_in_their_order() -> None:
+    assert tuple(METRIC_LABELS) == METRIC_NAMES
+
+
+def test_rows_per_class_and_mean() -> None:
+    metrics = {
+        "val/image_auroc": 0.8,
+        "val/image_auroc.num_classes": 2.0,
+        "val/part 10/image_auroc": 0.9,
+        "val/part 2/image_auroc": 0.7,
+        "val/other/image_auroc": None,
+        "val/other/image_f1max.threshold": 3.0,
+        "test/else/image_auroc": 0.1,
+        "train/loss": 1.0,
+        "codebook/top/use": 0.5,
+        "codebook/q0/use": 0.5,
+        "codebook/q0/perplexity": 5.0,
+    }
+    table = class_table(metrics, "val")
+    assert table is not None
+    assert [(name, values[0]) for name, values in table.rows] == [
+        ("other", None),
+        ("part 2", 0.7),
+        ("part 10", 0.9),
+        ("mean", 0.8),
+    ]
+    assert all(len(values) == 7 and values[1:] == [None] * 6 for _, values in table.rows)
+    assert table.note == "mean image AUROC over 2 of 3 classes"
+    assert class_names(metrics, "test") == ["else"]
+    assert codebook_levels(metrics) == ["top", "q0"]
+
+
+def test_a_split_that_was_not_measured_has_no_table() -> None:
+    assert class_table({"val/image_auroc": 0.5, "train/loss": 1.0}, "test") is None

@@ -1,0 +1,38 @@
+"""The examples of docs/results-files.md run, and its tables name the columns that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fake_sweep import write_fake_sweep
+
+PAGE = (Path(__file__).parents[2] / "docs" / "results-files.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_fake_sweep(tmp_path / "runs" / "NAME")
+
+
+def test_examples_run(sweep: Path) -> None:
+    pytest.importorskip("duckdb")
+    names: dict[str, object] = {}
+    for block in BLOCKS:
+        exec(block, names)
+    assert len(BLOCKS) == 3
+    assert names["complete"]["trial_id"].iloc[0] == "t0005"
+    assert set(names["curves"]["class_name"]) == {"ballscrew", "cookie", "magnetic_tile", "mean", "road"}
+    assert names["by_quantizer"]["trials"].sum() == 4
+
+
+def test_tables_name_every_column(sweep: Path) -> None:
+    documented = set(re.findall(r"^\| `([^`]+)`", PAGE, flags=re.MULTILINE))
+    trials = pq.read_schema(sweep / "trials.parquet").names
+    fixed = {name for name in trials if "/" not in name and not name.startswith("param.")}
+    assert fixed <= documented
+    assert set(pq.read_schema(sweep / "metrics.parquet").names) <= documented
