@@ -75,23 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _config_of_trial(trial: str, overrides: list[str], metric: str | None) -> tuple[RunConfig, Selection]:
-    from hvqray.config.run_config import override_run_config
-    from hvqray.config.sections import RunConfig
-    from hvqray.results.store import read_starts
+    from hvqray.config.run_config import load_run_config
     from hvqray.results.sweep_folder import read_description
+    from hvqray.training.checkpoint import CONFIG_FILE, trial_folder
     from hvqray.training.loop import Selection
 
-    folder_name, colon, trial_id = trial.rpartition(":")
+    folder, colon, trial_id = trial.rpartition(":")
     if not colon:
         raise InputError("must be SWEEP_DIR:TRIAL_ID, such as runs/fsq:t0003", field=f"--trial {trial}")
-    folder = Path(folder_name)
-    goals = read_description(folder).goals
-    starts = {start.trial_id: start for start in read_starts(folder)}
-    if trial_id not in starts:
+    goals = read_description(Path(folder)).goals
+    known = [path.name for path in trial_folder(Path(folder), "").glob("*") if (path / CONFIG_FILE).is_file()]
+    if trial_id not in known:
         raise InputError(
-            f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, starts)}", source=folder_name
+            f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, known)}", source=folder
         )
-    config = override_run_config(RunConfig.model_validate(starts[trial_id].config), overrides)
+    config = load_run_config(trial_folder(Path(folder), trial_id) / CONFIG_FILE, overrides)
     name = metric or next(iter(goals))
     return config, Selection(name, goals.get(name, "maximize") == "maximize")
 

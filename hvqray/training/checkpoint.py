@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from hvqray.atomic import replacing, write_atomically
+from hvqray.config.run_config import run_config_dict, run_config_yaml
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
@@ -46,19 +46,27 @@ class LoadedModel:
     """What metrics.json holds: trial_id, epoch, metrics, selected_on_test, environment, ..."""
 
 
+def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
+    """Where a sweep's trial keeps its checkpoint and example maps."""
+    return sweep_folder / ".state" / "trials" / trial_id
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Write config.yaml, from which the run can be repeated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG_FILE, run_config_yaml(config))
+
+
 def save_model(
     folder: Path, model: nn.Module, *, config: RunConfig, context: ModelContext, record: dict[str, Any]
 ) -> None:
     """Write model.safetensors, config.yaml and metrics.json (= `record`) into `folder`, each atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config_dict = config.model_dump(mode="json", by_alias=True)
-    header = json.dumps(
-        {"config": config_dict, "context": asdict(context), "record": record}, allow_nan=False
-    )
+    save_config(folder, config)
+    content = {"config": run_config_dict(config), "context": asdict(context), "record": record}
+    header = json.dumps(content, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     with replacing(folder / MODEL_FILE) as path:
         save_file(tensors, path, metadata={HEADER_KEY: header})
-    write_atomically(folder / CONFIG_FILE, yaml.safe_dump(config_dict, sort_keys=False))
     write_record(folder, record)
 
 

@@ -7,7 +7,7 @@ folder continues after the last finished epoch, with the same batches, masks and
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hvqray.training.batches import make_batch
 from hvqray.training.checkpoint import (
     MODEL_FILE,
     load_resume_state,
+    save_config,
     save_model,
     save_resume_state,
 )
@@ -63,7 +64,7 @@ def run(
     communicator: Communicator,
     selection: Selection = Selection(),
     trial_id: str | None = None,
-) -> Iterator[EpochReport]:
+) -> Generator[EpochReport, None, None]:
     """Train `config` on `data`, yielding a report per epoch, equal on every rank.
 
     Closing the generator between two reports ends the run; it can be resumed from `folder`.
@@ -112,7 +113,7 @@ class _Run:
         self.selected: dict[str, float | None] = {}
         self.duration_s = 0.0
 
-    def epochs(self) -> Iterator[EpochReport]:
+    def epochs(self) -> Generator[EpochReport, None, None]:
         started = time.monotonic()
         last_metrics = self._start_or_resume()
         earlier_s = self.duration_s
@@ -234,6 +235,8 @@ class _Run:
     def _start_or_resume(self) -> dict[str, float | None]:
         """Build up the run's state; returns the metrics of the last epoch done (none for a new run)."""
         state = load_resume_state(self.folder, device=self.communicator.device)
+        if self.communicator.rank == 0:
+            save_config(self.folder, self.config)
         if state is None and self.communicator.rank == 0:
             with autocast(self.config.train, self.communicator.device):
                 self.model.prepare(self._reference_batches, seed=self.config.train.seed)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class WorkerGroup:
         """Whether the group can take another job."""
         return self._thread.is_alive()
 
-    def run(self, job: Job) -> Iterator[EpochReport]:
+    def run(self, job: Job) -> Generator[EpochReport, None, None]:
         """Run a job; closing the iterator stops it after the epoch that was last reported.
 
         Raises:

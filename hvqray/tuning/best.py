@@ -13,10 +13,9 @@ import torch
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.ranking import ranked
-from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE
+from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, trial_folder
 from hvqray.training.measure import measure_on_test
 from hvqray.tuning.resources import TrialResources
-from hvqray.tuning.runner import trial_folder
 
 FOLDER = "best"
 

@@ -50,7 +50,6 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
         if joined:
             ray.init(address=joined, logging_level=logging.ERROR, log_to_driver=False)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray chooses too, but then it says so
             # The dashboard process serves the state API, without which stopping a worker group hangs.
             ray.init(
                 address="local",

@@ -55,7 +55,7 @@ class Relay(tune.Callback):
         state, _ = outcome(result, self._metrics, crashed=crashed)
         end = TrialEnd(
             trial_id=spec.trial_id,
-            state=state.name,  # type: ignore[arg-type]
+            state=state.name,
             metrics=report.selected if report else {},
             epochs=report.epoch if report else 0,
             duration_s=report.duration_s if report else 0.0,

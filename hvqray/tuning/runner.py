@@ -13,11 +13,10 @@ from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 
 from hvqray.config.run_config import config_hash
-from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile, resolve_run_config
 from hvqray.results.events import SweepListener, TrialStart
 from hvqray.results.store import SweepStore, read_trials, read_unfinished
-from hvqray.training.checkpoint import remove_resume_state
+from hvqray.training.checkpoint import remove_resume_state, trial_folder
 from hvqray.tuning.relay import Relay
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.resume import open_storage, reconcile, study_name
@@ -48,6 +47,7 @@ def run_search(
     sweep: SweepFile, plan: SearchPlan, store: SweepStore, listeners: Sequence[SweepListener]
 ) -> None:
     """Run trials until the number, the time or the target is reached; results go to the listeners."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     metrics = [metric.name for metric in sweep.metric]
     goals = [metric.goal for metric in sweep.metric]
     name = study_name(sweep.name, metrics, goals)
@@ -59,11 +59,14 @@ def run_search(
     if num_samples == 0 or num_samples < -1:
         return
     relay = Relay(store, listeners, metrics)
+    space = SearchSpace(sweep.parameters)
     search = StudySearch(
-        SearchSpace(sweep.parameters),
+        space,
         metrics=metrics,
         goals=goals,
-        sampler=make_sampler(sweep.method, plan.seed + len(ended), len(metrics)),
+        sampler=make_sampler(
+            sweep.method, plan.seed + len(ended), len(metrics), space=space, num_trials=plan.num_trials
+        ),
         study_name=name,
         storage=storage,
         resolve=lambda number, params: _start(sweep, number, params),
@@ -82,7 +85,7 @@ def run_search(
                 sweep.early_terminate,
                 metrics[0],
                 "max" if goals[0] == "maximize" else "min",
-                _max_epochs(sweep),
+                sweep.max_epochs(),
             ),
             num_samples=num_samples,
             max_concurrent_trials=plan.resources.max_concurrent_trials,
@@ -103,25 +106,11 @@ def run_search(
         shutil.rmtree(plan.folder / ".state" / "train", ignore_errors=True)
 
 
-def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
-    """Where a trial keeps its checkpoint, model and example maps."""
-    return sweep_folder / ".state" / "trials" / trial_id
-
-
 def study_of(folder: Path) -> optuna.Study:
     """The one study in a sweep's folder."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
     (summary,) = storage.get_all_studies()
     return optuna.load_study(study_name=summary.study_name, storage=storage)
-
-
-def _max_epochs(sweep: SweepFile) -> int:
-    """The longest a trial can be, whether its epochs are fixed or searched."""
-    fixed = TrainConfig.model_validate(sweep.train).epochs
-    searched = sweep.parameters.get("train.epochs")
-    if searched is None:
-        return fixed
-    return int(max(filter(None, [searched.max, searched.value, *(searched.values or [])])))
 
 
 def _start(sweep: SweepFile, number: int, params: dict[str, Any]) -> TrialStart:

@@ -13,11 +13,11 @@ from hvqray.config.sections import DataConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes, load_sweep
 from hvqray.data.dataset import PreparedData
 from hvqray.data.prepare import prepare_data
+from hvqray.data.progress import progress_bar
 from hvqray.errors import InputError
 from hvqray.results.events import Goal, SweepListener
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.data.progress import progress_bar
 from hvqray.results.store import SweepStore, read_trials
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
@@ -26,7 +26,6 @@ from hvqray.tuning.ray_runtime import ray_session
 from hvqray.tuning.resources import TrialResources, plan_resources
 from hvqray.tuning.runner import SearchPlan, run_search
 from hvqray.tuning.space import SearchSpace
-
 
 MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "description", "project", "entity")
 

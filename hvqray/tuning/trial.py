@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from ray import tune
 from hvqray.config.sections import RunConfig
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import needs_new_process
+
+Reports = Generator[EpochReport, None, None]
 
 REPORT_KEY = "report"
 """Key of an `EpochReport`, as JSON, in Tune's results."""
@@ -57,6 +59,8 @@ class HvqrayTrial(tune.Trainable):
     the process goes on to the next trial. A lost process is retried by Tune, from the trial's checkpoint.
     """
 
+    _reports: Reports | None
+
     def setup(self, config: dict[str, Any]) -> None:
         quieten_worker()
         self._group: Any = None
@@ -96,19 +100,19 @@ class HvqrayTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._spec = TrialSpec.from_config(config)
-        self._reports: Iterator[EpochReport] | None = None
+        self._reports = None
 
     def _stop_run(self) -> None:
-        if isinstance(self._reports, Generator):
+        if self._reports is not None:
             self._reports.close()
         self._reports = None
 
-    def _start_run(self) -> Iterator[EpochReport]:
+    def _start_run(self) -> Reports:
         spec = self._spec
         run = RunConfig.model_validate(spec.run)
         return self._start_group_run(run) if spec.workers > 1 else self._start_local_run(run)
 
-    def _start_local_run(self, run: RunConfig) -> Iterator[EpochReport]:
+    def _start_local_run(self, run: RunConfig) -> Reports:
         import torch
 
         from hvqray.data.prepare import prepare_data
@@ -128,7 +132,7 @@ class HvqrayTrial(tune.Trainable):
             trial_id=spec.trial_id,
         )
 
-    def _start_group_run(self, run: RunConfig) -> Iterator[EpochReport]:
+    def _start_group_run(self, run: RunConfig) -> Reports:
         from hvqray.training import loop
         from hvqray.training.ray_train import Job, WorkerGroup
 
