@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def data_of(loaded: LoadedModel, root: str | None) -> tuple[DataConfig, list[str]]:
-    """The data to evaluate on, restricted to the classes that the model knows, and remarks on classes left out.
+    """The data to evaluate on, restricted to the classes that the model knows, and remarks on what differs from training.
 
     Raises:
         InputError: none of the model's classes is a folder of `root`.
@@ -107,6 +107,10 @@ def data_of(loaded: LoadedModel, root: str | None) -> tuple[DataConfig, list[str
         )
         if names
     ]
+    if config.adapt_batchnorm:
+        remarks.append(
+            f"data.adapt_batchnorm: the backbone's statistics are those of the training images in {root}"
+        )
     return config.model_copy(update={"classes": shared}), remarks
 
 
@@ -114,10 +118,8 @@ def evaluate(
     loaded: LoadedModel, data: PreparedData, split_name: str, device: torch.device
 ) -> dict[str, float | None]:
     """Flat metrics (see `EpochReport`) of a loaded model on a split, in the precision it was trained in."""
-    # Where `val` is the test split it may bear that one's name.
-    split = replace(data.splits[split_name], name=split_name)
     evaluator = Evaluator(
-        with_classes_of(loaded, split, data.context.class_names),
+        with_classes_of(loaded, data.splits[split_name], data.context.class_names),
         loaded.context,
         SingleProcess(device),
         BATCH_SIZE,
