@@ -47,7 +47,8 @@ class TensorWriter:
         assert len(lengths) == 1
         for name, values in rows.items():
             column = self._columns[name]
-            assert (values.dtype, values.shape[1:]) == (column.dtype, column.shape)
+            assert values.dtype == np.dtype(column.dtype)
+            assert values.shape[1:] == column.shape
             self._files[name].write(np.ascontiguousarray(values).data)
         self._num_rows += lengths.pop()
 

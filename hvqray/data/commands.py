@@ -1,0 +1,198 @@
+"""`python -m hvqray.data describe|check|cache|synth`: look at a dataset, find its faults, fill the cache."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from hvqray.command_line import DONE, INPUT_AT_FAULT, add_cache_option, argument_parser, run_command
+from hvqray.config.sections import DataConfig
+from hvqray.data.cache import cache_entries, clear_cache, default_cache_dir, parse_bytes
+from hvqray.data.check import find_faults
+from hvqray.data.dataset import Dataset
+from hvqray.data.describe import dataset_table
+from hvqray.data.prepare import open_dataset, prepare_data
+from hvqray.data.progress import progress_bar
+from hvqray.data.synthetic import write_synthetic
+from hvqray.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the arguments and returns the exit code: 0 done, 2 the data or the arguments are at fault."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    return command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argument_parser("data", "Look at a dataset, find its faults, fill the feature cache.")
+    commands = parser.add_subparsers(required=True, metavar="describe|check|cache|synth")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, formatter_class=parser.formatter_class, allow_abbrev=False
+        )
+        sub.set_defaults(command=command)
+        add_cache_option(sub)
+        return sub
+
+    for name, command, text in (
+        ("describe", _describe, "Show classes, counts, masks, sizes and modes."),
+        ("check", _check, "Name every fault, one line each; exit code 2 where there are any."),
+    ):
+        sub = add(name, command, text)
+        sub.add_argument(
+            "root", nargs="?", metavar="ROOT", help="folder of the dataset (default: the synthetic set)"
+        )
+        sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
+
+    sub = add("cache", _cache, "Fill the feature cache for a dataset, or list or clear it.")
+    sub.add_argument("--data", metavar="ROOT", help="folder of the dataset (default: the synthetic set)")
+    sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
+    sub.add_argument(
+        "--image-size", type=int, default=224, metavar="PIXELS", help="side of the square, in pixels"
+    )
+    sub.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="timm backbone")
+    sub.add_argument(
+        "--weights", default="auto", metavar="SOURCE", help="auto, bundled, hub, random, or a file"
+    )
+    sub.add_argument(
+        "--strides",
+        type=int,
+        nargs="+",
+        default=[2, 4, 8, 16],
+        metavar="N",
+        help="strides of the stages used",
+    )
+    sub.add_argument("--adapt-batchnorm", action="store_true", help="re-estimate the batch statistics first")
+    sub.add_argument("--device", default="cpu", help="where features are computed: cpu or cuda")
+    sub.add_argument("--list", action="store_true", help="list the entries instead")
+    sub.add_argument("--clear", action="store_true", help="remove all entries that are not in use instead")
+    sub.add_argument(
+        "--limit",
+        metavar="SIZE",
+        help="clear what was not used for longest until at most SIZE (20GB, 500MB) is left",
+    )
+
+    sub = add("synth", _synth, "Write the built-in synthetic set as PNG files.")
+    sub.add_argument("--out", required=True, metavar="DIR", help="new folder to write")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the images")
+    return parser
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    _print_table(dataset_table(_dataset(arguments)))
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    dataset = _dataset(arguments)
+    with progress_bar() as progress:
+        faults = find_faults(dataset, progress=progress)
+    for fault in faults:
+        sys.stdout.write(f"{fault}\n")
+    images = f"{len(dataset.samples)} images of {len(dataset.class_names)} classes"
+    sys.stdout.write(f"{images}: {len(faults)} fault{'' if len(faults) == 1 else 's'}\n")
+    return INPUT_AT_FAULT if faults else DONE
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    cache_dir = _cache_dir(arguments)
+    limit = None if arguments.limit is None else parse_bytes(arguments.limit)
+    if arguments.list:
+        _list_entries(cache_dir)
+        return DONE
+    if arguments.clear:
+        removed = clear_cache(cache_dir)
+        freed = sum(entry.size_bytes for entry in removed)
+        left = len(cache_entries(cache_dir))
+        sys.stdout.write(f"removed {len(removed)} entries ({_size(freed)}); {left} in use left\n")
+        return DONE
+    backbone = {"name": arguments.backbone, "weights": arguments.weights, "strides": arguments.strides}
+    config = _config(
+        root=arguments.data,
+        classes=arguments.classes,
+        image_size=arguments.image_size,
+        backbone=backbone,
+        adapt_batchnorm=arguments.adapt_batchnorm,
+    )
+    with progress_bar() as progress:
+        data = prepare_data(
+            config, cache_dir=cache_dir, cache_limit_bytes=limit, device=arguments.device, progress=progress
+        )
+    features = data.splits["train"].all_features
+    shape = "x".join(map(str, features.shape[1:]))
+    sys.stdout.write(f"{len(features)} images, features {shape} ({_size(features.nbytes)}) in {cache_dir}\n")
+    return DONE
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    folder = Path(arguments.out).expanduser().absolute()
+    if folder.exists():
+        raise InputError(f"{folder} exists already; name a new folder", field="--out")
+    if arguments.seed < 0:
+        raise InputError(f"{arguments.seed} is negative; give 0 or more", field="--seed")
+    with progress_bar() as progress:
+        write_synthetic(folder, arguments.seed, progress=progress)
+    sys.stdout.write(f"{folder}\n")
+    return DONE
+
+
+def _dataset(arguments: argparse.Namespace) -> Dataset:
+    config = _config(root=arguments.root, classes=arguments.classes)
+    with progress_bar() as progress:
+        return open_dataset(config, cache_dir=_cache_dir(arguments), progress=progress)
+
+
+def _config(**fields: Any) -> DataConfig:
+    try:
+        return DataConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "data." + ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{first['input']!r}: {first['msg']}", field=field) from None
+
+
+def _cache_dir(arguments: argparse.Namespace) -> Path:
+    return (arguments.cache_dir or default_cache_dir()).expanduser().absolute()
+
+
+def _list_entries(cache_dir: Path) -> None:
+    table = Table(title=str(cache_dir), title_justify="left")
+    for heading in ("entry", "content", "size", "last used", "in use"):
+        table.add_column(heading, overflow="fold")
+    entries = cache_entries(cache_dir)
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        table.add_row(
+            entry.path.name, entry.description, _size(entry.size_bytes), used, "yes" if entry.in_use else "no"
+        )
+    table.caption = f"{_size(sum(entry.size_bytes for entry in entries))} in all"
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:  # 80 columns, the default there, would fold every cell
+        console = Console(width=160)
+    console.print(table)
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"

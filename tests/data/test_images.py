@@ -1,0 +1,102 @@
+"""Decoding of every kind of image and mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvqray.data.dataset import Sample
+from hvqray.data.images import load_image, load_mask, load_sample
+from hvqray.errors import InputError
+
+GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".TIFF"])
+def test_grey_is_repeated_over_the_channels(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"grey{suffix}"
+    Image.fromarray(GREY).save(path)
+    np.testing.assert_array_equal(load_image(path), np.stack([GREY] * 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"deep{suffix}"
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(path)
+    np.testing.assert_array_equal(load_image(path)[..., 0], GREY)
+
+
+def test_1_bit_palette_and_alpha(tmp_path: Path) -> None:
+    bits = Image.fromarray(GREY > 100)
+    bits.save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "bits.png")[..., 0], np.where(GREY > 100, 255, 0))
+    colors = np.random.default_rng(0).choice([0, 255], (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(colors).convert("P", palette=Image.Palette.ADAPTIVE).save(
+        tmp_path / "p.png", transparency=b"\x00\x80"
+    )
+    np.testing.assert_array_equal(load_image(tmp_path / "p.png"), colors)
+    Image.fromarray(np.dstack([colors, np.full((8, 8), 7, np.uint8)])).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "rgba.png"), colors)
+
+
+def test_jpeg_is_resized_to_a_square(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 20), (200, 100, 50)).save(tmp_path / "flat.jpg", quality=95)
+    image = load_image(tmp_path / "flat.jpg", 32)
+    assert image.shape == (32, 32, 3)
+    assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 3
+
+
+def test_masks_are_anomalous_above_half_of_full_scale(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m8.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "m8.png"), [[0, 0, 1, 1]])
+    Image.fromarray(np.array([[0, 32000, 33000, 65535]], np.uint16)).save(tmp_path / "m16.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "m16.png"), [[0, 0, 1, 1]])
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "m1.png")
+    np.testing.assert_array_equal(load_mask(tmp_path / "m1.png"), [[0, 1]])
+
+
+def test_mask_resizing_takes_the_nearest_pixel(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (48, 80), np.uint8)
+    Image.fromarray(mask * 255).save(tmp_path / "mask.png")
+    rows, columns = (np.arange(32) + 0.5) * 48 / 32, (np.arange(32) + 0.5) * 80 / 32
+    np.testing.assert_array_equal(
+        load_mask(tmp_path / "mask.png", 32), mask[rows.astype(int)][:, columns.astype(int)]
+    )
+
+
+def test_mask_of_zeros_and_ones_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=r"mask.png: its largest value is 1 of 255"):
+        load_mask(tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.png: not a readable image"):
+        load_image(tmp_path / "bad.png")
+
+
+def test_truncated_image_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"cut\.jpg: not a readable image"):
+        load_image(tmp_path / "cut.jpg")
+
+
+def test_float_image_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(InputError, match="no known range"):
+        load_image(tmp_path / "f.tif")
+
+
+def test_sample_with_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    Image.new("L", (10, 10)).save(tmp_path / "a_mask.png")
+    sample = Sample(tmp_path / "a.png", "bolt", "test", "cut", tmp_path / "a_mask.png")
+    with pytest.raises(InputError, match=r"a_mask\.png: the mask is 10x10 pixels, its image a\.png is 20x10"):
+        load_sample(sample, 32)

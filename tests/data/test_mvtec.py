@@ -1,0 +1,67 @@
+"""The reader of the MVTec AD layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hvqray.data.mvtec import read_mvtec
+from hvqray.errors import InputError
+
+
+def test_samples_are_sorted_and_complete(mvtec_root: Path) -> None:
+    dataset = read_mvtec(mvtec_root)
+    keys = [(s.class_name, s.part, s.defect, s.path.name) for s in dataset.samples]
+    assert dataset.class_names == ("bolt", "cloth")
+    assert len(keys) == 30
+    for name in dataset.class_names:
+        assert [key[1:3] for key in keys if key[0] == name] == (
+            [("train", "good")] * 5 + [("test", "cut")] * 3 + [("test", "dent")] * 3 + [("test", "good")] * 4
+        )
+    assert all(sample.mask_path is not None for sample in dataset.samples if sample.is_anomalous)
+    assert all(sample.mask_path is None for sample in dataset.samples if not sample.is_anomalous)
+
+
+@pytest.mark.parametrize("mask_name", ["00_mask.png", "00.png", "00.BMP", "00_mask.TIFF"])
+def test_mask_names(mvtec_root: Path, mask_name: str) -> None:
+    folder = mvtec_root / "bolt" / "ground_truth" / "cut"
+    (folder / "00_mask.png").rename(folder / mask_name)
+    sample = next(s for s in read_mvtec(mvtec_root).samples if s.defect == "cut")
+    assert sample.mask_path == folder / mask_name
+
+
+def test_extension_in_any_case_and_other_files_left_out(mvtec_root: Path) -> None:
+    good = mvtec_root / "bolt" / "train" / "good"
+    (good / "00.png").rename(good / "00.JPeG")
+    (good / "SOURCE.md").write_text("where it is from")
+    (good / ".hidden.png").write_bytes(b"")
+    (mvtec_root / "README.md").write_text("no class")
+    (mvtec_root / "notes").mkdir()
+    names = [
+        s.path.name for s in read_mvtec(mvtec_root).samples if s.class_name == "bolt" and s.part == "train"
+    ]
+    assert names == ["00.JPeG", "01.png", "02.png", "03.png", "04.png"]
+
+
+def test_classes_restrict(mvtec_root: Path) -> None:
+    dataset = read_mvtec(mvtec_root, ["cloth", "cloth"])
+    assert dataset.class_names == ("cloth",)
+    assert {s.class_name for s in dataset.samples} == {"cloth"}
+
+
+def test_unknown_class_names_the_nearest(mvtec_root: Path) -> None:
+    with pytest.raises(InputError, match=r"no class 'clothe'; did you mean 'cloth'\?"):
+        read_mvtec(mvtec_root, ["clothe"])
+
+
+def test_no_dataset(tmp_path: Path, mvtec_root: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        read_mvtec(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no class folder"):
+        read_mvtec(tmp_path / "empty")
+    with pytest.raises(InputError, match="did you mean its parent"):
+        read_mvtec(mvtec_root / "bolt")
+    with pytest.raises(InputError, match="names no class"):
+        read_mvtec(mvtec_root, [])

@@ -1,0 +1,121 @@
+"""How `train`, `val` and `test` are made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hvqray.config.sections import ValidationConfig
+from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.splits import SYNTHETIC, Splits, make_splits
+from hvqray.errors import InputError
+
+
+def dataset(counts: dict[str, dict[str, int]]) -> Dataset:
+    """`{"bolt": {"train": 5, "good": 4, "cut": 3}}`, sorted as a reader gives it."""
+    samples = []
+    for name, parts in sorted(counts.items()):
+        kinds = sorted(kind for kind in parts if kind != "train")
+        for part, defect, count in [
+            ("train", "good", parts["train"]),
+            *(("test", kind, parts[kind]) for kind in kinds),
+        ]:
+            samples += [
+                Sample(Path(name, part, defect, f"{i}.png"), name, part, defect) for i in range(count)
+            ]
+    return Dataset(Path("root"), tuple(sorted(counts)), tuple(samples))
+
+
+def config(source: str, fraction: float = 0.5, seed: int = 0) -> ValidationConfig:
+    return ValidationConfig.model_validate({"from": source, "fraction": fraction, "seed": seed})
+
+
+def paths(splits: Splits, name: str) -> list[str]:
+    return [str(splits.samples[row].path) for row in splits.rows[name]]  # type: ignore[index]
+
+
+SMALL = {"bolt": {"train": 6, "good": 8, "cut": 4, "dent": 6}, "cloth": {"train": 5, "good": 5, "hole": 7}}
+
+
+def test_from_test_halves_every_stratum() -> None:
+    splits = make_splits(dataset(SMALL), config("test"))
+    strata = {
+        name: Counter((splits.samples[r].class_name, splits.samples[r].defect) for r in splits.rows[name])  # type: ignore[index]
+        for name in ("val", "test")
+    }
+    assert strata["val"]["bolt", "good"] == strata["test"]["bolt", "good"] == 4
+    assert strata["val"]["bolt", "cut"] == strata["test"]["bolt", "cut"] == 2
+    assert strata["val"]["bolt", "dent"] == strata["test"]["bolt", "dent"] == 3
+    assert {strata["val"]["cloth", "good"], strata["test"]["cloth", "good"]} == {2, 3}
+    assert not splits.selected_on_test
+
+
+@given(
+    good=st.integers(2, 30),
+    defects=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 100),
+)
+def test_from_test_is_a_partition_with_both_labels_in_both(
+    good: int, defects: list[int], fraction: float, seed: int
+) -> None:
+    counts = {"train": 3, "good": good} | {f"defect{i}": count for i, count in enumerate(defects)}
+    data = dataset({"bolt": counts})
+    splits = make_splits(data, config("test", fraction, seed))
+    rows = [set(splits.rows[name].tolist()) for name in ("train", "val", "test")]  # type: ignore[index]
+    assert sum(map(len, rows)) == len(set.union(*rows)) == len(data.samples)
+    assert all(data.samples[row].part == "train" and not data.samples[row].is_anomalous for row in rows[0])
+    for is_anomalous, total in ((False, good), (True, sum(defects))):
+        in_val = sum(data.samples[row].is_anomalous == is_anomalous for row in rows[1])
+        if total >= 2:
+            assert 1 <= in_val <= total - 1
+        assert abs(in_val - fraction * total) <= 1
+    for i, count in enumerate(defects):
+        in_val = sum(data.samples[row].defect == f"defect{i}" for row in rows[1])
+        assert abs(in_val - fraction * count) <= 2
+    assert all(a < b for values in splits.rows.values() for a, b in pairwise(values.tolist()))
+
+
+def test_seed_decides_and_other_classes_do_not() -> None:
+    both, again = make_splits(dataset(SMALL), config("test")), make_splits(dataset(SMALL), config("test"))
+    other = make_splits(dataset(SMALL), config("test", seed=1))
+    alone = make_splits(dataset({"bolt": SMALL["bolt"]}), config("test"))
+    assert paths(both, "val") == paths(again, "val") != paths(other, "val")
+    assert [path for path in paths(both, "val") if path.startswith("bolt")] == paths(alone, "val")
+
+
+def test_from_none_selects_on_test() -> None:
+    splits = make_splits(dataset(SMALL), config("none"))
+    np.testing.assert_array_equal(splits.rows["val"], splits.rows["test"])
+    assert len(splits.rows["test"]) == 30
+    assert splits.selected_on_test
+
+
+def test_from_synthetic_holds_out_normal_images() -> None:
+    data = dataset(SMALL)
+    splits = make_splits(data, config("synthetic"))
+    val = [splits.samples[row] for row in splits.rows["val"]]
+    assert all(data.samples[row].part == "train" for row in splits.rows["val"])
+    assert not set(splits.rows["val"]) & set(splits.rows["train"])
+    assert len(splits.rows["test"]) == 30
+    for name, num_val in (("bolt", 3), ("cloth", 2)):
+        of_class = [sample for sample in val if sample.class_name == name]
+        defects = [sample for sample in of_class if sample.is_anomalous]
+        assert len(of_class) == num_val
+        assert len(defects) == (num_val + 1) // 2
+        assert all(s.defect == SYNTHETIC and s.synthetic_seed is not None and s.has_mask for s in defects)
+    assert not any(splits.samples[row].is_anomalous for row in splits.rows["train"])
+    assert make_splits(data, config("synthetic")).samples == splits.samples
+
+
+def test_faults() -> None:
+    with pytest.raises(InputError, match=r"class 'bolt' has no training image"):
+        make_splits(dataset({"bolt": {"train": 0, "good": 2}}), config("test"))
+    with pytest.raises(InputError, match=r"data.validation.from: .*class 'bolt' has 2; use 'test' or 'none'"):
+        make_splits(dataset({"bolt": {"train": 2, "good": 2}}), config("synthetic"))
