@@ -40,7 +40,7 @@ class PatchDiscriminator(nn.Module):
 
     def features(self, image_B3TT: Float[Tensor, "B 3 T T"]) -> list[Tensor]:
         """Activations of every stage, (B, channels, side, side)."""
-        x, stages = image_B3TT.contiguous(memory_format=torch.channels_last), []
+        x, stages = image_B3TT, []
         for stage in self.stages:
             x = F.leaky_relu(stage(x), 0.2)
             stages.append(x)

@@ -70,7 +70,6 @@ class SquadModel(nn.Module):
         self._judged: tuple[Tensor, Tensor] | None = None
         """Real and made images between the two losses of a step."""
         self.to(device)
-        self.to(memory_format=torch.channels_last)
 
     def codebook_sizes(self) -> dict[str, int]:
         return self.generator.hierarchy.codebook_sizes()

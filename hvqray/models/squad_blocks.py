@@ -177,4 +177,4 @@ class Generator(nn.Module):
         return Reconstruction(features, image, quantized)
 
     def quantize(self, features_BChw: Float[Tensor, "B C h w"]) -> Quantized:
-        return self.hierarchy(self.encoder(features_BChw.contiguous(memory_format=torch.channels_last)))
+        return self.hierarchy(self.encoder(features_BChw))
