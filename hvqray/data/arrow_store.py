@@ -37,7 +37,6 @@ class TensorWriter:
         self._path = path
         self._columns = columns
         self._raw_paths = {name: path.with_name(f"{path.name}.{name}") for name in columns}
-        self._files = {name: raw.open("wb") for name, raw in self._raw_paths.items()}
         self._num_rows = 0
 
     def append(self, rows: dict[str, np.ndarray]) -> None:
@@ -49,13 +48,12 @@ class TensorWriter:
             column = self._columns[name]
             assert values.dtype == np.dtype(column.dtype)
             assert values.shape[1:] == column.shape
-            self._files[name].write(np.ascontiguousarray(values).data)
+            with self._raw_paths[name].open("ab") as file:
+                file.write(np.ascontiguousarray(values).data)
         self._num_rows += lengths.pop()
 
     def close(self) -> None:
         """Writes the Arrow file and removes the plain ones."""
-        for file in self._files.values():
-            file.close()
         arrays = {name: self._tensor_array(name) for name in self._columns}
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
         with self._path.open("wb") as file:

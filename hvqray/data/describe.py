@@ -36,7 +36,9 @@ def dataset_table(dataset: Dataset) -> Table:
 
 def _defect_counts(defects: Sequence[Sample]) -> str:
     counts = Counter(sample.defect for sample in defects)
-    return "\n".join([str(len(defects)), *(f"  {defect} {count}" for defect, count in sorted(counts.items()))])
+    return "\n".join(
+        [str(len(defects)), *(f"  {defect} {count}" for defect, count in sorted(counts.items()))]
+    )
 
 
 def _sizes_and_modes(paths: Sequence[Path]) -> tuple[str, str]:

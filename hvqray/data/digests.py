@@ -51,9 +51,10 @@ def digest_texts(texts: Iterable[str]) -> str:
 
 def _read_memo(memo: Path) -> dict[str, list]:
     try:
-        return json.loads(memo.read_text())
+        content = json.loads(memo.read_text())
     except (OSError, ValueError):
-        return {}  # no more than a slower start
+        content = None
+    return content if isinstance(content, dict) else {}  # a lost memo is no more than a slower start
 
 
 def _stamp(path: Path) -> list[int]:

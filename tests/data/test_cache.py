@@ -32,14 +32,15 @@ BUILDER = """
     from hvqray.data.arrow_store import Column, TensorWriter
     from hvqray.data.cache import TENSORS, open_entry
 
-    folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    folder = Path(sys.argv[1])
 
     def build(aside):
         writer = TensorWriter(aside / TENSORS, {"x": Column(np.uint8, (4,))})
         writer.append({"x": np.ones((2, 4), np.uint8)})
         with open(folder / "builds.txt", "a") as log:
             log.write("build\\n")
-        time.sleep(seconds)
+        while not (folder / "go").exists():
+            time.sleep(0.02)
         writer.append({"x": np.ones((1, 4), np.uint8)})
         writer.close()
 
@@ -49,8 +50,8 @@ BUILDER = """
 """
 
 
-def start_builder(folder: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(folder), str(seconds)]
+def start_builder(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -101,22 +102,25 @@ def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_two_processes_share_one_build(tmp_path: Path) -> None:
-    first = start_builder(tmp_path, 1.5)
+    first = start_builder(tmp_path)
     wait_for(tmp_path / "builds.txt")
-    second = start_builder(tmp_path, 1.5)
+    second = start_builder(tmp_path)
+    assert second.stdout is not None
+    assert second.stdout.readline().startswith(f"waiting for process {first.pid} on ")
+    (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert (tmp_path / "builds.txt").read_text() == "build\n"
     assert [output.splitlines()[-1] for output in outputs] == ["(3, 4) 12"] * 2
-    assert f"waiting for process {first.pid} on " in outputs[1]
 
 
 def test_killed_builder_leaves_nothing_wrong(tmp_path: Path) -> None:
-    victim = start_builder(tmp_path, 60)
+    victim = start_builder(tmp_path)
     wait_for(tmp_path / "builds.txt")
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=60)
     assert names(tmp_path / "cache") == []
-    next_one = start_builder(tmp_path, 0)
+    (tmp_path / "go").touch()
+    next_one = start_builder(tmp_path)
     assert next_one.communicate(timeout=60)[0].splitlines()[-1] == "(3, 4) 12"
     assert not list((tmp_path / "cache").glob(".*part-*"))
 

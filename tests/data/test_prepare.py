@@ -1,0 +1,215 @@
+"""From a configuration to arrays."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hvqray.config.sections import BackboneConfig, DataConfig
+from hvqray.data import tensors
+from hvqray.data.backbones import load_backbone
+from hvqray.data.cache import cache_entries
+from hvqray.data.dataset import PreparedData
+from hvqray.data.images import load_image, load_mask
+from hvqray.data.prepare import prepare_data
+from hvqray.errors import InputError
+
+BACKBONE = {"name": "resnet18", "weights": "random", "strides": [4, 8]}
+
+
+def config(root: Path, **fields: Any) -> DataConfig:
+    return DataConfig.model_validate({"root": str(root), "image_size": 32, "backbone": BACKBONE} | fields)
+
+
+def prepare(root: Path, **fields: Any) -> PreparedData:
+    return prepare_data(config(root, **fields), cache_dir=root.parent / "cache")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The images that were decoded."""
+    paths: list[Path] = []
+    load_sample = tensors.load_sample
+
+    def record(sample: Any, image_size: int) -> Any:
+        paths.append(sample.path)
+        return load_sample(sample, image_size)
+
+    monkeypatch.setattr(tensors, "load_sample", record)
+    return paths
+
+
+def test_rows_are_the_files(mvtec_root: Path) -> None:
+    data = prepare(mvtec_root)
+    backbone = load_backbone(BackboneConfig.model_validate(BACKBONE), 32)
+    assert data.context.class_names == ("bolt", "cloth")
+    assert (data.context.feature_channels, data.context.grid_size, data.context.image_size) == (
+        192,
+        (2, 2),
+        32,
+    )
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 10, "val": 10, "test": 10}
+    for split in data.splits.values():
+        for position, sample in enumerate(split.samples):
+            index = np.array([position])
+            image = load_image(sample.path, 32).transpose(2, 0, 1)
+            np.testing.assert_array_equal(split.images(index)[0], image)
+            mask = load_mask(sample.mask_path, 32) if sample.mask_path else np.zeros((32, 32))
+            np.testing.assert_array_equal(split.masks(index)[0], mask)
+            features = backbone(torch.from_numpy(image.copy())[None])[0].half().numpy()
+            np.testing.assert_allclose(split.features(index)[0], features, rtol=2e-3, atol=2e-3)
+            assert split.class_index[position] == data.context.class_names.index(sample.class_name)
+            assert split.is_anomalous[position] == (sample.defect != "good")
+        assert split.has_mask.all()
+    assert not data.splits["train"].is_anomalous.any()
+    assert data.splits["test"].masks(np.arange(10)).any()
+    assert data.batchnorm is None
+
+
+def test_second_time_only_opens(
+    mvtec_root: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(mvtec_root)
+    decoded.clear()
+    monkeypatch.setattr(
+        "hvqray.data.backbones.load_backbone", lambda *_: pytest.fail("the backbone was loaded")
+    )
+    second = prepare(mvtec_root)
+    assert decoded == []
+    assert first.fingerprint == second.fingerprint
+    assert not second.splits["train"].all_features.flags.owndata
+
+
+def test_same_content_elsewhere_shares_the_cache(mvtec_root: Path, decoded: list[Path]) -> None:
+    first = prepare(mvtec_root)
+    copy = mvtec_root.with_name("copy")
+    shutil.copytree(mvtec_root, copy)
+    decoded.clear()
+    assert prepare(copy).fingerprint == first.fingerprint
+    assert decoded == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_size": 48},
+        {"classes": ["bolt"]},
+        {"backbone": BACKBONE | {"strides": [8]}},
+        {"backbone": BACKBONE | {"name": "resnet10t"}},
+        {"adapt_batchnorm": True},
+        {"validation": {"from": "synthetic"}},
+    ],
+)
+def test_what_changes_the_features_changes_the_fingerprint(mvtec_root: Path, fields: dict[str, Any]) -> None:
+    first, second = prepare(mvtec_root), prepare(mvtec_root, **fields)
+    assert first.fingerprint != second.fingerprint
+    assert first.splits["train"].all_features is not second.splits["train"].all_features
+
+
+def test_changed_pixel_or_mask_changes_the_fingerprint(mvtec_root: Path) -> None:
+    fingerprints = [prepare(mvtec_root).fingerprint]
+    for path in ("bolt/train/good/00.png", "cloth/ground_truth/cut/00_mask.png"):
+        with Image.open(mvtec_root / path) as image:
+            pixels = np.array(image)
+        pixels[0, 0] ^= 255
+        Image.fromarray(pixels).save(mvtec_root / path)
+        fingerprints.append(prepare(mvtec_root).fingerprint)
+    assert len(set(fingerprints)) == 3
+
+
+def test_split_alone_shares_images_and_features(mvtec_root: Path) -> None:
+    prepare(mvtec_root)
+    prepare(mvtec_root, validation={"from": "test", "seed": 7})
+    none = prepare(mvtec_root, validation={"from": "none"})
+    assert len(cache_entries(mvtec_root.parent / "cache")) == 2
+    assert none.selected_on_test
+    np.testing.assert_array_equal(none.splits["val"].rows, none.splits["test"].rows)
+
+
+def test_synthetic_validation(mvtec_root: Path) -> None:
+    data = prepare(mvtec_root, validation={"from": "synthetic"})
+    val = data.splits["val"]
+    masks = val.masks(np.arange(len(val)))
+    assert 0 < val.is_anomalous.sum() < len(val)
+    np.testing.assert_array_equal(masks.any(axis=(1, 2)), val.is_anomalous)
+    assert val.has_mask.all()
+    assert len(data.splits["test"]) == 20
+
+
+def test_adapted_batchnorm_is_given_for_new_images(mvtec_root: Path) -> None:
+    data = prepare(mvtec_root, adapt_batchnorm=True)
+    split = data.splits["test"]
+    backbone = load_backbone(BackboneConfig.model_validate(BACKBONE), 32, batchnorm=data.batchnorm)
+    features = backbone(torch.from_numpy(split.images(np.arange(4))))
+    np.testing.assert_allclose(split.features(np.arange(4)), features.half().numpy(), rtol=5e-3, atol=5e-3)
+
+
+def test_missing_masks_are_recorded(mvtec_root: Path) -> None:
+    shutil.rmtree(mvtec_root / "bolt" / "ground_truth" / "dent")
+    data = prepare(mvtec_root, validation={"from": "none"})
+    test = data.splits["test"]
+    expected = [not (s.class_name == "bolt" and s.defect == "dent") for s in test.samples]
+    np.testing.assert_array_equal(test.has_mask, expected)
+    assert not test.masks(np.flatnonzero(~test.has_mask)).any()
+
+
+def test_unreadable_image_is_named_and_nothing_is_cached(mvtec_root: Path) -> None:
+    (mvtec_root / "cloth" / "test" / "good" / "01.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"cloth/test/good/01\.png: not a readable image"):
+        prepare(mvtec_root)
+    assert cache_entries(mvtec_root.parent / "cache") == []
+
+
+def test_weights_are_missed_before_any_work(mvtec_root: Path, decoded: list[Path]) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        prepare(mvtec_root, backbone=BACKBONE | {"weights": "/nowhere/w.pth"})
+    assert decoded == []
+
+
+def test_limit_clears_other_entries(mvtec_root: Path) -> None:
+    cache_dir = mvtec_root.parent / "cache"
+    prepare(mvtec_root, image_size=48)
+    data = prepare_data(config(mvtec_root), cache_dir=cache_dir, cache_limit_bytes=1)
+    entries = cache_entries(cache_dir)
+    assert len(entries) == 2
+    assert all(entry.in_use and "32 px" in entry.description for entry in entries)
+    assert len(data.splits["train"]) == 10
+
+
+def test_progress_is_told(mvtec_root: Path) -> None:
+    told: dict[str, tuple[int, int]] = {}
+    prepare_data(
+        config(mvtec_root),
+        cache_dir=mvtec_root.parent / "cache",
+        progress=lambda description, done, total: told.update({description: (done, total)}),
+    )
+    assert told["decoding images"] == told["computing features (resnet18)"] == (30, 30)
+
+
+def test_synthetic_set_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path, seed: int, *, progress: Any) -> Path:
+        from hvqray.data.synthetic import write_synthetic
+
+        return write_synthetic(
+            folder, seed, num_train=1, num_test_good=2, num_test_defect=4, progress=progress
+        )
+
+    monkeypatch.setattr("hvqray.data.prepare.write_synthetic", write)
+    fields = {"classes": ["nut"], "image_size": 32, "backbone": BACKBONE}
+    data = prepare_data(DataConfig.model_validate(fields), cache_dir=tmp_path)
+    assert data.context.class_names == ("nut",)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 3, "test": 3}
+
+
+@pytest.mark.slow
+def test_real_photographs(industrial: Path, tmp_path: Path) -> None:
+    data = prepare_data(config(industrial, classes=["cookie", "road"], image_size=64), cache_dir=tmp_path)
+    assert len(data.splits["train"]) == 31 + 97
+    assert len(data.splits["val"]) + len(data.splits["test"]) == 14 + 32 + 36 + 159
+    assert all(split.has_mask.all() for split in data.splits.values())
