@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import optuna
+import pytest
+from fake_sweep import OBJECTIVE, write_fake_sweep
+
+from hvqray.environment import code_version
+from hvqray.errors import InputError
+from hvqray.results.figures import class_heat_map, codebook_chart, search_charts
+from hvqray.results.history import TrialRecord
+from hvqray.results.html_report import build_html_report
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._silent = False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._silent = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.text += " " + " ".join(data.split())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    folder = write_fake_sweep(tmp_path_factory.mktemp("runs") / "fsq", num_trials=10)
+    return Page(build_html_report(folder))
+
+
+def test_says_what_the_numbers_come_from(built: Page) -> None:
+    for fact in (
+        "fsq",
+        "parts, 224 px",
+        code_version(),
+        "2 cores of a processor",
+        "6 complete, 2 pruned, 2 failed",
+    ):
+        assert fact in built.text
+    assert "selected on test" not in built.text.lower()
+
+
+def test_has_every_section(built: Page) -> None:
+    for heading in (
+        "Best model per class",
+        "Anomaly maps of the best model",
+        "Trials",
+        f"Optimisation history of {OBJECTIVE}",
+        f"Parameter importances for {OBJECTIVE}",
+        "Parallel coordinates",
+        "Classes by trials",
+        "Codebook use over the epochs",
+        "Failed trials",
+    ):
+        assert heading in built.text
+    assert "Not shown" not in built.text
+    assert sum(attributes.get("class") == "plotly-graph-div" for _, attributes in built.tags) == 5
+    assert all(f"t000{number}" in built.text for number in range(10))
+
+
+def test_needs_no_network(built: Page) -> None:
+    for tag, attributes in built.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith("data:"), (tag, name)
+    assert not any(tag == "link" for tag, _ in built.tags)
+    (policy,) = [
+        attributes["content"]
+        for tag, attributes in built.tags
+        if tag == "meta" and "http-equiv" in attributes
+    ]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_maps_are_embedded(built: Page) -> None:
+    images = [attributes for tag, attributes in built.tags if tag == "img"]
+    assert len(images) == 4 * 2 * 3
+    assert all((image["src"] or "").startswith("data:image/png;base64,iVBOR") for image in images)
+
+
+def test_names_and_errors_are_escaped(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "evil", classes=("good", "<img onerror=x>"), with_best=False)
+    (folder / "sweep.yaml").write_text((folder / "sweep.yaml").read_text().replace("A made-up search", EVIL))
+    path = build_html_report(folder)
+    page = Page(path)
+    assert EVIL in page.text
+    assert "<b>out of memory</b>" in page.text
+    assert "alert(1)</script>" not in path.read_text()
+    assert not any(tag in ("b", "img") for tag, _ in page.tags)
+
+
+def test_selection_on_test_is_marked(tmp_path: Path) -> None:
+    page = Page(build_html_report(write_fake_sweep(tmp_path / "one", validation="none")))
+    assert page.text.lower().count("selected on test") >= 3
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    page = Page(build_html_report(write_fake_sweep(tmp_path / "one", num_trials=1)))
+    assert page.text.count("it needs at least 2 complete trials, there are 1") == 2
+
+
+def test_a_sweep_without_trials_study_or_best(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "empty", num_trials=0)
+    page = Page(build_html_report(folder))
+    for reason in ("no trial is complete", "no trial has results per class", "no trial has a codebook"):
+        assert reason in page.text
+    assert "There is no best model" in page.text
+    (folder / "study.db").unlink()
+    assert "study.db is missing" in Page(build_html_report(folder)).text
+
+
+def test_without_the_state_folder(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one")
+    shutil.rmtree(folder / ".state")
+    assert "t0005" in Page(build_html_report(folder)).text
+
+
+def test_more_than_one_study_is_refused(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    optuna.create_study(study_name="second", storage=f"sqlite:///{folder / 'study.db'}")
+    with pytest.raises(InputError, match="holds 2 studies, where a sweep has exactly one"):
+        build_html_report(folder)
+
+
+def test_the_heat_map_shows_the_trials_values() -> None:
+    def trial(number: int, metrics: dict[str, float | None]) -> TrialRecord:
+        return TrialRecord(f"t{number}", number, "COMPLETE", {}, metrics, 1, 1.0, "h", 0, None, "v")
+
+    measured = {
+        "val/image_auroc": 0.6,
+        "val/a/image_auroc": 0.7,
+        "val/b/image_auroc": None,
+        "val/a/pixel_ap": 0.1,
+    }
+    chart = class_heat_map([trial(3, measured), trial(1, {})])
+    (heat,) = chart.figure.data
+    assert list(heat.x) == ["t3"]
+    assert dict(zip(heat.y, [row[0] for row in heat.z], strict=True)) == {"a": 0.7, "b": None, "mean": 0.6}
+    buttons = {button.label: button.args[0]["z"][0] for button in chart.figure.layout.updatemenus[0].buttons}
+    assert len(buttons) == 7
+    assert [row[0] for row in buttons["pixel AP"]] == [None, 0.1, None]
+
+
+def test_codebook_lines_are_apart_and_the_best_in_its_own() -> None:
+    use = {"codebook/top/use": 0.5}
+    chart = codebook_chart(
+        {"t0": {2: use, 1: use}, "t1": {1: use}, "t2": {1: {"codebook/q0/use": 0.1}}}, "t1"
+    )
+    grey, best = chart.figure.data[:2]
+    assert list(grey.x) == [1, 2, None, 1, None]
+    assert list(best.x) == [1]
+    assert {annotation.text for annotation in chart.figure.layout.annotations} == {"level top", "level q0"}
+
+
+def test_charts_of_a_search_for_two_metrics() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    distributions = {"a.x": optuna.distributions.FloatDistribution(0, 1)}
+    for value in (0.1, 0.5, 0.9):
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[value, value**2], params={"a.x": value}, distributions=distributions
+            )
+        )
+    charts = search_charts(study, {"one": "maximize", "two": "minimize"})
+    assert [chart.title for chart in charts] == [
+        "Optimisation history of one",
+        "Parameter importances for one",
+        "Optimisation history of two",
+        "Parameter importances for two",
+        "Parallel coordinates",
+        "Pareto front",
+    ]
+    assert all(chart.figure is not None for chart in charts)
+    assert list(charts[4].figure.layout.xaxis.ticktext) == ["one", "two", "x"]
+    history = next(trace for trace in charts[2].figure.data if trace.mode == "markers")
+    assert history.name == "two"
+    assert list(history.y) == pytest.approx([0.01, 0.25, 0.81])

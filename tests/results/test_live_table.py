@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import io
+import pickle
+import re
+
+import pytest
+from fake_sweep import OBJECTIVE, play, start_of
+from rich.console import Console
+
+from hvqray.results import live_table
+from hvqray.results.events import TrialEnd
+from hvqray.results.history import TrialRecord
+from hvqray.results.live_table import LiveTable
+from hvqray.training.epoch_report import EpochReport
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(live_table, "time", clock)
+    return clock
+
+
+def plain_table(
+    *, num_trials: int | None = 4, time_budget_s: float | None = None, **more: list
+) -> tuple[LiveTable, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, width=60)
+    table = LiveTable(
+        console, goals={OBJECTIVE: "maximize"}, num_trials=num_trials, time_budget_s=time_budget_s, **more
+    )
+    return table, out
+
+
+def test_a_line_an_event_without_a_terminal() -> None:
+    table, out = plain_table()
+    for number in (0, 4):
+        play(table, number)
+    table.close()
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2 + 3 + 1 + 2
+    assert lines[0] == "t0000 started: lr=0.01 codebook_size=32 quantizer=vq"
+    assert lines[1].startswith("t0000 epoch 1/3: val/image_auroc 0.65")
+    assert lines[1].endswith("(10 s)")
+    assert "t0000 COMPLETE after 3 epochs, 30 s: val/image_auroc 0.7341" in lines[4]
+    assert "RuntimeError: <b>out of memory</b>" in lines[-1]
+    assert "2/4 trials ended, 1 failed, best val/image_auroc 0.7341 (t0000)" in lines[-1]
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_live_table_on_a_terminal(environment: dict[str, str], coloured: bool) -> None:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=100, force_terminal=True, _environ={"TERM": "xterm-256color", **environment}
+    )
+    table = LiveTable(console, goals={OBJECTIVE: "maximize"}, num_trials=4, time_budget_s=None)
+    play(table, 0)
+    table.close()
+    assert "t0000" in out.getvalue()
+    assert "started" not in out.getvalue()
+    assert (re.search(r"\x1b\[[\d;]*32m", out.getvalue()) is not None) is coloured
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, _environ={"TERM": "dumb"})
+    table = LiveTable(console, goals={OBJECTIVE: "maximize"}, num_trials=4, time_budget_s=None)
+    play(table, 0)
+    assert "t0000 started" in out.getvalue()
+
+
+def shown(table: LiveTable) -> list[list[str]]:
+    out = io.StringIO()
+    Console(file=out, width=140).print(table.render())
+    return [line.split() for line in out.getvalue().splitlines()]
+
+
+def test_rows_are_the_running_then_the_best_and_no_more_than_twelve() -> None:
+    table, _ = plain_table(num_trials=40)
+    for number in range(20):
+        play(table, number)
+    table.on_trial_start(start_of(30))
+    table.on_epoch("t0030", EpochReport(2, 8, {OBJECTIVE: 0.1}, 5.0, selected={OBJECTIVE: 0.2}))
+    rows = shown(table)
+    assert rows[1][:2] == ["t0030", "RUNNING"]
+    assert "2/8" in rows[1]
+    assert "0.2000" in rows[1]
+    values = [float(row[-3]) for row in rows[2:13]]
+    assert values == sorted(values, reverse=True)
+    assert rows[13] == ["…", "and", "9", "more"]
+    assert rows[14][0] == "20/40"
+
+
+def test_best_is_a_complete_trial_and_follows_the_goal() -> None:
+    out = io.StringIO()
+    table = LiveTable(Console(file=out), goals={"loss": "minimize"}, num_trials=None, time_budget_s=None)
+    for number, state, value in (
+        (0, "COMPLETE", 0.5),
+        (1, "PRUNED", 0.1),
+        (2, "COMPLETE", 0.4),
+        (3, "COMPLETE", None),
+    ):
+        table.on_trial_start(start_of(number))
+        table.on_trial_end(TrialEnd(f"t{number:04d}", state, {"loss": value}, 1, 1.0))  # type: ignore[arg-type]
+    assert table.status() == "4 trials ended, 1 pruned, best loss 0.4000 (t0002)"
+
+
+def test_time_left_follows_the_work_done_and_the_budget(clock: Clock) -> None:
+    earlier = [TrialRecord("t0090", 90, "COMPLETE", {}, {OBJECTIVE: 0.9}, 3, 9.0, "h", 0, None, "v")]
+    table, _ = plain_table(num_trials=5, time_budget_s=1000.0, earlier=earlier)
+    assert table.status() == "1/5 trials ended, best val/image_auroc 0.9000 (t0090), about 16 min 40 s left"
+    clock.now += 100
+    table.on_trial_start(start_of(0))
+    table.on_epoch("t0000", EpochReport(4, 8, {OBJECTIVE: 0.5}, 100.0))
+    # Half of one of four trials in 100 s: three and a half are left.
+    assert table.status().endswith("about 11 min 40 s left")
+    clock.now += 850
+    assert table.status().endswith("about 50 s left")
+
+
+def test_a_copy_in_another_process_is_silent() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "xterm"})
+    table = LiveTable(console, goals={OBJECTIVE: "maximize"}, num_trials=4, time_budget_s=None)
+    play(table, 0)
+    copy = pickle.loads(pickle.dumps(table))
+    table.close()
+    play(copy, 1)
+    assert copy.status().startswith("2/4 trials ended")
+    copy.close()
+
+
+def test_names_are_no_markup() -> None:
+    table, out = plain_table()
+    table.on_trial_start(start_of(0))
+    table.on_trial_end(TrialEnd("t0000", "FAIL", {}, 0, 1.0, error="ValueError: [red]list[/red] [0, 1]"))
+    assert "[red]list[/red] [0, 1]" in out.getvalue()

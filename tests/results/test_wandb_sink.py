@@ -1,0 +1,178 @@
+"""The offline files of the sink are read back with wandb's own reader."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sweep import CLASSES, METRICS, NUM_EPOCHS, OBJECTIVE, play, write_fake_sweep, write_maps
+
+from hvqray.results import wandb_sink
+from hvqray.results.wandb_sink import WandbSink
+
+NUM_TRIALS = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of five trials, mirrored offline."""
+    folder = write_fake_sweep(tmp_path_factory.mktemp("runs") / "my sweep", num_trials=NUM_TRIALS)
+    trial_folder = folder / ".state" / "trial"
+    write_maps(trial_folder, per_class=1, size=16)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+        sink = new_sink(folder, said)
+        for number in range(NUM_TRIALS):
+            play(sink, number, folder=trial_folder)
+        sink.log_best(folder / "best")
+        sink.close()
+    assert said == []
+    return folder
+
+
+def new_sink(folder: Path, said: list[str], **more: Any) -> WandbSink:
+    return WandbSink(
+        folder,
+        mode="offline",
+        sweep_name="my sweep",
+        sweep_uid="0badcafe",
+        goals={OBJECTIVE: "maximize"},
+        project="anomalies",
+        entity=None,
+        tell=said.append,
+        **more,
+    )
+
+
+@functools.cache
+def records(folder: Path, trial_id: str) -> list[dict[str, Any]]:
+    (path,) = (folder / "wandb").glob(f"offline-run-*-{trial_id}")
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of_kind(found: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
+    return (record[kind] for record in found if record["type"] == kind)
+
+
+def test_one_run_a_trial(folder: Path) -> None:
+    runs = sorted(path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*"))
+    assert runs == [f"t{number:04d}" for number in range(NUM_TRIALS)]
+
+
+def test_a_trial_has_its_configuration_history_tables_and_images(folder: Path) -> None:
+    found = records(folder, "t0001")
+    (run,) = of_kind(found, "run")
+    assert (run["run_id"], run["display_name"]) == ("0badcafe-t0001", "t0001")
+    assert (run["run_group"], run["project"]) == ("my sweep", "anomalies")
+    config = run["config"]["update"]
+    assert config["params"]["model.fsq_levels"] == [8, 5, 5, 5]
+    assert config["model"] == {"name": "hvq"}
+    assert config["seed"] == 0
+
+    history = [each["item"] for each in of_kind(found, "history")]
+    epochs = [item for item in history if OBJECTIVE in item]
+    assert [item["epoch"] for item in epochs] == list(range(1, NUM_EPOCHS + 1))
+    wanted = {f"val/{metric}" for metric in METRICS} | {
+        f"val/{name}/{m}" for name in CLASSES for m in METRICS
+    }
+    assert wanted | {"train/loss", "codebook/top/use", "codebook/q0/perplexity"} <= set(epochs[0])
+
+    flat = json.dumps(history[-1])
+    assert "per_class" in flat
+    assert "examples" in flat
+    files = [file["path"] for each in of_kind(found, "files") for file in each["files"]]
+    assert sum(path.startswith("media/images/examples") for path in files) == 3 * len(CLASSES)
+    (table,) = [path for path in files if path.startswith("media/table/per_class")]
+    (run_folder,) = (folder / "wandb").glob("offline-run-*-t0001")
+    content = json.loads((run_folder / "files" / table).read_text())
+    assert content["columns"] == ["class", *METRICS]
+    assert [row[0] for row in content["data"]] == [*CLASSES, "mean"]
+    summary: dict[str, Any] = {}
+    for each in of_kind(found, "summary"):
+        summary.update(each["update"])
+    assert summary["state"] == "COMPLETE"
+
+
+def test_states_and_exit_codes(folder: Path) -> None:
+    for trial_id, code in (("t0000", 0), ("t0003", 0), ("t0004", 1)):
+        (ended,) = of_kind(records(folder, trial_id), "exit")
+        assert ended.get("exit_code", 0) == code
+
+
+def test_the_best_model_is_an_artifact_of_its_run(folder: Path) -> None:
+    artifacts = {
+        trial_id: [each for each in of_kind(records(folder, trial_id), "artifact") if each["type"] == "model"]
+        for trial_id in ("t0000", "t0002")
+    }
+    assert artifacts["t0000"] == []
+    (model,) = artifacts["t0002"]
+    assert model["name"] == "my-sweep-best"
+    contents = model["manifest"]["contents"]
+    assert sorted(each["path"] for each in contents) == ["config.yaml", "metrics.json", "model.safetensors"]
+    for each in contents:
+        staged = Path(each["local_path"])
+        assert staged.is_relative_to(folder / "wandb")
+        assert staged.exists()
+
+
+def test_neither_places_nor_machine_leave(folder: Path) -> None:
+    for trial_id in ("t0000", "t0002"):
+        found = [record for record in records(folder, trial_id) if record["type"] != "artifact"]
+        text = json.dumps(found)
+        assert "/secret" not in text
+        assert str(folder) not in text
+        (run,) = of_kind(found, "run")
+        assert not run.get("host")
+        assert "git" not in run
+        assert not any(record["type"] in ("environment", "stats", "output") for record in found)
+        assert platform.node() not in text or len(platform.node()) < 4
+
+
+def test_what_w_and_b_raises_is_told_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: Any) -> None:
+        raise ConnectionError("no\nserver")
+
+    monkeypatch.setattr(wandb_sink.wandb, "init", refuse)
+    said: list[str] = []
+    sink = new_sink(tmp_path, said)
+    for number in range(3):
+        play(sink, number)
+    sink.close()
+    assert said == ["W&B: ConnectionError: no server (the sweep goes on; its results on disk are complete)"]
+
+
+def test_a_slow_server_delays_neither_trials_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(wandb_sink, "_QUEUE_SIZE", 10)
+    monkeypatch.setattr(wandb_sink.wandb, "init", lambda **arguments: answered.wait(60))
+    said: list[str] = []
+    sink = new_sink(tmp_path, said, close_timeout_s=0.2)
+    began = time.monotonic()
+    for number in range(10):
+        play(sink, number)
+    assert time.monotonic() - began < 1
+    sink.close()
+    assert time.monotonic() - began < 3
+    assert len(said) == 1
+    assert "too slow to keep up" in said[0]
+    answered.set()
