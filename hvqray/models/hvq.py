@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hvqray.config.sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
 from hvqray.models.codebook_start import start_codebooks
-from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream
+from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.levels import Level, build_level
 from hvqray.models.map_ops import pooled_score, upsample_map
 from hvqray.models.router import Router
@@ -125,6 +125,7 @@ class HvqModel(nn.Module):
         super().__init__()
         self.config, self.context = config, context
         self.random = RandomStream(device)
+        self.all_reduce_sum_: Callable[[Tensor], Tensor] = alone
         channels = context.feature_channels
         self.standardizer = FeatureStandardizer(channels, enabled=config.standardize_features)
         self.router = Router(config.router, num_classes=len(context.class_names), channels=channels)
@@ -168,9 +169,9 @@ class HvqModel(nn.Module):
         loss = feature_mse + self.config.commitment_weight * commitment
         return {"loss": loss, "feature_mse": feature_mse.detach(), "commitment": commitment.detach()}
 
-    def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
+    def after_step(self) -> None:
         for level in self.network.vector_quantizers():
-            level.update(all_reduce_sum_)
+            level.update(self.all_reduce_sum_)
 
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Nothing: the parts of the map are weighted as they are."""

@@ -6,7 +6,7 @@ Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -103,6 +103,11 @@ class Prediction:
     """Level name (`top`, `q0`, ...) to int64 (B, n) codes in [0, codebook_size(level)); empty without a quantiser."""
 
 
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over all ranks where there is only one."""
+    return tensor
+
+
 class AnomalyModel(Protocol):
     """The contract of a model. All of its state (codebooks, statistics, counters) lies in parameters and buffers."""
 
@@ -112,9 +117,23 @@ class AnomalyModel(Protocol):
     training: bool
     """As in `nn.Module`."""
     random: RandomStream
+    all_reduce_sum_: Callable[[Tensor], Tensor]
+    """Sums a tensor over all ranks, in place, and returns it; the training loop sets it where there are several."""
     objectives: list[Objective]
 
     def train(self, mode: bool = True) -> Any:
+        """As in `nn.Module`."""
+        ...
+
+    def eval(self) -> Any:
+        """As in `nn.Module`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in `nn.Module`."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """As in `nn.Module`."""
         ...
 
@@ -130,7 +149,7 @@ class AnomalyModel(Protocol):
         """
         ...
 
-    def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
+    def after_step(self) -> None:
         """After the optimisers' step: apply the codebook statistics gathered in `loss`, summed over all ranks."""
         ...
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hvqray.config.sections import SquadConfig
 from hvqray.models.hvq import evaluating
-from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream
+from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.map_ops import pooled_score
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
 from hvqray.models.squad_blocks import Generator, Reconstruction
@@ -44,8 +44,7 @@ class SquadModel(nn.Module):
         self.config, self.context = config, context
         self.needs_images = config.image_head
         self.random = RandomStream(device)
-        self.all_reduce_sum_: Callable[[Tensor], Tensor] = _identity
-        """Sums a tensor over all ranks, in place; the training loop sets it where there are several."""
+        self.all_reduce_sum_: Callable[[Tensor], Tensor] = alone
 
         self.standardizer = FeatureStandardizer(context.feature_channels, enabled=config.standardize_features)
         self.generator = Generator(
@@ -82,10 +81,10 @@ class SquadModel(nn.Module):
                 for level in self.generator.hierarchy.vector_quantizers():
                     level.start_from_tokens(0, self._sample_tokens(batches, level, seed=seed), seed=seed)
 
-    def after_step(self, all_reduce_sum_: Callable[[Tensor], Tensor]) -> None:
+    def after_step(self) -> None:
         self._judged = None
         for level in self.generator.hierarchy.vector_quantizers():
-            level.update(all_reduce_sum_)
+            level.update(self.all_reduce_sum_)
 
     @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -245,10 +244,6 @@ class SquadModel(nn.Module):
             for batch in batches():
                 self.generator.quantize(self.standardizer(batch.features_BChw))
         return torch.cat(kept)
-
-
-def _identity(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _to_float(images_B3SS: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

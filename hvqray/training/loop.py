@@ -175,7 +175,7 @@ class _Run:
                         else f"{trainer.objective.name}_loss"
                     )
                     totals[key] = totals.get(key, 0.0) + value.float() * share
-            self.model.after_step(communicator.all_reduce_sum_)
+            self.model.after_step()
         return self._mean_losses(totals)
 
     def _mean_losses(self, totals: dict[str, Tensor]) -> dict[str, float | None]:

@@ -99,5 +99,5 @@ def train_steps(model: AnomalyModel, batches: list[Batch], *, num_steps: int) ->
                 optimizer.step()
                 if index == 0:
                     losses.append(loss.item())
-        model.after_step(lambda statistics: statistics)
+        model.after_step()
     return losses
