@@ -19,7 +19,7 @@ from hvqray.data.rendering import photograph
 from hvqray.data.synthetic_objects import circuit, nut, pill
 from hvqray.data.synthetic_textures import brushed_metal, fabric, wood
 
-SYNTHETIC_VERSION = 1
+SYNTHETIC_VERSION = 2
 """Raise it whenever the same seed would give other images."""
 IMAGE_SIZE = 224
 

@@ -84,13 +84,13 @@ def nut(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nda
 def pill(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.ndarray, np.ndarray]:
     """A two-coloured capsule with an imprint, lit from one side."""
     center = (size / 2 + rng.normal(0, 5), size / 2 + rng.normal(0, 5))
-    turn = rng.normal(0, 0.3)
+    turn = rng.normal(0, 0.1)
     x, y = grid(size, center, turn)
     table = shade(
         np.full((size, size, 3), (0.80, 0.82, 0.84), np.float32), 1 + 0.012 * smooth_noise(rng, size, 3)
     )
     mottle = 0.012 * smooth_noise(rng, size, 2) + 0.02 * smooth_noise(rng, size, 18)
-    speckle = np.clip(smooth_noise(rng, size, 1.8) - 2.4, 0, 0.5) * (x > 0)
+    speckle = np.clip(smooth_noise(rng, size, 1.8) - 2.6, 0, 0.4) * (x > 0)
     length, radius = 52, 36 + rng.normal(0, 0.5)
     outside = np.hypot(np.clip(np.abs(x) - length, 0, None), y) - radius
     body = smoothstep(outside, 1.5)
@@ -120,7 +120,9 @@ def pill(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nd
         return render(faulty), np.abs(faulty - normal_imprint) > MASK_THRESHOLD
     if defect == "discoloured":
         half = smoothstep(x - seam, 3.0) if rng.random() < 0.5 else 1 - smoothstep(x - seam, 3.0)
-        shift = 1 + half[..., None] * rng.choice([-1, 1]) * rng.uniform(0.1, 0.2) * np.array([0.4, 1.0, 1.0])
+        shift = 1 + half[..., None] * rng.choice([-1, 1]) * rng.uniform(0.12, 0.25) * np.array(
+            [0.4, 1.0, 1.0]
+        )
         return render(normal_imprint, shift), (half * body) > 0.5
     if defect == "crack":
         start = random_point(rng, inside, 8)
@@ -134,14 +136,14 @@ def pill(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nd
     elif defect == "contamination":
         for _ in range(rng.integers(1, 5)):
             alpha = np.maximum(
-                alpha, blob(rng, size, random_point(rng, inside), rng.uniform(2, 4.5), 1.5) * body
+                alpha, blob(rng, size, random_point(rng, inside), rng.uniform(2.5, 5.5), 1.5) * body
             )
         image = paint(image, alpha * rng.uniform(0.5, 0.9), rng.uniform(0.1, 0.35, 3))
     elif defect == "dent":
         spot = random_point(rng, inside, 12)
         alpha = blob(rng, size, spot, rng.uniform(7, 12), 2.0) * body
         dx, dy = grid(size, spot, 0)
-        image = paint(image, alpha, shade(image, 1 + np.clip((dx + dy) * 0.025, -0.3, 0.3)))
+        image = paint(image, alpha, shade(image, 1 + np.clip((dx + dy) * 0.035, -0.4, 0.4)))
     return image, alpha > MASK_THRESHOLD
 
 

@@ -48,12 +48,12 @@ def fabric(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.
         mask = row & changed(image, after)
         image = after
     elif defect == "misweave":
-        area = blob(rng, size, center, rng.uniform(16, 30), 6.0)
-        after = weave(area * rng.choice([-1, 1]) * rng.uniform(0.35, 0.65), 0)
+        area = blob(rng, size, center, rng.uniform(20, 36), 4.0)
+        after = weave(area * rng.choice([-1, 1]) * rng.uniform(0.4, 0.6), 0)
         mask, image = area > MASK_THRESHOLD, after
     elif defect == "stain":
         alpha = blob(rng, size, center, rng.uniform(10, 26), 7.0)
-        tint = rng.uniform(0.72, 0.9) * np.array([1.0, 0.96, 0.86], np.float32)
+        tint = rng.uniform(0.6, 0.85) * np.array([1.0, 0.96, 0.86], np.float32)
         mask, image = alpha > MASK_THRESHOLD, paint(image, alpha, image * tint)
     elif defect == "loose_thread":
         alpha = stroke(
@@ -80,24 +80,23 @@ def brushed_metal(rng: np.random.Generator, size: int, defect: str | None) -> tu
         alpha = stroke(
             rng, size, center, angle=angle, length=rng.uniform(30, 90), width=rng.uniform(1.5, 3), wiggle=0.03
         )
-        image = paint(image, 0.7 * np.roll(alpha, 1, 1), image * 0.7)
-        image = paint(image, alpha, image * rng.uniform(1.15, 1.45))
+        image = paint(image, 0.4 * np.roll(alpha, 1, 1), image * 0.8)
+        image = paint(image, alpha, image * rng.uniform(1.06, 1.3))
     elif defect == "dent":
         radius = rng.uniform(9, 18)
         x, y = grid(size, center, rng.uniform(0, 2 * np.pi))
         bump = np.exp(-(x * x + y * y) / (2 * (radius / 1.8) ** 2))
         alpha = smoothstep(np.hypot(x, y) - radius, 2.0)
-        image = shade(image, 1 + rng.uniform(0.25, 0.6) * bump * x / radius * 1.8)
+        image = shade(image, 1 + rng.uniform(0.1, 0.4) * bump * x / radius * 1.8)
     elif defect == "corrosion":
         alpha = blob(rng, size, center, rng.uniform(7, 18), 4.0)
         alpha *= np.clip(0.75 + 0.4 * smooth_noise(rng, size, 3), 0, 1)
         rust = shade(np.broadcast_to(np.array([0.42, 0.27, 0.17], np.float32), image.shape), 1 + 0.15 * marks)
-        alpha *= rng.uniform(0.5, 1.0)
-        return paint(image, alpha, rust), alpha > 0.15
+        return paint(image, alpha * rng.uniform(0.25, 0.9), rust), alpha > MASK_THRESHOLD
     elif defect == "rubbed":
         alpha = blob(rng, size, center, rng.uniform(16, 30), 5.0)
         other = smooth_noise(rng, size, (40, 1.2)) + 0.4 * smooth_noise(rng, size, 2)
-        image = paint(image, alpha, shade(image, 1 + 0.11 * other - 0.1 * marks))
+        image = paint(image, alpha, shade(image, 1 + rng.uniform(0.02, 0.08) * other))
     return image, alpha > MASK_THRESHOLD
 
 
