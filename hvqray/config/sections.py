@@ -40,7 +40,7 @@ class QuantizerFields(Section):
     codebook_init: Literal["kmeans", "normal"] = "kmeans"
     """Codes start at k-means centres of training tokens, or at N(0, 1) draws (used with `quantizer: vq`)."""
     revive_dead_codes: bool = False
-    """Replace codes unused for `revive_after` steps by tokens of the batch (used with `quantizer: vq`)."""
+    """Let codes unused for `revive_after` steps split the busiest codes of the step (used with `quantizer: vq`)."""
     revive_after: PositiveInt = 100
     """Steps without use after which a code counts as dead (used with `revive_dead_codes`)."""
     fsq_levels: FsqLevels = [8, 5, 5, 5]

@@ -38,10 +38,28 @@ def pooled_score(
 
     With `top_fraction` > 0 it is the mean of that share of the pooled values (of at least one), the highest ones.
     """
-    # Averaging columns, then rows, costs 2 * pool_size additions a pixel instead of pool_size ** 2.
-    pooled_B1HW = F.avg_pool2d(F.avg_pool2d(maps_BHW[:, None], (pool_size, 1), 1), (1, pool_size), 1)
-    values_Bn = pooled_B1HW.flatten(1)
+    sums_BHW = _window_sums(_window_sums(maps_BHW.float(), pool_size, dim=1), pool_size, dim=2)
+    values_Bn = sums_BHW.flatten(1) / pool_size**2
     if top_fraction == 0:
         return values_Bn.amax(1)
     num_top = max(1, round(top_fraction * values_Bn.shape[1]))
     return values_Bn.topk(num_top, dim=1).values.mean(1)
+
+
+def _window_sums(x: Tensor, size: int, dim: int) -> Tensor:
+    """Sums over all windows of `size` along `dim`, put together from windows whose widths are powers of two.
+
+    It takes some log2(size) additions, where PyTorch's pooling takes `size` and is not vectorised on CPUs.
+    """
+    num_windows = x.shape[dim] - size + 1
+    total = torch.zeros_like(x.narrow(dim, 0, num_windows))
+    start, width, sums = 0, 1, x
+    while True:
+        if size & width:
+            total += sums.narrow(dim, start, num_windows)
+            start += width
+        if 2 * width > size:
+            return total
+        num_sums = sums.shape[dim] - width
+        sums = sums.narrow(dim, 0, num_sums) + sums.narrow(dim, width, num_sums)
+        width *= 2

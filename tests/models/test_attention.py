@@ -48,6 +48,19 @@ def test_attention_is_pytorchs(spelt_out: bool) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_dropout_acts_on_the_attention_weights() -> None:
+    """With values of one everywhere, dropped weights are all that can change the output."""
+    attention = MultiheadAttention(WIDTH, HEADS, Dropout(0.5, RandomStream()))
+    nn.init.zeros_(attention.value.weight)
+    nn.init.ones_(attention.value.bias)
+    nn.init.eye_(attention.output.weight)
+    x = torch.randn(8, 100, WIDTH)
+    out = attention(x, x, x)
+    assert out.std() > 0.05
+    assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+    torch.testing.assert_close(attention.eval()(x, x, x), torch.ones(8, 100, WIDTH))
+
+
 def test_encoder_layer_is_pytorchs_with_positions_on_queries_and_keys() -> None:
     torch.manual_seed(0)
     layer = randomized(EncoderLayer(WIDTH, HEADS, 24, Dropout(0.0, RandomStream())))

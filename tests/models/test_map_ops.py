@@ -31,7 +31,8 @@ def test_no_smoothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pool_size", "top_fraction"), [(1, 0.0), (5, 0.0), (5, 0.1), (24, 0.0), (8, 1.0), (5, 1e-6)]
+    ("pool_size", "top_fraction"),
+    [(1, 0.0), (5, 0.0), (5, 0.1), (24, 0.0), (16, 0.0), (7, 0.3), (8, 1.0), (5, 1e-6)],
 )
 def test_score_is_the_top_of_the_pooled_map(pool_size: int, top_fraction: float) -> None:
     maps = np.random.default_rng(0).normal(size=(3, 24, 24))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_blobs
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hvqray.quantizers.vq import VectorQuantizer
 
@@ -267,3 +268,15 @@ def test_autocast_changes_nothing() -> None:
     assert torch.equal(out.commitment, expected.commitment)
     assert torch.equal(mixed.statistics_S, plain.statistics_S)
     assert torch.equal(cost, plain.transport_cost(x, classes))
+
+
+def test_a_step_never_waits_for_the_device() -> None:
+    """Fake tensors have no values, so that whatever asks for one (`.item()`, a mask as index) fails."""
+    with FakeTensorMode():
+        quantizer = VectorQuantizer(NUM_CLASSES, CODEBOOK_SIZE, DIM, revive_after=3)
+        x, classes = torch.empty(2, 7, DIM), torch.empty(2, dtype=torch.int64)
+        with pytest.raises(DataDependentOutputException):
+            x.sum().item()
+        quantizer(x, classes)
+        quantizer.update(alone)
+        assert quantizer.transport_cost(x, classes).shape == (2, 7)
