@@ -72,8 +72,12 @@ class HvqConfig(QuantizerFields):
     """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
     ot_levels: list[Annotated[int, Field(ge=0)]] = [0]
     """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
+    map_distance: Literal["l2", "mahalanobis"] = "l2"
+    """Size of a location's reconstruction error: its norm (the paper), or its distance from normal images' errors."""
     score_pool_size: PositiveInt = 16
-    """Side of the average-pooling window (pixels, stride 1) before the maximum that is the image score."""
+    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
+    score_top_fraction: Fraction = 0.0
+    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (the paper)."""
 
     @model_validator(mode="after")
     def _check(self) -> HvqConfig:

@@ -25,6 +25,7 @@ from hvqray.models.codebook_start import start_codebooks
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.levels import Level, build_level
 from hvqray.models.map_ops import pooled_score, upsample_map
+from hvqray.models.residual_distance import MahalanobisDistance
 from hvqray.models.router import Router
 from hvqray.models.standardize import FeatureStandardizer
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
@@ -131,6 +132,11 @@ class HvqModel(nn.Module):
         self.router = Router(config.router, num_classes=len(context.class_names), channels=channels)
         self.codebooks_per_class = config.quantizer == "vq" and config.router != "none"
         self.network = HvqNetwork(config, context, num_routes=self.router.num_routes, random=self.random)
+        self.distance = (
+            MahalanobisDistance(self.router.num_routes, channels)
+            if config.map_distance == "mahalanobis"
+            else None
+        )
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
 
@@ -173,17 +179,30 @@ class HvqModel(nn.Module):
         for level in self.network.vector_quantizers():
             level.update(self.all_reduce_sum_)
 
+    @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Nothing: the parts of the map are weighted as they are."""
+        """With `map_distance: mahalanobis` the distribution of errors on normal images; else nothing."""
+        if self.distance is None:
+            return
+
+        def errors() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in batches():
+                features_BChw = self.standardizer(batch.features_BChw)
+                route_B = self.router(batch.features_BChw, batch.class_index_B)
+                yield self.network(features_BChw, route_B)[0] - features_BChw, route_B
+
+        with evaluating(self):
+            self.distance.fit(errors())
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
-        """Map: ||reconstruction - feature||_2 + ot_weight * OT at the scored levels, brought to image size."""
+        """Map: distance of the reconstruction from the feature + ot_weight * OT at the scored levels, at image size."""
         with evaluating(self):
             features_BChw = self.standardizer(batch.features_BChw)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             output_BChw, latents = self.network(features_BChw, route_B)
-            map_Bhw = (output_BChw - features_BChw).norm(dim=1)
+            error_BChw = output_BChw - features_BChw
+            map_Bhw = error_BChw.norm(dim=1) if self.distance is None else self.distance(error_BChw, route_B)
             if self.config.quantizer == "vq" and self.config.ot_weight > 0:
                 _, *lower = self.network.vector_quantizers()
                 for i in self.config.ot_levels:
@@ -194,7 +213,8 @@ class HvqModel(nn.Module):
             f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
         }
         codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
-        return Prediction(maps_BHW, pooled_score(maps_BHW, self.config.score_pool_size), codes)
+        scores_B = pooled_score(maps_BHW, self.config.score_pool_size, self.config.score_top_fraction)
+        return Prediction(maps_BHW, scores_B, codes)
 
 
 @contextmanager

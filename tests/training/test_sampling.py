@@ -27,7 +27,7 @@ def test_no_image_comes_again_before_all_of_its_class_came() -> None:
     for epoch in range(20):
         np.add.at(times, draw(epoch, total=9, balance=1.0), 1)
         for c in (0, 1, 3):
-            of_class = times[CLASSES == c]
+            of_class = times[c == CLASSES]
             assert of_class.sum() == 3 * (epoch + 1)
             assert of_class.max() - of_class.min() <= 1
 

@@ -34,8 +34,16 @@ def test_plan(config: dict, nodes: list[dict[str, float]], expected: tuple[int, 
 @pytest.mark.parametrize(
     ("config", "nodes", "message"),
     [
-        ({"gpus_per_worker": 1.0}, [{"CPU": 2}], "resources.gpus_per_worker: 1 is demanded, but Ray has no GPU"),
-        ({"gpus_per_worker": 1.5}, [{"CPU": 8, "GPU": 4}], "neither a fraction of one GPU nor a whole number"),
+        (
+            {"gpus_per_worker": 1.0},
+            [{"CPU": 2}],
+            "resources.gpus_per_worker: 1 is demanded, but Ray has no GPU",
+        ),
+        (
+            {"gpus_per_worker": 1.5},
+            [{"CPU": 8, "GPU": 4}],
+            "neither a fraction of one GPU nor a whole number",
+        ),
         ({"workers": 3}, [{"CPU": 2}], "resources.workers: 3 workers with 1 CPU and 0 GPU each do not fit"),
         ({"cpus_per_worker": 4.0}, [{"CPU": 2}, {"CPU": 2}], "do not fit into the cluster"),
     ],

@@ -1,0 +1,226 @@
+"""Whole sweeps as a user starts them, on real Ray: interrupted, killed, resumed, with two workers, with failing trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from small_images import SPACE, write_small_images, write_space
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_images(tmp_path_factory.mktemp("data"))
+
+
+class Sweep:
+    """A sweep command in a process group of its own, its output in a file."""
+
+    def __init__(self, folder: Path, images: Path, cache: Path, *options: str, space: str = SPACE) -> None:
+        self.folder = folder / "runs" / "small"
+        self.log = folder / f"log{time.monotonic_ns()}.txt"
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "WANDB_"))
+        }
+        environment |= {"HVQRAY_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "hvqray.sweep",
+            str(write_space(folder, space)),
+            "--data",
+            str(images),
+        ]
+        self.process = subprocess.Popen(
+            [*command, "--out", str(folder / "runs"), "--wandb", "disabled", *options],
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+
+    def wait(self, timeout_s: float = 300) -> int:
+        return self.process.wait(timeout_s)
+
+    def wait_for(self, text: str, timeout_s: float = 240) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def trials(self) -> list[dict]:
+        return sorted(
+            pq.read_table(self.folder / "trials.parquet").to_pylist(), key=lambda row: row["number"]
+        )
+
+    def states(self) -> list[str]:
+        (name,) = optuna.get_all_study_names(f"sqlite:///{self.folder / 'study.db'}")
+        study = optuna.load_study(study_name=name, storage=f"sqlite:///{self.folder / 'study.db'}")
+        return [trial.state.name for trial in study.get_trials(deepcopy=False)]
+
+
+Start = Callable[..., Sweep]
+
+
+@pytest.fixture
+def start(tmp_path: Path, images: Path, cache: Path) -> Iterator[Start]:
+    """Starts sweeps, and ends whatever a failed test leaves of them."""
+    sweeps: list[Sweep] = []
+
+    def begin(*options: str, space: str = SPACE) -> Sweep:
+        sweeps.append(Sweep(tmp_path, images, cache, *options, space=space))
+        return sweeps[-1]
+
+    yield begin
+    for sweep in sweeps:
+        if sweep.process.poll() is None:
+            _end([*sweep.descendants(), psutil.Process(sweep.process.pid)])
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        if process.is_running():
+            process.kill()
+
+
+def _alive(processes: list[psutil.Process], *, within_s: float = 20) -> list[psutil.Process]:
+    return psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+def test_interrupted_then_resumed_nothing_is_lost_or_repeated(start: Start) -> None:
+    options = ("--num-trials", "4", "--set", "train.epochs=150")
+    first = start(*options)
+    first.wait_for("COMPLETE")
+    first.wait_for("epoch 5/150")
+    processes = first.descendants()
+    asked = time.monotonic()
+    os.kill(first.process.pid, signal.SIGINT)
+    assert first.wait(60) == 130
+    assert time.monotonic() - asked < 15
+    assert "go on with --resume" in first.log.read_text()
+    assert "Traceback" not in first.log.read_text()
+    assert not _alive(processes)
+    before = first.trials()
+    assert 1 <= len(before) < 4
+    states = list((first.folder / ".state" / "trials").glob("*/last.pt"))
+    assert states, "the running trials left their checkpoints"
+
+    second = start(*options, "--resume")
+    assert second.wait() == 0, second.log.read_text()
+    after = second.trials()
+    assert [row["number"] for row in after] == [0, 1, 2, 3]
+    assert [row for row in after if row["number"] in {old["number"] for old in before}] == before
+    assert second.states() == ["COMPLETE"] * 4
+    resumed = {path.parent.name for path in states}
+    epochs = pq.read_table(second.folder / "metrics.parquet").to_pandas()
+    for trial in resumed:
+        losses = epochs[(epochs.trial_id == trial) & (epochs.metric == "loss")]
+        assert sorted(losses.epoch) == list(range(1, 151))
+        assert f"{trial} epoch 1/150" not in second.log.read_text()
+
+
+def test_killed_driver_is_resumed(start: Start) -> None:
+    options = ("--num-trials", "3", "--set", "train.epochs=100")
+    first = start(*options)
+    first.wait_for("COMPLETE")
+    first.wait_for("epoch 5/100")
+    processes = first.descendants()
+    first.process.kill()
+    first.wait()
+    _end(_alive(processes))
+    done = sum("COMPLETE" in line for line in first.log.read_text().splitlines())
+    second = start(*options, "--resume")
+    assert second.wait() == 0, second.log.read_text()
+    assert [row["state"] for row in second.trials()] == ["COMPLETE"] * 3
+    assert second.states() == ["COMPLETE"] * 3
+    completed_again = sum("COMPLETE after" in line for line in second.log.read_text().splitlines())
+    assert completed_again == 3 - done
+    assert (second.folder / "report.html").stat().st_size > 1_000_000
+
+
+def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start) -> None:
+    sweep = start("--set", "resources.workers=2", "--set", "train.epochs=3")
+    sweep.wait_for("t0000 COMPLETE")
+    workers = {
+        process.pid for process in sweep.descendants() if "RayTrainWorker" in " ".join(process.cmdline())
+    }
+    sweep.wait_for("t0002 started")
+    sweep.wait_for("t0002 epoch 1/3")
+    later = {
+        process.pid for process in sweep.descendants() if "RayTrainWorker" in " ".join(process.cmdline())
+    }
+    processes = sweep.descendants()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"] * 3
+    assert len(workers) == 2
+    assert later == workers
+    assert not _alive(processes)
+
+
+def test_a_trial_that_fails_is_shown_and_harms_no_other(start: Start) -> None:
+    space = SPACE.replace(
+        "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}",
+        "train.lr: {values: [1e-3, 1e30]}",
+    )
+    space = space.replace("precision: fp32", "precision: fp32, gradient_clip: null").replace(
+        "method: random", "method: grid"
+    )
+    sweep = start("--num-trials", "4", space=space)
+    assert sweep.wait() == 0, sweep.log.read_text()
+    rows = sweep.trials()
+    failed = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "FAIL"}
+    fine = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "COMPLETE"}
+    assert (failed, fine) == ({1e30}, {1e-3})
+    assert all("diverged in epoch" in row["error"] for row in rows if row["state"] == "FAIL")
+    assert sorted(sweep.states()) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
+
+
+def test_a_sweep_without_a_completed_trial_ends_with_1(start: Start) -> None:
+    space = SPACE.replace(
+        "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}", "train.lr: {value: 1e30}"
+    )
+    sweep = start(
+        "--num-trials", "1", space=space.replace("precision: fp32", "precision: fp32, gradient_clip: null")
+    )
+    assert sweep.wait() == 1, sweep.log.read_text()
+    assert [row["state"] for row in sweep.trials()] == ["FAIL"]
+
+
+def test_time_budget_ends_the_sweep(start: Start) -> None:
+    sweep = start("--time-budget", "12s", "--num-trials", "50", "--set", "train.epochs=200")
+    assert sweep.wait(200) in (0, 1), sweep.log.read_text()
+    rows = sweep.trials()
+    assert 0 < len(rows) < 50
+    assert "RUNNING" not in sweep.states()
+
+
+def test_a_worker_that_dies_goes_on_from_its_checkpoint(start: Start) -> None:
+    sweep = start("--num-trials", "1", "--set", "train.epochs=200")
+    sweep.wait_for("epoch 20/200")
+    (actor,) = [process for process in sweep.descendants() if "HvqrayTrial" in " ".join(process.cmdline())]
+    actor.kill()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert sweep.log.read_text().count("epoch 1/200") == 1
+    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"]
