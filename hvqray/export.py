@@ -8,7 +8,9 @@ Legend: b images (any number), S side of the square that the model sees.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import logging
 import sys
@@ -42,7 +44,11 @@ CHECK_BATCH_SIZES = (1, 3)
 
 
 class Detector(nn.Module):
-    """From pixels to map and score: what `hvqray.predict` computes, with the arithmetic of float32 throughout."""
+    """From pixels to map and score, as `hvqray.predict` computes them, but in float32 throughout.
+
+    There, features are rounded to float16 as in the cache. Here that would only turn tiny differences between two
+    runtimes into larger ones, as does every rounding to discrete values.
+    """
 
     def __init__(self, backbone: nn.Module, model: Any) -> None:
         super().__init__()
@@ -55,9 +61,7 @@ class Detector(nn.Module):
         """Anomaly maps and image scores of RGB images; the class index is for models that must be told the class."""
         if class_index_b is None:
             class_index_b = images_b3SS.new_zeros(images_b3SS.shape[0], dtype=torch.int64)
-        # Rounded to float16, as features in the cache are.
-        features = self.backbone(images_b3SS).half().float()
-        prediction = self.model.predict(Batch(features, class_index_b, images_b3SS))
+        prediction = self.model.predict(Batch(self.backbone(images_b3SS), class_index_b, images_b3SS))
         return prediction.maps_BHW, prediction.scores_B
 
 
@@ -193,18 +197,29 @@ def _write(detector: Detector, loaded: LoadedModel, path: Path) -> None:
         names.append("class_index")
     batch = torch.export.Dim("batch")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own workings
-        program = torch.onnx.export(
-            detector,
-            example,
-            dynamo=True,
-            verbose=False,
-            input_names=names,
-            output_names=["maps", "scores"],
-            dynamic_shapes=tuple({0: batch} for _ in example),
-        )
+    network = f"model {loaded.config.model.name!r} on backbone {loaded.config.data.backbone.name!r}"
+    # What the exporter says of its own workings, and the graph that it prints before it fails, help no user.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                detector,
+                example,
+                dynamo=True,
+                verbose=False,
+                input_names=names,
+                output_names=["maps", "scores"],
+                dynamic_shapes=tuple({0: batch} for _ in example),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise InputError(
+                f"cannot be exported ({reason}); choose another backbone", field=network
+            ) from error
     assert program is not None
+    shape = program.model.graph.inputs[0].shape
+    if shape is not None and isinstance(shape[0], int):  # the exporter bakes a size in rather than fail
+        raise InputError(f"fix the number of images to {shape[0]}; choose another backbone", field=network)
     program.model.metadata_props.update(_metadata(loaded))
     program.save(path, external_data=False)
 
