@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     address, source = resolve_address(options.address, os.environ)
     sweep = load_sweep(options.space, options.overrides, options.num_trials, options.data)
-    env_vars = dict(environment_entry(entry, os.environ) for entry in options.env)
+    # The job has no terminal; its tables shall fit the one where its log is read.
+    env_vars = {"COLUMNS": str(shutil.get_terminal_size((120, 24)).columns)}
+    env_vars |= dict(environment_entry(entry, os.environ) for entry in options.env)
     arguments = sweep_arguments(options, sweep)
     client = ray_job.connect(address)
     with tempfile.TemporaryDirectory(prefix="hvqray-submit-") as folder:
@@ -204,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _absolute(path: str, option: str) -> str:
-    absolute = str(Path(path).absolute())
+    absolute = os.path.abspath(path)
     if absolute != path:
         _say(f"{option} {path} is {absolute} on the cluster")
     return absolute

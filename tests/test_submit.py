@@ -27,6 +27,7 @@ parameters:
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep file in the current directory; no address in the environment."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "97")
     for name in submit.ADDRESS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     path = Path("spaces/small.yaml")
@@ -75,7 +76,7 @@ class TestTheJob:
         cluster = Cluster(monkeypatch)
         options = [
             "--data",
-            "photos",
+            "spaces/../photos",
             "--out",
             "results",
             "--num-trials",
@@ -90,7 +91,7 @@ class TestTheJob:
         [job] = cluster.jobs
         assert cluster.address == "http://head:8265"
         assert job.files == ["small.yaml"]
-        assert job.env_vars == {}
+        assert job.env_vars == {"COLUMNS": "97"}
         expected = ["python", "-m", "hvqray.sweep", "small.yaml", "--out", f"{tmp_path}/results"]
         expected += ["--data", f"{tmp_path}/photos", "--set", "train.epochs=1", "--num-trials", "3"]
         expected += ["--time-budget", "5400.0", "--wandb", "offline", "--resume"]
@@ -136,7 +137,8 @@ class TestTheJob:
         monkeypatch.setenv("WANDB_API_KEY", "hush-hush")
         cluster = Cluster(monkeypatch)
         run(space, "--address", "http://head:8265", "--env", "WANDB_API_KEY", "--env", "GREETING=a=b")
-        assert cluster.jobs[0].env_vars == {"WANDB_API_KEY": "hush-hush", "GREETING": "a=b"}
+        expected = {"COLUMNS": "97", "WANDB_API_KEY": "hush-hush", "GREETING": "a=b"}
+        assert cluster.jobs[0].env_vars == expected
         output = capsys.readouterr()
         assert "hush" not in output.out + output.err + " ".join(cluster.jobs[0].entrypoint)
 
