@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from hvqray.errors import InputError
 
@@ -20,9 +22,9 @@ INTERRUPTED = 130
 
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run a command's `main`, turning what users can mend into one line on stderr and exit code 2."""
-    warnings_to_stderr()
     try:
-        return main(argv)
+        with warnings_on_stderr():
+            return main(argv)
     except InputError as error:
         print_error(str(error))
         return INPUT_AT_FAULT
@@ -35,15 +37,23 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         return DONE
 
 
-def warnings_to_stderr() -> None:
-    """Show what this package warns of (an option without effect, say), one line each."""
+@contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """For the time of the block, show what this package warns of (an option without effect, say), one line each."""
     logger = logging.getLogger("hvqray")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("hvqray: warning: %(message)s"))
-        handler.setLevel(logging.WARNING)
-        logger.addHandler(handler)
-        logger.propagate = False
+    if logger.handlers:  # a command within a command
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("hvqray: warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def print_error(message: str) -> None:
@@ -60,9 +70,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells faults in the arguments in one line, as all other faults are told."""
+
+    def error(self, message: str) -> NoReturn:
+        print_error(f"{message}; see {self.prog} --help")
+        sys.exit(INPUT_AT_FAULT)
+
+
 def argument_parser(name: str, description: str) -> argparse.ArgumentParser:
     """The parser of `python -m hvqray.NAME`; faults in the arguments end with exit code 2."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"hvqray {name}", description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
 

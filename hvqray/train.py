@@ -58,8 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (arguments.config is None) == (arguments.trial is None):
         raise InputError("give either CONFIG.yaml or --trial SWEEP_DIR:TRIAL_ID")
 
+    from hvqray.config.metric_names import metric_name_fault
     from hvqray.training.loop import Selection
 
+    if arguments.metric is not None and (fault := metric_name_fault(arguments.metric)):
+        raise InputError(fault, field="--metric")
     selection = Selection(arguments.metric or "val/image_auroc")
     overrides = list(arguments.overrides)
     if arguments.data is not None:
@@ -97,6 +100,7 @@ def _config_of_trial(trial: str, overrides: list[str], metric: str | None) -> tu
 def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path | None, *, test: bool) -> None:
     import torch
 
+    from hvqray.config.metric_names import class_of
     from hvqray.data.prepare import prepare_data
     from hvqray.data.progress import progress_bar
     from hvqray.training import loop
@@ -104,13 +108,19 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     from hvqray.training.communicator import SingleProcess
     from hvqray.training.measure import measure_on_test
 
+    _check_same_run(config, out)
     console = Console(highlight=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.resources.cpus_per_worker != "auto":
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     with progress_bar(console) as progress:
         data = prepare_data(config.data, cache_dir=cache_dir, device=device, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
+    class_name, known = class_of(selection.metric), data.context.class_names
+    if class_name is not None and class_name not in known:
+        raise InputError(
+            f"the data have no class {class_name!r}{did_you_mean(class_name, known)}",
+            field=f"--metric {selection.metric}",
+        )
     epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
     with contextlib.closing(epochs):
         for report in epochs:
@@ -122,6 +132,24 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
             if name.startswith("test/") and name.count("/") == 1 and "." not in name:
                 console.print(f"{name}: {'undefined' if value is None else f'{value:.4f}'}", markup=False)
     console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
+
+
+def _check_same_run(config: RunConfig, out: Path) -> None:
+    """An interrupted run goes on with its own configuration; with another one it would be a mixture of two."""
+    from hvqray.config.run_config import config_hash, load_run_config
+    from hvqray.training.checkpoint import CONFIG_FILE, RESUME_FILE
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be written to ({error.strerror})", field=f"--out {out}") from None
+    if not (out / RESUME_FILE).exists() or not (out / CONFIG_FILE).exists():
+        return
+    if config_hash(load_run_config(out / CONFIG_FILE)) != config_hash(config):
+        raise InputError(
+            "holds an interrupted run of another configuration; choose another folder, or remove this one",
+            field=f"--out {out}",
+        )
 
 
 def _line(report: EpochReport, metric: str) -> str:

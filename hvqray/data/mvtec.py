@@ -8,6 +8,8 @@ from pathlib import Path
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.errors import InputError, did_you_mean
 
+MEAN = "mean"
+"""What the mean over classes is called in all results, so that no class can be."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 PARTS = ("train", "test")
 
@@ -19,7 +21,7 @@ def read_mvtec(root: str | Path, classes: Sequence[str] | None = None) -> Datase
     (by their extension) are left out. `classes` restricts to those product classes, in alphabetical order.
 
     Raises:
-        InputError: `root` is no folder, holds no class folder, or has no class of a given name.
+        InputError: `root` is no folder, holds no class folder, has no class of a given name, or one called `mean`.
     """
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
@@ -38,6 +40,11 @@ def read_mvtec(root: str | Path, classes: Sequence[str] | None = None) -> Datase
         if name not in known:
             raise InputError(f"{root} has no class {name!r}{did_you_mean(name, known)}", field="data.classes")
     names = sorted(set(classes)) if classes is not None else known
+    if MEAN in names:
+        raise InputError(
+            f"{root / MEAN} is a class called {MEAN!r}, which stands for the mean over classes in all results; rename the folder",
+            field="data.root",
+        )
     samples = [sample for name in names for part in PARTS for sample in _read_part(root / name, part)]
     return Dataset(root, tuple(names), tuple(samples))
 

@@ -12,6 +12,7 @@ Nothing here executes code on loading: safetensors, JSON, and `torch.load(weight
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
         context = ModelContext(
             **{**stored, "class_names": tuple(stored["class_names"]), "grid_size": tuple(stored["grid_size"])}
         )
+        record = header["record"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -108,12 +110,19 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"weights do not fit their configuration ({reason})", source=str(path)) from error
     record_file = path.parent / METRICS_FILE
-    record = (
-        json.loads(record_file.read_text())
-        if checkpoint.is_dir() and record_file.is_file()
-        else header["record"]
-    )
+    if checkpoint.is_dir() and record_file.is_file():
+        record = _read_record(record_file)
     return LoadedModel(model.eval(), context, config, record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"is damaged ({error}); remove it, the model carries a copy", source=str(path)
+        ) from None
+    return record
 
 
 def save_resume_state(folder: Path, state: dict[str, Any]) -> None:
@@ -124,11 +133,23 @@ def save_resume_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] | None:
-    """The state that `save_resume_state` wrote, or None where there is none."""
+    """The state that `save_resume_state` wrote, or None where there is none.
+
+    Raises:
+        InputError: The file is damaged, or holds more than tensors and plain values.
+    """
     path = folder / RESUME_FILE
     if not path.is_file():
         return None
-    return torch.load(path, map_location=device, weights_only=True)
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise InputError(
+            f"cannot be read as a run's state ({type(error).__name__}); remove it to start the run over",
+            source=str(path),
+        ) from None
 
 
 def remove_resume_state(folder: Path) -> None:

@@ -44,10 +44,6 @@ class Relay(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, crashed=True)
 
-    def close(self) -> None:
-        """The sweep is over: every listener flushes."""
-        self._tell("close")
-
     def _end(self, trial: Any, *, crashed: bool) -> None:
         spec = TrialSpec.from_config(trial.config)
         result = trial.last_result or {}

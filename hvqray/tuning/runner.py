@@ -55,9 +55,9 @@ def run_search(
     ended, unfinished = read_trials(plan.folder), read_unfinished(plan.folder)
     for record in ended:
         remove_resume_state(trial_folder(plan.folder, record.trial_id))
-    num_samples = -1 if plan.num_trials is None else plan.num_trials - len(ended)
-    if num_samples == 0 or num_samples < -1:
+    if plan.num_trials is not None and plan.num_trials <= len(ended):
         return
+    num_samples = -1 if plan.num_trials is None else plan.num_trials - len(ended)
     relay = Relay(store, listeners, metrics)
     space = SearchSpace(sweep.parameters)
     search = StudySearch(

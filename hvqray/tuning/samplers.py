@@ -36,6 +36,9 @@ METHODS: dict[str, type[BaseSampler]] = {
 }
 """W&B's three methods, and Optuna's samplers; their class names are understood as well."""
 
+EXHAUSTIVE = ("grid", "brute_force", BruteForceSampler.__name__)
+"""Methods that end of themselves, once they have tried everything."""
+
 # These draw what they cannot model at random, which nobody who asks for them by name wants.
 _FIXED_SPACE_ONLY = (CmaEsSampler, GPSampler, QMCSampler)
 _NUMBERS_ONLY = (CmaEsSampler, QMCSampler)

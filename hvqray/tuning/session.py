@@ -18,13 +18,14 @@ from hvqray.errors import InputError
 from hvqray.results.events import Goal, SweepListener
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.results.store import SweepStore, read_trials
+from hvqray.results.store import SweepStore, journal_path, read_trials
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.best import best_trial, install_best
 from hvqray.tuning.ray_runtime import ray_session
 from hvqray.tuning.resources import TrialResources, plan_resources
 from hvqray.tuning.runner import SearchPlan, run_search
+from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
 
 MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "description", "project", "entity")
@@ -57,10 +58,12 @@ class SweepSession:
                 source=f"sweep {sweep.name}",
                 field="run_cap",
             )
+        self._check_method()
 
     def describe(self) -> None:
         """Check everything that can be checked without running, and say what would run."""
         wandb_mode, line = resolve_mode(self.options.wandb)
+        self._check_folder()
         data = self._prepare()
         with ray_session(self.options.address) as nodes:
             resources = plan_resources(self.sweep.resources, nodes)
@@ -82,13 +85,13 @@ class SweepSession:
         wandb_mode, line = resolve_mode(self.options.wandb)
         if line:
             self._say(line)
-        if self.options.resume:
-            self._check_same_sweep()
+        self._check_folder()
         data = self._prepare()
         if data.selected_on_test:
             self._say("selected on test: data.validation.from is none, so val is the test split")
         with ray_session(self.options.address) as nodes:
             resources = plan_resources(self.sweep.resources, nodes)
+            self._make_folder()
             store = SweepStore(self.folder, resume=self.options.resume)
             write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
@@ -155,6 +158,38 @@ class SweepSession:
             tell=self._say,
         )
 
+    def _check_method(self) -> None:
+        """Whether the method can search the space: told before anything is on disk."""
+        sweep = self.sweep
+        try:
+            make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
+        except InputError as error:
+            raise InputError(str(error), source=f"sweep {sweep.name}") from None
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"results cannot be written there ({error.strerror}); choose another folder",
+                field=f"--out {self.options.out}",
+            ) from None
+
+    def _check_folder(self) -> None:
+        """A new sweep finds no other one in its folder, a resumed one finds itself."""
+        if self.options.resume:
+            self._check_same_sweep()
+        elif journal_path(self.folder).exists():
+            raise InputError(
+                "already holds a sweep; add --resume to go on with it, or choose another name",
+                source=str(self.folder),
+            )
+        elif (study := self.folder / "study.db").exists():
+            raise InputError(
+                "is left of another search, whose journal is gone; remove it, or choose another name",
+                source=str(study),
+            )
+
     def _check_same_sweep(self) -> None:
         """A resumed sweep may get more trials or other resources; anything else would mix two searches."""
         path = self.folder / "sweep.yaml"
@@ -180,6 +215,6 @@ class SweepSession:
 
 def _num_trials(sweep: SweepFile) -> int | None:
     """Trials in all; None where only time ends the sweep."""
-    size = SearchSpace(sweep.parameters).grid_size() if sweep.method in ("grid", "brute_force") else None
     # Only a grid has an end of its own; other samplers may try a configuration twice.
+    size = SearchSpace(sweep.parameters).grid_size() if sweep.method in EXHAUSTIVE else None
     return min((number for number in (sweep.run_cap, size) if number is not None), default=None)

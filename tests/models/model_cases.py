@@ -47,6 +47,7 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "hvq-vq-normal-revive": hvq(codebook_init="normal", revive_dead_codes=True, revive_after=2),
     "hvq-vq-predicted-noise": hvq(router="predicted", feature_noise=0.1, standardize_features=False),
     "hvq-vq-one-route": hvq(router="none", ot_levels=[0, 1]),
+    "hvq-vq-mahalanobis": hvq(map_distance="mahalanobis"),
     "hvq-fsq": hvq(quantizer="fsq"),
     "hvq-none-depth-1": hvq(quantizer="none", hierarchy_depth=1),
     "squad-fsq": squad(discriminator_start=0.0),

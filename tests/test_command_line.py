@@ -1,0 +1,137 @@
+"""What all commands share: exit codes, one line for a fault, times."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from hvqray.command_line import (
+    add_sweep_options,
+    argument_parser,
+    duration_s,
+    positive_int,
+    run_command,
+)
+from hvqray.errors import InputError
+
+
+def raising(error: BaseException) -> int:
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    return run_command(main, [])
+
+
+def test_the_exit_code_is_the_command_s() -> None:
+    assert [run_command(lambda argv, code=code: code, []) for code in (0, 1)] == [0, 1]
+
+
+def test_an_input_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(InputError("no\nsuch   key", source="space.yaml", field="train.lr")) == 2
+    assert capsys.readouterr().err == "hvqray: error: space.yaml: train.lr: no such key\n"
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "hvqray: error: interrupted\n"
+
+
+def test_an_internal_error_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())
+
+
+def test_warnings_of_the_package_are_shown_once_and_only_by_commands(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        logging.getLogger("hvqray.config").warning("has no effect")
+        return 0
+
+    for _ in range(2):
+        run_command(lambda argv: run_command(main, argv), [])
+        assert capsys.readouterr().err == "hvqray: warning: has no effect\n"
+    assert not caplog.records
+    main([])
+    assert [record.getMessage() for record in caplog.records] == ["has no effect"]
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
+    program = (
+        "import sys\n"
+        "from hvqray.command_line import run_command\n"
+        "sys.exit(run_command(lambda argv: [print('x' * 100) for _ in range(100000)] and 0))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90m", 5400), ("1.5h", 5400), ("45s", 45), ("1h30m", 5400), ("2d", 172800), ("12", 12), ("0.5", 0.5)],
+)
+def test_times(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "90 m", "m", "-5m", "0s", "1h30", "1e3"])
+def test_what_is_no_time(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_fault(f"--time-budget={text}", capsys).startswith(
+        f"hvqray: error: argument --time-budget: {text!r} is no"
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "3.0", "many", ""])
+def test_what_is_no_number_of_trials(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a whole number of at least 1" in parse_fault(f"--num-trials={text}", capsys)
+
+
+def test_a_number_of_trials() -> None:
+    assert positive_int("12") == 12
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--resum", "unrecognized arguments: --resum"),
+        ("--wandb=onlin", "argument --wandb: invalid choice: 'onlin'"),
+        ("--set", "argument --set: expected one argument"),
+    ],
+)
+def test_a_fault_in_the_options_is_one_line(
+    option: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = parse_fault(option, capsys)
+    assert told in line
+    assert line.endswith("; see hvqray sweep --help")
+
+
+def parse_fault(option: str, capsys: pytest.CaptureFixture[str]) -> str:
+    parser = argument_parser("sweep", "Search.")
+    add_sweep_options(parser)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([option])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_help_shows_defaults_where_there_are_any() -> None:
+    parser = argument_parser("sweep", "Search.")
+    add_sweep_options(parser)
+    text = " ".join(parser.format_help().split())
+    assert "every node of a cluster must see it (default: runs)" in text
+    assert "(default: None)" not in text
+    assert "(default: [])" not in text
+    assert "(default: False)" not in text

@@ -1,0 +1,318 @@
+"""The sweep command before anything runs: every fault is one line and exit code 2, and nothing on disk changes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from small_images import SPACE, write_small_images, write_space
+
+from hvqray import sweep
+from hvqray.command_line import run_command
+from hvqray.config.sweep_file import load_sweep
+from hvqray.data import mvtec
+from hvqray.results.store import SweepStore
+from hvqray.training.epoch_report import MEAN
+from hvqray.tuning import session
+
+
+class Started(Exception):
+    """The search would have begun."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two CPUs and no GPU instead of a cluster, no W&B key, and no search after the checks."""
+
+    @contextmanager
+    def two_cpus(address: str | None) -> Iterator[list[dict[str, float]]]:
+        yield [{"CPU": 2.0}]
+
+    def start(*arguments: object) -> None:
+        raise Started
+
+    monkeypatch.setattr(session, "ray_session", two_cpus)
+    monkeypatch.setattr(session, "run_search", start)
+    monkeypatch.setattr("hvqray.results.wandb_mode.has_key", lambda: False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class Command:
+    """`hvqray sweep` in a folder of its own."""
+
+    def __init__(self, folder: Path, images: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.out, self.folder = folder / "runs", folder / "runs" / "small"
+        self.space = write_space(folder)
+        self._images, self._cache, self._capsys = images, cache, capsys
+
+    def __call__(self, *options: str, data: Path | None = None) -> int:
+        arguments = [str(self.space), "--data", str(data or self._images), "--out", str(self.out)]
+        return run_command(sweep.main, [*arguments, "--cache-dir", str(self._cache), *options])
+
+    def fault(self, *options: str, data: Path | None = None) -> str:
+        """The one line on stderr of a start that is refused and changes nothing on disk."""
+        before = self._files()
+        assert self(*options, data=data) == 2
+        (line,) = self._capsys.readouterr().err.splitlines()
+        assert self._files() == before
+        return line.removeprefix("hvqray: error: ")
+
+    def write(self, *replacements: tuple[str, str]) -> None:
+        """The space file with some of its text replaced."""
+        text = SPACE
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        self.space.write_text(text)
+
+    def begin(self, *overrides: str) -> None:
+        """Leave a folder as a sweep does that was stopped before its first trial."""
+        SweepStore(self.folder, resume=False).close()
+        resolved = load_sweep(self.space, overrides, data_root=str(self._images))
+        (self.folder / "sweep.yaml").write_text(resolved.to_yaml())
+
+    def output(self) -> str:
+        return self._capsys.readouterr().out
+
+    def _files(self) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in self.out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def command(tmp_path: Path, images: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(tmp_path, images, cache, capsys)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("width: 16", "widht: 16", "model.widht: unknown key; did you mean 'width'?"),
+        ("run_cap: 3", "run_caps: 3", "run_caps: unknown key; did you mean 'run_cap'?"),
+        (
+            "model.codebook_size:",
+            "model.codebok_size:",
+            "parameters.model.codebok_size: unknown parameter; did you mean 'model.codebook_size'?",
+        ),
+        ("epochs: 2", "epochs: two", 'train.epochs: "two" is not an integer'),
+        ("[4, 8]", "[4, many]", 'parameters.model.codebook_size: "many" is not an integer'),
+        ("[4, 8]", "[0, 8]", "parameters.model.codebook_size: 0 is out of range; must be at least 1"),
+        ("max: 1e-2", "max: 1e-4", "parameters.train.lr"),
+        ("width: 16", "width: 12", "model.width: 12 is out of range; must be a multiple of 8"),
+        ("val/image_auroc", "val/image_aurok", "metric.name: 'val/image_aurok' is no metric; did you mean"),
+        ("val/image_auroc", "test/image_auroc", "is measured once, after the search; use 'val/image_auroc'"),
+    ],
+)
+def test_faults_of_the_file(command: Command, old: str, new: str, told: str) -> None:
+    command.write((old, new))
+    line = command.fault()
+    assert line.startswith(f"{command.space}: ")
+    assert told in line
+    assert not command.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("train.epoch=3", "--set: train.epoch: unknown key; did you mean 'epochs'?"),
+        ("train.epochs=0", "--set: train.epochs: 0 is out of range; must be at least 1"),
+        ("train.epochs", "--set"),
+    ],
+)
+def test_faults_of_overrides(command: Command, option: str, told: str) -> None:
+    assert told in command.fault("--set", option)
+    assert not command.out.exists()
+
+
+def test_missing_data(command: Command, tmp_path: Path) -> None:
+    line = command.fault(data=tmp_path / "nowhere")
+    assert line == (
+        f"data.root: {tmp_path / 'nowhere'} is not a folder; give the folder that holds the class folders"
+    )
+    assert not command.out.exists()
+
+
+def test_a_class_called_mean(command: Command, tmp_path: Path, images: Path) -> None:
+    shutil.copytree(images, tmp_path / "parts")
+    (tmp_path / "parts" / "bolt").rename(tmp_path / "parts" / "mean")
+    line = command.fault(data=tmp_path / "parts")
+    assert line.startswith(f"data.root: {tmp_path / 'parts' / 'mean'} is a class called 'mean'")
+    assert "rename the folder" in line
+    assert mvtec.MEAN == MEAN
+
+
+def test_a_gpu_where_there_is_none(command: Command) -> None:
+    line = command.fault("--set", "resources.gpus_per_worker=1")
+    assert line == (
+        "resources.gpus_per_worker: 1 is demanded, but Ray has no GPU; set it to 0 or auto, or start Ray where GPUs are"
+    )
+    assert not command.folder.exists()
+
+
+def test_more_workers_than_the_cluster_holds(command: Command) -> None:
+    assert command.fault("--set", "resources.workers=3").startswith("resources.workers: 3 workers")
+    assert not command.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "backbone", ["{name: resnet18, strides: [8, 16]}", "{weights: hub, strides: [8, 16]}"]
+)
+def test_a_backbone_that_needs_the_hub_without_one(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backbone: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    command.write(("{weights: random, strides: [8, 16]}", backbone))
+    line = command.fault()
+    assert line.startswith("data.backbone.weights: the weights of ")
+    assert "cannot be reached; use weights: bundled" in line
+    assert not command.out.exists()
+
+
+def test_wandb_online_without_a_key(command: Command) -> None:
+    line = command.fault("--wandb", "online")
+    assert line == (
+        "--wandb: online needs a key: set WANDB_API_KEY or run `wandb login`, or use --wandb offline"
+    )
+    assert not command.out.exists()
+
+
+def test_a_metric_of_an_unknown_class(command: Command) -> None:
+    command.write(("val/image_auroc", "val/bolts/image_auroc"))
+    line = command.fault()
+    assert line == (
+        "sweep small: metric.name: 'val/bolts/image_auroc': the data have no class 'bolts'; did you mean 'bolt'?"
+    )
+    assert not command.out.exists()
+
+
+def test_a_sweep_without_an_end(command: Command) -> None:
+    command.write(("run_cap: 3\n", ""))
+    assert command.fault() == (
+        "sweep small: run_cap: is null, so the sweep would never end; give it, --num-trials or --time-budget"
+    )
+    for options in (("--num-trials", "2"), ("--time-budget", "1m")):
+        shutil.rmtree(command.out, ignore_errors=True)
+        with pytest.raises(Started):
+            command(*options)
+
+
+@pytest.mark.parametrize("method", ["grid", "brute_force", "BruteForceSampler"])
+def test_a_grid_has_an_end_of_its_own(command: Command, method: str) -> None:
+    command.write(
+        ("run_cap: 3\n", ""),
+        ("method: random", f"method: {method}"),
+        ("{distribution: log_uniform_values, min: 1e-3, max: 1e-2}", "{values: [1e-3, 2e-3]}"),
+    )
+    assert command("--dry-run") == 0
+    assert "4 trials" in command.output()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("bayess", "'bayess' is no method; did you mean 'bayes'?"),
+        ("cmaes", "cmaes: searches ranges of numbers only, but model.codebook_size lists values"),
+        ("grid", "grid: train.lr has infinitely many values"),
+    ],
+)
+def test_a_method_that_cannot_search_the_space(command: Command, method: str, told: str) -> None:
+    command.write(("method: random", f"method: {method}"))
+    line = command.fault()
+    assert line.startswith(f"sweep small: method: {told}")
+    assert not command.out.exists()
+
+
+def test_resume_without_a_sweep(command: Command) -> None:
+    line = command.fault("--resume")
+    assert line == f"{command.folder}: holds no sweep to resume; leave out --resume to start it"
+    assert not command.out.exists()
+
+
+def test_a_folder_that_holds_a_sweep_is_not_overwritten(command: Command) -> None:
+    command.begin()
+    expected = (
+        f"{command.folder}: already holds a sweep; add --resume to go on with it, or choose another name"
+    )
+    assert command.fault() == expected
+    assert command.fault("--dry-run") == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        (("parameters.train.lr.max=5e-3",), "parameters"),
+        (("metric.name=val/image_ap",), "metric"),
+        (("train.epochs=3", "method=bayes"), "method, train"),
+    ],
+)
+def test_resume_with_another_search(command: Command, overrides: Sequence[str], changed: str) -> None:
+    command.begin()
+    options = [text for override in overrides for text in ("--set", override)]
+    line = command.fault("--resume", *options)
+    assert line.startswith(f"{command.folder / 'sweep.yaml'}: {changed} differ")
+
+
+def test_resume_with_more_trials_and_other_resources_goes_on(command: Command) -> None:
+    command.begin()
+    with pytest.raises(Started):
+        command("--resume", "--num-trials", "9", "--set", "resources.max_concurrent_trials=1")
+
+
+def test_a_study_without_its_journal_is_not_mixed_with_a_new_search(command: Command) -> None:
+    command.folder.mkdir(parents=True)
+    (command.folder / "study.db").write_bytes(b"")
+    assert "is left of another search" in command.fault()
+
+
+def test_a_folder_that_cannot_be_written(command: Command) -> None:
+    command.out.write_text("a file")
+    line = command.fault()
+    assert line.startswith(f"--out {command.out}: results cannot be written there")
+
+
+def test_after_a_refused_start_the_mended_one_begins(command: Command) -> None:
+    command.fault("--set", "resources.gpus_per_worker=1")
+    with pytest.raises(Started):
+        command()
+    assert (command.folder / "sweep.yaml").is_file()
+
+
+def test_dry_run_says_what_would_run_and_leaves_nothing(command: Command) -> None:
+    assert command("--dry-run", "--wandb", "disabled") == 0
+    output = command.output()
+    assert "3 trials; 2 trials at once, each 1 worker with 1 CPU" in output
+    assert "classes: bolt, cloth" in output
+    assert "train: 16 images, 0 with a defect" in output
+    assert f"results would go to {command.folder}" in output
+    assert not command.out.exists()
+
+
+def test_interrupted_it_says_how_to_go_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "run_search", interrupt)
+    assert command() == 130
+    assert capsys.readouterr().err == (
+        f"hvqray: interrupted; finished trials are in {command.folder}; go on with --resume\n"
+    )
+    assert load_sweep(command.folder / "sweep.yaml").name == "small"
