@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from ray_head import RayHead, ray_head, unused_port
+from small_images import write_small_images
 
 INDUSTRIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "industrial"
 
@@ -28,6 +30,23 @@ def industrial() -> Path:
 @pytest.fixture
 def free_port() -> int:
     """A port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return unused_port()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """One Ray cluster for all tests that need a running one; starting it takes some ten seconds."""
+    with ray_head(tmp_path_factory.mktemp("ray") / "start.log") as head:
+        yield head
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset on disk; read only."""
+    return write_small_images(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache that tests share, since its content depends on nothing but the data."""
+    return tmp_path_factory.mktemp("cache")

@@ -215,7 +215,7 @@ class SquadModel(nn.Module):
         assert self.discriminator is not None
         distances = []
         for stage in self.discriminator.features(torch.cat([image_B3TT, target_B3TT])):
-            image_stage, target_stage = stage.float().chunk(2)
+            image_stage, target_stage = stage.float().unflatten(0, (2, -1))
             distances.append((image_stage - target_stage).abs().mean(1, keepdim=True))
         size = distances[0].shape[2:]
         return torch.cat([F.interpolate(d, size=size, mode="bilinear") for d in distances], dim=1).mean(1)

@@ -71,7 +71,7 @@ class CodeHierarchy(nn.Module):
     def _quantize(self, name: str, x_BDhw: Tensor) -> tuple[Tensor, QuantizerOutput]:
         """Codes of `x_BDhw` back on its grid, and all that the level gave."""
         x_BLD = x_BDhw.flatten(2).mT
-        shared_B = torch.zeros(len(x_BLD), dtype=torch.int64, device=x_BLD.device)
+        shared_B = torch.zeros(x_BLD.shape[0], dtype=torch.int64, device=x_BLD.device)
         output = self.levels[name](x_BLD, shared_B)
         return output.quantized_BLD.mT.unflatten(-1, x_BDhw.shape[2:]), output
 

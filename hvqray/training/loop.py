@@ -117,8 +117,8 @@ class _Run:
         started = time.monotonic()
         last_metrics = self._start_or_resume()
         earlier_s = self.duration_s
-        if self.epochs_done == self.config.train.epochs:
-            # It had ended, but whoever listened may have died before hearing so: say it again.
+        if self.epochs_done:
+            # The epoch is in the checkpoint, but whoever listened may have died before hearing of it: say it again.
             yield self._report(last_metrics)
         while self.epochs_done < self.config.train.epochs:
             metrics = self._train_epoch(self.epochs_done)

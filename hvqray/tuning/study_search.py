@@ -90,7 +90,10 @@ class StudySearch(OptunaSearch):
         value = result.get(self._metrics[0])
         trial = self._ot_trials[trial_id]
         told = trial.number in self._told_before
-        if len(self._metrics) == 1 and not told and value is not None and math.isfinite(value):
+        if len(self._metrics) > 1 or told or value is None or not math.isfinite(value):
+            return
+        # A trial that goes on may tell its last epoch again, of which Optuna would warn.
+        if result["epoch"] not in _frozen(self.study, trial.number).intermediate_values:
             trial.report(value, result["epoch"])
 
     def on_trial_complete(

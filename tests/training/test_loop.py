@@ -90,7 +90,8 @@ def test_a_run_repeats_bit_for_bit_and_resumes_to_the_same_end(
     whole = reports(run_config, tmp_path / "whole")
     reports(run_config, tmp_path / "parts", epochs=1)
     rest = reports(run_config, tmp_path / "parts")
-    assert [report.epoch for report in rest] == [2, 3]
+    assert [report.epoch for report in rest] == [1, 2, 3], "the last epoch before the stop is told again"
+    assert rest[0].metrics == whole[0].metrics
     assert rest[-1].metrics == whole[-1].metrics
     assert rest[-1].selected == whole[-1].selected
 

@@ -15,19 +15,10 @@ import optuna
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from small_images import SPACE, write_small_images, write_space
+from ray_head import RayHead, environment_without_ray
+from small_images import SPACE, write_space
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_images(tmp_path_factory.mktemp("data"))
 
 
 class Sweep:
@@ -36,10 +27,8 @@ class Sweep:
     def __init__(self, folder: Path, images: Path, cache: Path, *options: str, space: str = SPACE) -> None:
         self.folder = folder / "runs" / "small"
         self.log = folder / f"log{time.monotonic_ns()}.txt"
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "WANDB_"))
-        }
-        environment |= {"HVQRAY_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
+        environment = environment_without_ray()
+        environment |= {"HVQRAY_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
         command = [
             sys.executable,
             "-m",
@@ -48,14 +37,16 @@ class Sweep:
             "--data",
             str(images),
         ]
-        self.process = subprocess.Popen(
-            [*command, "--out", str(folder / "runs"), "--wandb", "disabled", *options],
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
-        )
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                [*command, "--out", str(folder / "runs"), "--wandb", "disabled", *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                # A shell that runs the tests in the background has them ignore Ctrl-C, which children inherit.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+            )
 
     def wait(self, timeout_s: float = 300) -> int:
         return self.process.wait(timeout_s)
@@ -85,12 +76,12 @@ Start = Callable[..., Sweep]
 
 
 @pytest.fixture
-def start(tmp_path: Path, images: Path, cache: Path) -> Iterator[Start]:
+def start(tmp_path: Path, small_images: Path, shared_cache: Path) -> Iterator[Start]:
     """Starts sweeps, and ends whatever a failed test leaves of them."""
     sweeps: list[Sweep] = []
 
     def begin(*options: str, space: str = SPACE) -> Sweep:
-        sweeps.append(Sweep(tmp_path, images, cache, *options, space=space))
+        sweeps.append(Sweep(tmp_path, small_images, shared_cache, *options, space=space))
         return sweeps[-1]
 
     yield begin
@@ -160,34 +151,26 @@ def test_killed_driver_is_resumed(start: Start) -> None:
     assert (second.folder / "report.html").stat().st_size > 1_000_000
 
 
-def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start) -> None:
-    sweep = start("--set", "resources.workers=2", "--set", "train.epochs=3")
+def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start, cluster: RayHead) -> None:
+    sweep = start("--address", cluster.address, "--set", "resources.workers=2", "--set", "train.epochs=3")
     sweep.wait_for("t0000 COMPLETE")
-    workers = {
-        process.pid for process in sweep.descendants() if "RayTrainWorker" in " ".join(process.cmdline())
-    }
-    sweep.wait_for("t0002 started")
+    workers = {process.pid for process in cluster.processes("RayTrainWorker")}
     sweep.wait_for("t0002 epoch 1/3")
-    later = {
-        process.pid for process in sweep.descendants() if "RayTrainWorker" in " ".join(process.cmdline())
-    }
-    processes = sweep.descendants()
+    later = {process.pid for process in cluster.processes("RayTrainWorker")}
     assert sweep.wait() == 0, sweep.log.read_text()
     assert [row["state"] for row in sweep.trials()] == ["COMPLETE"] * 3
     assert len(workers) == 2
     assert later == workers
-    assert not _alive(processes)
+    assert_nothing_left(cluster)
 
 
-def test_a_trial_that_fails_is_shown_and_harms_no_other(start: Start) -> None:
-    space = SPACE.replace(
-        "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}",
-        "train.lr: {values: [1e-3, 1e30]}",
-    )
-    space = space.replace("precision: fp32", "precision: fp32, gradient_clip: null").replace(
+def test_failing_trials_are_shown_and_harm_no_other(start: Start, cluster: RayHead) -> None:
+    searched = "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}"
+    space = SPACE.replace(searched, "train.lr: {values: [1e-3, 1e30]}").replace(
         "method: random", "method: grid"
     )
-    sweep = start("--num-trials", "4", space=space)
+    space = space.replace("precision: fp32", "precision: fp32, gradient_clip: null")
+    sweep = start("--address", cluster.address, "--num-trials", "4", space=space)
     assert sweep.wait() == 0, sweep.log.read_text()
     rows = sweep.trials()
     failed = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "FAIL"}
@@ -197,30 +180,61 @@ def test_a_trial_that_fails_is_shown_and_harms_no_other(start: Start) -> None:
     assert sorted(sweep.states()) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
 
 
-def test_a_sweep_without_a_completed_trial_ends_with_1(start: Start) -> None:
-    space = SPACE.replace(
-        "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}", "train.lr: {value: 1e30}"
-    )
-    sweep = start(
-        "--num-trials", "1", space=space.replace("precision: fp32", "precision: fp32, gradient_clip: null")
-    )
+def test_without_a_completed_trial_the_sweep_ends_with_1(start: Start, cluster: RayHead) -> None:
+    options = ("--set", "train.lr=1e30", "--set", "train.gradient_clip=null")
+    sweep = start("--address", cluster.address, "--num-trials", "1", *options)
     assert sweep.wait() == 1, sweep.log.read_text()
     assert [row["state"] for row in sweep.trials()] == ["FAIL"]
 
 
-def test_time_budget_ends_the_sweep(start: Start) -> None:
-    sweep = start("--time-budget", "12s", "--num-trials", "50", "--set", "train.epochs=200")
-    assert sweep.wait(200) in (0, 1), sweep.log.read_text()
-    rows = sweep.trials()
-    assert 0 < len(rows) < 50
+def test_time_ends_a_sweep(start: Start, cluster: RayHead) -> None:
+    options = ("--time-budget", "15s", "--num-trials", "500", "--set", "train.epochs=100")
+    sweep = start("--address", cluster.address, *options)
+    assert sweep.wait(120) == 0, sweep.log.read_text()
+    assert 0 < len(sweep.trials()) < 500
     assert "RUNNING" not in sweep.states()
+    assert_nothing_left(cluster)
 
 
-def test_a_worker_that_dies_goes_on_from_its_checkpoint(start: Start) -> None:
-    sweep = start("--num-trials", "1", "--set", "train.epochs=200")
+def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(start: Start, cluster: RayHead) -> None:
+    sweep = start("--address", cluster.address, "--num-trials", "1", "--set", "train.epochs=200")
     sweep.wait_for("epoch 20/200")
-    (actor,) = [process for process in sweep.descendants() if "HvqrayTrial" in " ".join(process.cmdline())]
+    (actor,) = cluster.processes("HvqrayTrial")
     actor.kill()
     assert sweep.wait() == 0, sweep.log.read_text()
     assert sweep.log.read_text().count("epoch 1/200") == 1
     assert [row["state"] for row in sweep.trials()] == ["COMPLETE"]
+
+
+def test_submitted_as_a_job_it_is_the_same_sweep(
+    tmp_path: Path, small_images: Path, shared_cache: Path, cluster: RayHead
+) -> None:
+    command = [sys.executable, "-m", "hvqray.submit", str(write_space(tmp_path)), "--address", cluster.url]
+    command += [
+        "--data",
+        str(small_images),
+        "--out",
+        str(tmp_path / "runs"),
+        "--wandb",
+        "disabled",
+        "--num-trials",
+        "2",
+    ]
+    environment = environment_without_ray() | {"RAY_AUTH_MODE": "disabled"}
+    command += ["--env", f"HVQRAY_CACHE_DIR={shared_cache}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2/2 trials ended" in done.stdout
+    rows = pq.read_table(tmp_path / "runs" / "small" / "trials.parquet").to_pylist()
+    assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE"]
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert again.returncode == 2, again.stdout + again.stderr
+    assert "already holds a sweep" in again.stdout + again.stderr
+
+
+def assert_nothing_left(cluster: RayHead) -> None:
+    """No actor of ours lives on, and every CPU is free again."""
+    deadline = time.monotonic() + 20
+    while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
