@@ -1,0 +1,200 @@
+"""Optuna as Tune's search: what a trial's end tells the study, and who is handed out first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
+from optuna.trial import TrialState
+
+from hvqray.config.parameters import Parameter
+from hvqray.results.events import TrialStart
+from hvqray.training.epoch_report import EpochReport
+from hvqray.tuning.space import SearchSpace
+from hvqray.tuning.study_search import StudySearch, outcome, tell
+from hvqray.tuning.trial import REPORT_KEY
+
+METRIC, OTHER = "val/image_auroc", "val/pixel_ap"
+
+
+def result_of(
+    value: float | None,
+    *,
+    epoch: int = 1,
+    is_last: bool = False,
+    other: float | None = None,
+    best: Any = "same",
+) -> dict[str, Any]:
+    """What a trial's `step` hands to Tune; `best` is the value of the epoch that counts."""
+    metrics = {METRIC: value, OTHER: other}
+    selected = metrics if best == "same" else {METRIC: best, OTHER: other}
+    report = EpochReport(epoch, 3, metrics, 1.0, is_last=is_last, best_epoch=epoch, selected=selected)
+    defined = {name: number for name, number in metrics.items() if number is not None}
+    return {"epoch": epoch, "done": is_last, REPORT_KEY: json.dumps(asdict(report)), **defined}
+
+
+def make_search(
+    storage: optuna.storages.BaseStorage | None = None,
+    *,
+    metrics: Sequence[str] = (METRIC,),
+    sampler: BaseSampler | None = None,
+) -> tuple[StudySearch, list[TrialStart]]:
+    """A search, and what it has announced so far."""
+    announced: list[TrialStart] = []
+    search = StudySearch(
+        SearchSpace({"train.lr": Parameter(min=1e-4, max=1e-2), "train.epochs": Parameter(value=3)}),
+        metrics=metrics,
+        goals=["maximize", "minimize"][: len(metrics)],
+        sampler=sampler or RandomSampler(seed=0),
+        study_name="study",
+        storage=storage or optuna.storages.InMemoryStorage(),
+        resolve=lambda number, params: TrialStart(f"t{number:04d}", number, params, {}, f"hash{number}", 0),
+        announce=announced.append,
+        to_config=lambda start: {"spec": start.trial_id},
+    )
+    return search, announced
+
+
+def states(search: StudySearch) -> list[str]:
+    return [trial.state.name for trial in search.study.get_trials(deepcopy=False)]
+
+
+@pytest.mark.parametrize(
+    ("result", "crashed", "state", "values"),
+    [
+        (result_of(0.7, epoch=3, is_last=True), False, TrialState.COMPLETE, [0.7]),
+        (result_of(0.7, epoch=3, is_last=True, best=0.9), False, TrialState.COMPLETE, [0.9]),
+        (result_of(0.0, epoch=3, is_last=True), False, TrialState.COMPLETE, [0.0]),
+        (result_of(0.7), False, TrialState.PRUNED, [0.7]),
+        (result_of(0.7, epoch=3, is_last=True), True, TrialState.FAIL, None),
+        (result_of(float("nan"), epoch=3, is_last=True), False, TrialState.FAIL, None),
+        (result_of(float("inf"), epoch=3, is_last=True), False, TrialState.FAIL, None),
+        (result_of(None, epoch=3, is_last=True), False, TrialState.FAIL, None),
+        ({"done": True, "trial_error": "ValueError: no"}, False, TrialState.FAIL, None),
+        ({}, False, TrialState.FAIL, None),
+        (None, False, TrialState.FAIL, None),
+    ],
+)
+def test_outcome(
+    result: dict[str, Any] | None, crashed: bool, state: TrialState, values: list[float] | None
+) -> None:
+    assert outcome(result, [METRIC], crashed=crashed) == (state, values)
+
+
+def test_outcome_of_several_metrics_needs_all_of_them() -> None:
+    both = result_of(0.7, is_last=True, other=0.2)
+    assert outcome(both, [METRIC, OTHER]) == (TrialState.COMPLETE, [0.7, 0.2])
+    assert outcome(result_of(0.7, is_last=True), [METRIC, OTHER]) == (TrialState.FAIL, None)
+
+
+def test_the_study_learns_each_trial_s_end_as_what_it_is() -> None:
+    search, announced = make_search()
+    assert search.suggest("a") == {"spec": "t0000"}
+    for name in "bcde":
+        search.suggest(name)
+    assert [start.number for start in announced] == [0, 1, 2, 3, 4]
+    assert announced[0].params.keys() == {"train.lr", "train.epochs"}
+    for epoch in (1, 2):
+        search.on_trial_result("a", result_of(0.5 + epoch / 8, epoch=epoch))
+        search.on_trial_result("b", result_of(0.5 - epoch / 8, epoch=epoch))
+    search.on_trial_complete("a", result_of(0.8, epoch=3, is_last=True, best=0.85))
+    search.on_trial_complete("b", result_of(0.6, epoch=2))
+    search.on_trial_complete("c", result_of(float("nan"), epoch=3, is_last=True))
+    search.on_trial_complete("d", {"done": True, "trial_error": "RuntimeError: no"})
+    search.on_trial_complete("e", error=True)
+    assert states(search) == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "FAIL"]
+    complete, pruned, *failed = search.study.get_trials(deepcopy=False)
+    assert complete.value == 0.85
+    assert complete.intermediate_values == {1: 0.625, 2: 0.75}
+    assert pruned.value == 0.25
+    assert all(trial.value is None for trial in failed)
+    assert search.study.best_trial.number == 0
+
+
+def test_an_undefined_objective_in_between_is_passed_over() -> None:
+    search, _ = make_search()
+    search.suggest("a")
+    for epoch, value in enumerate((None, float("nan"), 0.5), start=1):
+        search.on_trial_result("a", result_of(value, epoch=epoch))
+    assert search.study.get_trials(deepcopy=False)[0].intermediate_values == {3: 0.5}
+
+
+def test_an_end_told_twice_counts_once() -> None:
+    search, _ = make_search()
+    search.suggest("a")
+    search.on_trial_complete("a", result_of(0.6, epoch=3, is_last=True))
+    search.on_trial_complete("a", error=True)
+    assert states(search) == ["COMPLETE"]
+    tell(search.study, 0, TrialState.FAIL, None)
+    assert states(search) == ["COMPLETE"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+
+
+def test_interrupted_trials_go_first_under_their_old_number_and_parameters(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    first, before = make_search(storage)
+    for name in "abc":
+        first.suggest(name)
+    first.on_trial_complete("b", result_of(0.6, epoch=3, is_last=True))
+    first.on_trial_result("a", result_of(0.4, epoch=1))
+
+    second, after = make_search(storage)
+    second.hand_out_first([before[0], before[2]])
+    assert [second.suggest(name) for name in "xyz"] == [{"spec": f"t{number:04d}"} for number in (0, 2, 3)]
+    assert after[:2] == [before[0], before[2]]
+    # It had ended its epoch, but the driver died before hearing so: the epoch is told again.
+    second.on_trial_result("x", result_of(0.4, epoch=1))
+    second.on_trial_result("x", result_of(0.5, epoch=2))
+    for name, value in (("x", 0.9), ("y", 0.1), ("z", 0.2)):
+        second.on_trial_complete(name, result_of(value, epoch=3, is_last=True))
+    assert [trial.value for trial in second.study.get_trials(deepcopy=False)] == [0.9, 0.6, 0.1, 0.2]
+    resumed = second.study.get_trials(deepcopy=False)[0]
+    assert resumed.params == {"train.lr": before[0].params["train.lr"]}
+    assert resumed.intermediate_values == {1: 0.4, 2: 0.5}
+
+
+def test_a_trial_that_only_the_study_knows_as_ended_runs_again_without_telling_it(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    first, before = make_search(storage)
+    first.suggest("a")
+    first.on_trial_complete("a", result_of(0.6, epoch=3, is_last=True))
+
+    second, after = make_search(storage)
+    second.hand_out_first(before)
+    second.suggest("x")
+    assert after == before
+    second.on_trial_result("x", result_of(0.6, epoch=3, is_last=True))
+    second.on_trial_complete("x", result_of(0.6, epoch=3, is_last=True))
+    assert states(second) == ["COMPLETE"]
+
+
+def test_several_objectives() -> None:
+    search, _ = make_search(metrics=(METRIC, OTHER), sampler=NSGAIISampler(seed=0))
+    for name in "abcd":
+        search.suggest(name)
+        search.on_trial_result(name, result_of(0.3, epoch=1, other=0.3))
+    search.on_trial_complete("a", result_of(0.7, epoch=3, is_last=True, other=0.1))
+    search.on_trial_complete("b", result_of(0.6, epoch=3, is_last=True, other=0.2))
+    search.on_trial_complete("c", result_of(0.9, epoch=3, is_last=True))
+    search.on_trial_complete("d", result_of(0.9, epoch=2, other=0.3))
+    assert states(search) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
+    assert [trial.number for trial in search.study.best_trials] == [0]
+    assert search.study.best_trials[0].values == [0.7, 0.1]
+
+
+def test_tune_s_snapshots_are_refused() -> None:
+    search, _ = make_search()
+    with pytest.raises(NotImplementedError, match="study and journal"):
+        search.restore("snapshot")

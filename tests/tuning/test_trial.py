@@ -1,0 +1,204 @@
+"""The trial actor, driven by hand: one epoch a step, one trial after another, failures that stay with their trial."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from tiny_data import tiny_data
+
+from hvqray.config.run_config import run_config_dict
+from hvqray.config.sections import HvqConfig, RunConfig, TrainConfig
+from hvqray.training.checkpoint import RESUME_FILE, load_model
+from hvqray.training.failures import WorkersDied
+from hvqray.tuning.trial import ERROR_KEY, HvqrayTrial, TrialSpec, report_of
+
+METRIC = "val/image_auroc"
+MODEL = HvqConfig(
+    width=16, num_heads=2, feedforward_width=32, hierarchy_depth=1, codebook_size=8, score_pool_size=4
+)
+
+
+@pytest.fixture(autouse=True)
+def data_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", lambda config, **options: tiny_data())
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():  # the actor silences its own process
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """Makes actors, and ends them."""
+    actors: list[HvqrayTrial] = []
+
+    def make(config: dict[str, str]) -> HvqrayTrial:
+        actors.append(HvqrayTrial(config))
+        return actors[-1]
+
+    yield make
+    for actor in actors:
+        actor.stop()
+
+
+def spec(
+    folder: Path, trial_id: str = "t0000", *, objectives: tuple[str, ...] = (METRIC,), **train: Any
+) -> TrialSpec:
+    config = RunConfig(
+        model=MODEL, train=TrainConfig(**{"epochs": 2, "batch_size": 7, "precision": "fp32", **train})
+    )
+    return TrialSpec(
+        trial_id=trial_id,
+        run=run_config_dict(config),
+        folder=str(folder / trial_id),
+        metric=METRIC,
+        maximize=True,
+        objectives=list(objectives),
+        cache_dir=None,
+        workers=1,
+        cpus_per_worker=1.0,
+        gpus_per_worker=0.0,
+        train_storage=str(folder / "train"),
+    )
+
+
+def test_a_spec_travels_as_one_string(tmp_path: Path) -> None:
+    sent = spec(tmp_path, objectives=(METRIC, "val/pixel_ap"))
+    config = sent.to_config()
+    assert all(isinstance(value, str) for value in config.values())
+    assert TrialSpec.from_config(json.loads(json.dumps(config))) == sent
+
+
+def test_a_step_is_an_epoch_and_the_last_one_says_so(tmp_path: Path, start: Any) -> None:
+    actor = start(spec(tmp_path, objectives=(METRIC, "val/pixel_ap")).to_config())
+    results = [actor.train(), actor.train()]
+    assert [result["epoch"] for result in results] == [1, 2]
+    assert [result["done"] for result in results] == [False, True]
+    for result in results:
+        report = report_of(result)
+        assert report is not None
+        assert {name: result[name] for name in (METRIC, "val/pixel_ap")} == {
+            name: report.metrics[name] for name in (METRIC, "val/pixel_ap")
+        }
+    assert load_model(tmp_path / "t0000").metrics["trial_id"] == "t0000"
+
+
+def test_an_actor_takes_the_next_trial_and_leaves_the_stopped_one_resumable(
+    tmp_path: Path, start: Any
+) -> None:
+    actor = start(spec(tmp_path, "t0000").to_config())
+    first = actor.train()
+    actor.reset(spec(tmp_path, "t0001", seed=1, epochs=1).to_config())
+    second = actor.train()
+    assert (second["epoch"], second["done"]) == (1, True)
+    assert load_model(tmp_path / "t0001").config.train.seed == 1
+    assert (tmp_path / "t0000" / RESUME_FILE).exists()
+    actor.reset(spec(tmp_path, "t0000").to_config())
+    # Its last epoch is told again, with the time it took then, and it goes on after it.
+    assert report_of(actor.train()) == report_of(first)
+    assert actor.train()["epoch"] == 2
+
+
+def test_a_failing_trial_ends_in_one_line_and_the_next_one_works(tmp_path: Path, start: Any) -> None:
+    actor = start(spec(tmp_path, lr=1e30, gradient_clip=None, epochs=5).to_config())
+    result: dict[str, Any] = {}
+    for _ in range(5):
+        result = actor.train()
+        if result["done"]:
+            break
+    assert result[ERROR_KEY].startswith("FloatingPointError: training diverged in epoch")
+    assert METRIC not in result
+    assert report_of(result) is None
+    actor.reset(spec(tmp_path, "t0001", epochs=1).to_config())
+    assert report_of(actor.train()) is not None
+
+
+def test_a_fault_of_the_user_is_a_line_too(tmp_path: Path, start: Any) -> None:
+    wrong = spec(tmp_path)
+    wrong.run["model"]["score_pool_size"] = 999
+    result = start(wrong.to_config()).train()
+    assert result["done"]
+    assert result[ERROR_KEY].startswith("InputError: model.score_pool_size: 999 exceeds")
+    assert "\n" not in result[ERROR_KEY]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_raised"),
+    [
+        (WorkersDied("rank 1 was killed"), True),
+        (torch.AcceleratorError("device-side assert"), True),
+        (torch.OutOfMemoryError("out of memory"), False),
+        (ValueError("a\nb"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_a_new_process_can_mend_is_raised(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, is_raised: bool
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> Iterator[Any]:
+        raise error
+        yield
+
+    monkeypatch.setattr("hvqray.training.loop.run", broken)
+    actor = start(spec(tmp_path).to_config())
+    if is_raised:
+        with pytest.raises(type(error)):
+            actor.step()
+    else:
+        message = " ".join(str(error).split())
+        assert actor.step() == {"done": True, ERROR_KEY: f"{type(error).__name__}: {message}"}
+
+
+def test_an_undefined_objective_is_left_out_of_the_result(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = start(spec(tmp_path, objectives=(METRIC, "val/class9/pixel_ap")).to_config())
+    result = actor.step()
+    assert METRIC in result
+    assert "val/class9/pixel_ap" not in result
+
+
+class Group:
+    """Stands for a worker group: runs nothing, counts what is asked of it."""
+
+    made: ClassVar[list[Group]] = []
+
+    def __init__(self, *, workers: int, cpus: float, gpus: float, storage: Path) -> None:
+        self.workers, self.is_alive, self.jobs, self.closed = workers, True, [], False
+        Group.made.append(self)
+
+    def run(self, job: Any) -> Iterator[Any]:
+        self.jobs.append(job.trial_id)
+        raise WorkersDied("gone")
+        yield
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_several_workers_are_one_group_that_outlives_trials_but_not_its_death(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hvqray.training.ray_train.WorkerGroup", Group)
+    monkeypatch.setattr(Group, "made", [])
+    configs = []
+    for number in range(3):
+        one = spec(tmp_path, f"t{number:04d}")
+        configs.append(TrialSpec(**{**one.__dict__, "workers": 2}).to_config())
+    actor = start(configs[0])
+    for number, config in enumerate(configs):
+        actor.reset_config(config)
+        if number == 2:
+            Group.made[0].is_alive = False
+        with pytest.raises(WorkersDied):
+            actor.step()
+    assert [group.jobs for group in Group.made] == [["t0000", "t0001"], ["t0002"]]
+    assert all(group.workers == 2 for group in Group.made)
+    actor.cleanup()
+    assert Group.made[1].closed
