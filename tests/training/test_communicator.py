@@ -1,0 +1,71 @@
+"""Tensors between processes: what two gloo ranks, and one process alone, make of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
+
+
+def exchange(communicator: Communicator) -> dict[str, object]:
+    """Every collective once; each rank begins with values of its own."""
+    rank = communicator.rank
+    summed = torch.tensor([1.0 + rank, 10.0 * rank])
+    flags = torch.tensor([rank == 0, rank == 1, True])
+    scalar = torch.tensor(rank == 0)
+    counts = torch.tensor([7, 8]) * (rank + 1)
+    half = torch.tensor([0.5, 1.5], dtype=torch.bfloat16) * (rank + 1)
+    in_place = communicator.all_reduce_sum_(summed) is summed
+    in_place &= all(communicator.broadcast_(tensor) is tensor for tensor in (flags, scalar, counts, half))
+    return {
+        "rank": rank,
+        "world_size": communicator.world_size,
+        "in_place": in_place,
+        "summed": summed.tolist(),
+        "flags": flags.tolist(),
+        "scalar": scalar.item(),
+        "counts": counts.tolist(),
+        "half": half.tolist(),
+        "gathered": communicator.all_gather_object({"rank": rank, "name": "x" * (1 + rank)}),
+    }
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        Path(folder, f"{rank}.json").write_text(json.dumps(exchange(ProcessGroup("cpu"))))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks(tmp_path: Path, free_port: int) -> None:
+    mp.spawn(_rank, args=(free_port, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
+            "rank": rank,
+            "world_size": 2,
+            "in_place": True,
+            "summed": [3.0, 10.0],
+            "flags": [True, False, True],
+            "scalar": True,
+            "counts": [7, 8],
+            "half": [0.5, 1.5],
+            "gathered": [{"rank": 0, "name": "x"}, {"rank": 1, "name": "xx"}],
+        }
+
+
+def test_one_process_keeps_what_it_has() -> None:
+    found = exchange(SingleProcess())
+    assert (found["rank"], found["world_size"], found["in_place"]) == (0, 1, True)
+    assert found["summed"] == [1.0, 0.0]
+    assert found["flags"] == [True, False, True]
+    assert found["gathered"] == [{"rank": 0, "name": "x"}]
