@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (arguments.config is None) == (arguments.trial is None):
         raise InputError("give either CONFIG.yaml or --trial SWEEP_DIR:TRIAL_ID")
 
+    import torch
+
     from hvqray.config.metric_names import metric_name_fault
     from hvqray.training.loop import Selection
 
@@ -69,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides.append(f"data.root={arguments.data}")
     if arguments.trial is not None:
         config, selection = _config_of_trial(arguments.trial, overrides, arguments.metric)
+        if config.resources.cpus_per_worker == "auto":
+            # As in a sweep on CPUs: with other threads sums would differ in their last bits.
+            torch.set_num_threads(1)
     else:
         from hvqray.config.run_config import load_run_config
 
