@@ -108,9 +108,6 @@ class TestTheFile:
             pytest.param(
                 SMALL_SQUAD,
                 id="squad",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="SQUAD's forward pass fixes the number of images"
-                ),
             ),
         ],
     )

@@ -84,17 +84,18 @@ class WandbSink:
         """File the best model (`folder` is the sweep's best/) as an artifact of its trial's run, with its results on `test`."""
         self._put(functools.partial(self._file_best, folder))
 
-    def close(self) -> None:
-        """Finish all runs; waits `close_timeout_s` at most, and says so if that was not enough."""
+    def close(self, *, timeout_s: float | None = None) -> None:
+        """Finish all runs; waits `timeout_s` (`close_timeout_s`) at most, and says so if that was not enough."""
+        timeout_s = self._close_timeout_s if timeout_s is None else timeout_s
         self._put(self._finish_all)
         try:
-            self._tasks.put(None, timeout=self._close_timeout_s)
-            self._thread.join(self._close_timeout_s)
+            self._tasks.put(None, timeout=timeout_s)
+            self._thread.join(timeout_s)
         except queue.Full:
             pass
         if self._thread.is_alive():
             self._off = True
-            self._tell_once(f"not everything was sent within {self._close_timeout_s:.0f} s")
+            self._tell_once(f"not everything was sent within {timeout_s:.0f} s")
 
     def _put(self, task: Callable[[], None]) -> None:
         if self._off:

@@ -31,6 +31,10 @@ from hvqray.tuning.space import SearchSpace
 MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "description", "project", "entity")
 
 
+INTERRUPT_GRACE_S = 5.0
+"""How long Ctrl-C waits for W&B to take what it was given."""
+
+
 @dataclass(frozen=True)
 class SweepOptions:
     """What the command line says besides the sweep file."""
@@ -96,15 +100,20 @@ class SweepSession:
             write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
             sink = self._wandb_sink(wandb_mode, store)
-            self._search(store, resources, [sink] if sink else [])
-            best = best_trial(read_trials(self.folder), self.goals)
-            if best is not None:
-                self._say(f"measuring the best trial, {best.trial_id}, on test")
-                install_best(
-                    self.folder, best.trial_id, resources=resources, cache_dir=self.options.cache_dir
-                )
+            try:
+                self._search(store, resources, [sink] if sink else [])
+                best = best_trial(read_trials(self.folder), self.goals)
+                if best is not None:
+                    self._say(f"measuring the best trial, {best.trial_id}, on test")
+                    install_best(
+                        self.folder, best.trial_id, resources=resources, cache_dir=self.options.cache_dir
+                    )
+                    if sink:
+                        sink.log_best(self.folder / "best")
+            except KeyboardInterrupt:
                 if sink:
-                    sink.log_best(self.folder / "best")
+                    sink.close(timeout_s=INTERRUPT_GRACE_S)
+                raise
             if sink:
                 sink.close()
         report = build_html_report(self.folder)
