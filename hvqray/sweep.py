@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         session.describe()
         return DONE
-    # A batch system's or Ray job's polite stop is the same as Ctrl-C: everything finished is on disk.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return DONE if session.run() else FAILED
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hvqray.config.sections import RunConfig
@@ -193,10 +194,18 @@ class WorkerGroup:
 
 def _training_error(error: BaseException | None) -> BaseException:
     """What a worker raised, taken out of Ray Train's wrapping."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in failures.values():
-        cause = getattr(failure, "cause", None) or failure
-        if isinstance(cause, ray.exceptions.RayError) and not isinstance(cause, ray.exceptions.RayTaskError):
-            return WorkersDied(" ".join(str(cause).split())[:300])
-        return cause.as_instanceof_cause() if isinstance(cause, ray.exceptions.RayTaskError) else cause
-    return error or WorkersDied("the worker group ended before its job")
+    failures = [_unwrapped(failure) for failure in getattr(error, "worker_failures", {}).values()]
+    for failure in failures:
+        # Looked for first: where one process is lost, the others raise errors of their broken connections.
+        if isinstance(failure, ray.exceptions.RayError | dist.DistError):
+            return WorkersDied(" ".join(str(failure).split())[:300])
+    return failures[0] if failures else error or WorkersDied("the worker group ended before its job")
+
+
+def _unwrapped(failure: BaseException) -> BaseException:
+    """The exception of the training code, or of the process that is gone; Ray names it differently each time."""
+    for name in ("_base_exc", "health_check_failure", "cause"):
+        inner = getattr(failure, name, None)
+        if isinstance(inner, BaseException):
+            return _unwrapped(inner)
+    return failure

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,6 +68,9 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
         ) from error
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        # A batch system's or a Ray job's polite stop is the same as Ctrl-C. Set here, for Ray sets a handler of its own.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:

@@ -63,6 +63,12 @@ class SweepSession:
                 field="run_cap",
             )
         self._check_method()
+        if sweep.confirm.top_k:
+            raise InputError(
+                f"{sweep.confirm.top_k} asks for retraining that this version does not do yet; set it to 0",
+                source=f"sweep {sweep.name}",
+                field="confirm.top_k",
+            )
 
     def describe(self) -> None:
         """Check everything that can be checked without running, and say what would run."""
