@@ -1,0 +1,102 @@
+"""Joining and leaving Ray; whole clusters are started in the tests of sweeps."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import ray
+
+from hvqray.errors import InputError
+from hvqray.tuning.ray_runtime import quieten_ray, ray_session
+
+
+class Ray:
+    """Stands for Ray's start, end and list of nodes."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self.options: dict[str, Any] = {}
+        self.is_up = False
+
+    def init(self, **options: Any) -> None:
+        self.options = options
+        if self._error:
+            raise self._error
+        self.is_up = True
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "Resources": {"CPU": 4.0}},
+            {"Alive": False, "Resources": {"CPU": 64.0}},
+            {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}},
+        ]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ.pop("RAY_ADDRESS", None)
+
+
+def replace_ray(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> Ray:
+    stand_in = Ray(error)
+    for name in ("init", "shutdown", "nodes"):
+        monkeypatch.setattr(ray, name, getattr(stand_in, name))
+    return stand_in
+
+
+def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = replace_ray(monkeypatch)
+    with ray_session(None) as nodes:
+        assert cluster.is_up
+        assert nodes == [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}], "living nodes only"
+    assert not cluster.is_up
+    assert cluster.options["address"] == "local"
+    assert cluster.options["dashboard_host"] == "127.0.0.1"
+    assert cluster.options["include_dashboard"], "without it a worker group cannot be stopped"
+
+
+def test_it_is_left_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = replace_ray(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), ray_session(None):
+        raise KeyboardInterrupt
+    assert not cluster.is_up
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "joined"),
+    [("10.0.0.1:6379", None, "10.0.0.1:6379"), (None, "auto", "auto"), ("a:1", "b:2", "a:1")],
+)
+def test_a_running_cluster_is_joined(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str | None, joined: str
+) -> None:
+    cluster = replace_ray(monkeypatch)
+    if variable:
+        monkeypatch.setitem(os.environ, "RAY_ADDRESS", variable)
+    with ray_session(address):
+        assert cluster.options["address"] == joined
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nanswer"), ValueError("bad address " * 50)])
+def test_no_cluster_there_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    replace_ray(monkeypatch, error)
+    with pytest.raises(InputError) as refused, ray_session("10.0.0.1:6379"):
+        pass
+    message = str(refused.value)
+    assert message.startswith("--address 10.0.0.1:6379: no Ray cluster answers there (")
+    assert "start one with 'ray start --head'" in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "RAY_DEDUP_LOGS", "0")
+    os.environ.pop("TUNE_DISABLE_SIGINT_HANDLER", None)
+    quieten_ray()
+    assert os.environ["RAY_DEDUP_LOGS"] == "0"
+    assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"

@@ -1,0 +1,160 @@
+"""A sweep from its checks to its report, with the search itself left out; whole sweeps run in their own tests."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sweep import play
+from rich.console import Console
+from small_images import write_small_images, write_space
+
+from hvqray.config.sweep_file import load_sweep
+from hvqray.results.store import SweepStore, read_trials
+from hvqray.tuning import runner, session
+from hvqray.tuning.resources import TrialResources
+from hvqray.tuning.runner import SearchPlan, run_search
+from hvqray.tuning.session import SweepOptions, SweepSession
+
+CLASSES = ("bolt", "cloth")
+RESOURCES = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def two_cpus(address: str | None) -> Iterator[list[dict[str, float]]]:
+        yield [{"CPU": 2.0}]
+
+    monkeypatch.setattr(session, "ray_session", two_cpus)
+
+
+class Search:
+    """Stands for the search and what follows: plays trials of given numbers, and writes down what is installed."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = numbers
+        self.plan: SearchPlan | None = None
+        self.installed: list[str] = []
+
+    def run(self, sweep: Any, plan: SearchPlan, store: SweepStore, listeners: Any) -> None:
+        self.plan = plan
+        for number in self._numbers:
+            for listener in (store, *listeners):
+                play(listener, number, classes=CLASSES)
+
+    def install(self, folder: Path, trial_id: str, **options: Any) -> None:
+        self.installed.append(trial_id)
+
+
+def begin(
+    tmp_path: Path,
+    images: Path,
+    cache: Path,
+    search: Search,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> SweepSession:
+    monkeypatch.setattr(session, "run_search", search.run)
+    monkeypatch.setattr(session, "install_best", search.install)
+    sweep = load_sweep(write_space(tmp_path), overrides, data_root=str(images))
+    options = SweepOptions(
+        out=tmp_path / "runs", resume=resume, wandb="disabled", time_budget_s=60.0, cache_dir=cache
+    )
+    return SweepSession(sweep, options, Console(file=io.StringIO(), width=120))
+
+
+def output_of(one: SweepSession) -> str:
+    assert isinstance(one.console.file, io.StringIO)
+    return one.console.file.getvalue()
+
+
+def test_a_sweep_ends_with_its_best_trial_and_a_report(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(0, 1, 2)
+    one = begin(tmp_path, images, cache, search, monkeypatch)
+    assert one.run()
+    assert search.installed == ["t0002"]
+    assert search.plan is not None
+    assert (search.plan.num_trials, search.plan.time_budget_s) == (3, 60.0)
+    assert search.plan.resources.max_concurrent_trials == 2
+    assert {"sweep.yaml", "trials.parquet", "metrics.parquet", "report.html"} <= {
+        path.name for path in one.folder.iterdir()
+    }
+    output = output_of(one)
+    assert "3 trials; 2 trials at once, each 1 worker with 1 CPU" in output
+    assert "measuring the best trial, t0002, on test" in output
+    assert f"report: {one.folder / 'report.html'}" in output
+
+
+def test_without_a_completed_trial_it_says_no_and_still_reports(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(3, 4)  # pruned, failed
+    one = begin(tmp_path, images, cache, search, monkeypatch)
+    assert not one.run()
+    assert search.installed == []
+    assert (one.folder / "report.html").is_file()
+
+
+def test_an_interrupted_search_leaves_finished_trials_and_can_be_resumed(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(0)
+    one = begin(tmp_path, images, cache, search, monkeypatch)
+
+    def interrupted(*arguments: Any) -> None:
+        search.run(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "run_search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one.run()
+    assert [trial.trial_id for trial in read_trials(one.folder)] == ["t0000"]
+    again = begin(tmp_path, images, cache, Search(1), monkeypatch, resume=True)
+    assert again.run()
+    assert [trial.trial_id for trial in read_trials(one.folder)] == ["t0000", "t0001"]
+
+
+def test_choosing_on_test_is_said(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = begin(tmp_path, images, cache, Search(0), monkeypatch, overrides=["data.validation.from=none"])
+    one.run()
+    assert "selected on test: data.validation.from is none" in output_of(one)
+
+
+@pytest.mark.parametrize("num_trials", [1, 2, 3])
+def test_a_resumed_sweep_with_enough_trials_runs_no_more(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, num_trials: int
+) -> None:
+    def started(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("more trials than asked for")
+
+    monkeypatch.setattr(runner.tune, "run", started)
+    sweep = load_sweep(write_space(tmp_path), data_root=str(images))
+    folder = tmp_path / "runs" / "small"
+    store = SweepStore(folder, resume=False)
+    for number in range(3):
+        play(store, number, classes=CLASSES)
+    plan = SearchPlan(folder, num_trials, RESOURCES, None, None, seed=0)
+    run_search(sweep, plan, store, [])
+    store.close()
+    assert len(read_trials(folder)) == 3
