@@ -198,7 +198,7 @@ def _training_error(error: BaseException | None) -> BaseException:
     for failure in failures:
         # Looked for first: where one process is lost, the others raise errors of their broken connections.
         if isinstance(failure, ray.exceptions.RayError | dist.DistError):
-            return WorkersDied(" ".join(str(failure).split())[:300])
+            return WorkersDied(str(failure).strip().partition("\n")[0][:300])
     return failures[0] if failures else error or WorkersDied("the worker group ended before its job")
 
 

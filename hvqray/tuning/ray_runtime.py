@@ -68,6 +68,8 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
         ) from error
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Its tracebacks of trials that died are told in one line each, by `tuning.relay`.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():
         # A batch system's or a Ray job's polite stop is the same as Ctrl-C. Set here, for Ray sets a handler of its own.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -41,6 +41,10 @@ class Relay(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, crashed=False)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial_id = TrialSpec.from_config(trial.config).trial_id
+        sys.stderr.write(f"hvqray: {trial_id} starts again from its last checkpoint: {_crash(trial)}\n")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, crashed=True)
 
@@ -83,10 +87,13 @@ def _why(
     if result.get(ERROR_KEY):
         return result[ERROR_KEY]
     if crashed:
-        lines = [
-            line.strip() for line in str(trial.get_error() or "its process died").splitlines() if line.strip()
-        ]
-        return lines[-1][:500]
+        return _crash(trial)
     if report is None:
         return "stopped before its first epoch ended"
     return f"no finite {' / '.join(metrics)} after epoch {report.epoch}"
+
+
+def _crash(trial: Any) -> str:
+    """The last line of what Tune has written down of a trial's crash."""
+    lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    return lines[-1][:500] if lines else "its process died"

@@ -152,6 +152,21 @@ def test_a_crashed_trial_has_one_line_even_where_its_last_result_was_good(
     assert (end.state, end.error) == ("FAIL", line)
 
 
+def test_a_trial_that_starts_again_is_told_in_one_line_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[tuple[Any, ...]] = []
+    relay, trial = make_relay(heard), TuneTrial(tmp_path)
+    trial.report(relay, report_of(0.5))
+    trial.error = "Traceback:\n  File x\nWorkersDied: the actor died"
+    relay.on_trial_recover(1, [], trial)
+    assert capsys.readouterr().err == (
+        "hvqray: t0000 starts again from its last checkpoint: WorkersDied: the actor died\n"
+    )
+    assert not ends(heard)
+    assert trial.can_go_on
+
+
 def test_results_without_a_report_are_no_epochs(tmp_path: Path) -> None:
     heard: list[tuple[Any, ...]] = []
     relay, trial = make_relay(heard), TuneTrial(tmp_path)
