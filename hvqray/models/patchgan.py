@@ -36,7 +36,9 @@ class PatchDiscriminator(nn.Module):
                 spectral_norm(nn.Conv2d(2 * width, 4 * width, 3, padding=1)),
             ]
         )
-        self.judge = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
+        # No bias: while no patch is judged beyond the hinge its gradient is exactly 0, so that rounding alone would
+        # decide its sign, which Adam makes a whole step of, another one on every rank and machine.
+        self.judge = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1, bias=False))
 
     def features(self, image_B3TT: Float[Tensor, "B 3 T T"]) -> list[Tensor]:
         """Activations of every stage, (B, channels, side, side)."""

@@ -65,9 +65,8 @@ class Relay(tune.Callback):
             folder=spec.folder,
         )
         self._tell("on_trial_end", end)
-        remove_resume_state(
-            Path(spec.folder)
-        )  # only now: until the end is on record, the trial may have to go on
+        # Only now: until the end is on record, the trial may have to go on.
+        remove_resume_state(Path(spec.folder))
 
     def _tell(self, method: str, *arguments: Any) -> None:
         getattr(self._store, method)(*arguments)
