@@ -3,95 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http.server
-import os
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import requests
 from ray.job_submission import JobStatus
+from ray_head import RayHead, unused_port
 
 from hvqray.errors import InputError
 from hvqray.tuning import ray_job
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard of a cluster with its own ports, folder and process group."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-    }
-    options = {
-        "--port": free_port(),
-        "--ray-client-server-port": free_port(),
-        "--dashboard-host": "127.0.0.1",
-        "--dashboard-port": port,
-        "--dashboard-agent-listen-port": free_port(),
-        "--num-cpus": 2,
-        "--object-store-memory": 10**8,
-    }
-    log = tmp_path_factory.mktemp("ray") / "start.log"
-    # Ray puts sockets into its folder, and a socket's path may have 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="hvqray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--head",
-            "--block",
-            "--disable-usage-stats",
-        ]
-        command += ["--temp-dir", folder, *(f"{name}={value}" for name, value in options.items())]
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, start_new_session=True, cwd=folder
-            )
-        try:
-            deadline = time.monotonic() + 120
-            while not answers(url):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            finally:
-                kill_group(process.pid)
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/api/version", timeout=2).ok
-    except requests.RequestException:
-        return False
-
-
-def kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+@pytest.fixture
+def dashboard(cluster: RayHead) -> str:
+    return cluster.url
 
 
 @pytest.mark.ray
@@ -238,7 +169,7 @@ def web_server() -> Iterator[tuple[str, dict[str, object]]]:
 
 class TestConnect:
     def test_nothing_there(self):
-        address = f"http://127.0.0.1:{free_port()}"
+        address = f"http://127.0.0.1:{unused_port()}"
         begin = time.monotonic()
         with pytest.raises(InputError, match=f"{address}: cannot connect; is the cluster up"):
             ray_job.connect(address)
