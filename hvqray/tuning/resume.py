@@ -42,13 +42,14 @@ def reconcile(
     ended: Sequence[TrialRecord],
     unfinished: Sequence[TrialStart],
     metrics: Sequence[str],
-) -> list[TrialStart]:
-    """Bring the study in line with the journal; returns the trials to run again, which it holds as RUNNING.
+) -> list[int]:
+    """Bring the study in line with the journal; returns the numbers of trials that were asked for and never started.
 
     - ended in the journal, RUNNING in the study: told;
-    - RUNNING in the study, unknown to the journal (the driver died between the two): FAIL, it never ran;
-    - ended in the study, not in the journal: left out of the study's view, run again from its checkpoint.
+    - RUNNING in the study, unknown to the journal (the driver died between the two): returned, to be started yet;
+    - ended in the study, unfinished in the journal: left alone, since it runs again from its checkpoint.
     """
+    never_started = []
     by_number = {record.number: record for record in ended}
     started = {start.number for start in unfinished}
     for frozen in study.get_trials(deepcopy=False):
@@ -59,5 +60,5 @@ def reconcile(
             values = [value for metric in metrics if (value := record.metrics.get(metric)) is not None]
             tell(study, frozen.number, TrialState[record.state], values)
         elif frozen.number not in started:
-            tell(study, frozen.number, TrialState.FAIL, None)
-    return list(unfinished)
+            never_started.append(frozen.number)
+    return never_started

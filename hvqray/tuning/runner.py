@@ -73,7 +73,7 @@ def run_search(
         announce=relay.announce,
         to_config=lambda start: _spec(sweep, plan, start).to_config(),
     )
-    search.hand_out_first(reconcile(search.study, ended, unfinished, metrics))
+    search.hand_out_first(unfinished, reconcile(search.study, ended, unfinished, metrics))
     scratch = plan.folder / ".state" / "tune"
     try:
         tune.run(

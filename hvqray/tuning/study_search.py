@@ -59,32 +59,35 @@ class StudySearch(OptunaSearch):
         self._resolve, self._announce, self._to_config = resolve, announce, to_config
         self._told_before: set[int] = set()
         self._interrupted: list[TrialStart] = []
+        self._never_started: list[int] = []
 
     @property
     def study(self) -> optuna.Study:
         """The study behind the search."""
         return self._ot_study
 
-    def hand_out_first(self, interrupted: Sequence[TrialStart]) -> None:
-        """Trials of an earlier driver that did not end: they go on before anything new is asked for."""
-        self._interrupted = list(interrupted)
+    def hand_out_first(self, interrupted: Sequence[TrialStart], never_started: Sequence[int] = ()) -> None:
+        """What an earlier driver left: trials that did not end, and numbers of those only asked for, before anything new."""
+        self._interrupted, self._never_started = list(interrupted), list(never_started)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._interrupted:
             start = self._interrupted.pop(0)
-            frozen = _frozen(self.study, start.number)
-            self._ot_trials[trial_id] = optuna.trial.Trial(self.study, frozen._trial_id)
-            if (
-                frozen.state.is_finished()
-            ):  # the driver died between telling the study and telling the journal
+            trial = self._again(start.number)
+            if _frozen(self.study, start.number).state.is_finished():
+                # The driver died between telling the study and telling the journal.
                 self._told_before.add(start.number)
         else:
-            trial = self.study.ask()
-            self._ot_trials[trial_id] = trial
+            # A trial asked for before keeps the parameters that it was given, and is given those still missing.
+            trial = self._again(self._never_started.pop(0)) if self._never_started else self.study.ask()
             self._space(trial)
             start = self._resolve(trial.number, self._space.params(trial))
+        self._ot_trials[trial_id] = trial
         self._announce(start)
         return self._to_config(start)
+
+    def _again(self, number: int) -> optuna.Trial:
+        return optuna.trial.Trial(self.study, _frozen(self.study, number)._trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self._metrics[0])

@@ -62,16 +62,16 @@ def test_several_metrics_are_told_in_their_order() -> None:
     assert study.get_trials(deepcopy=False)[0].values == [0.2, 0.7]
 
 
-def test_a_trial_unknown_to_the_journal_never_ran() -> None:
+def test_a_trial_unknown_to_the_journal_is_still_to_be_started() -> None:
     study = study_with(2)
-    assert reconcile(study, [], [start_of(0)], [METRIC]) == [start_of(0)]
-    assert states(study) == ["RUNNING", "FAIL"]
+    assert reconcile(study, [], [start_of(0)], [METRIC]) == [1]
+    assert states(study) == ["RUNNING", "RUNNING"]
 
 
 def test_a_trial_that_ended_in_the_study_alone_runs_again() -> None:
     study = study_with(2)
     study.tell(1, 0.5)
-    assert reconcile(study, [], [start_of(0), start_of(1)], [METRIC]) == [start_of(0), start_of(1)]
+    assert reconcile(study, [], [start_of(0), start_of(1)], [METRIC]) == []
     assert states(study) == ["RUNNING", "COMPLETE"]
 
 
@@ -79,7 +79,7 @@ def test_nothing_happens_twice() -> None:
     study = study_with(2)
     ended, unfinished = [record_of(0, "COMPLETE", 0.7)], [start_of(1)]
     for _ in range(2):
-        assert reconcile(study, ended, unfinished, [METRIC]) == unfinished
+        assert reconcile(study, ended, unfinished, [METRIC]) == []
         assert states(study) == ["COMPLETE", "RUNNING"]
 
 

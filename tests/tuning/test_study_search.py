@@ -180,6 +180,21 @@ def test_a_trial_that_only_the_study_knows_as_ended_runs_again_without_telling_i
     assert states(second) == ["COMPLETE"]
 
 
+def test_a_trial_that_was_only_asked_for_is_started_with_what_it_was_given(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    first, _ = make_search(storage)
+    first.suggest("a")
+    given = first.study.ask().suggest_float("train.lr", 1e-4, 1e-2)
+
+    second, after = make_search(storage)
+    second.hand_out_first([], [1])
+    assert [second.suggest(name)["spec"] for name in "xy"] == ["t0001", "t0002"]
+    assert after[0].params == {"train.lr": given, "train.epochs": 3}
+    second.on_trial_complete("x", result_of(0.6, epoch=3, is_last=True))
+    assert states(second) == ["RUNNING", "COMPLETE", "RUNNING"]
+
+
 def test_several_objectives() -> None:
     search, _ = make_search(metrics=(METRIC, OTHER), sampler=NSGAIISampler(seed=0))
     for name in "abcd":
