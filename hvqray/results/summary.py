@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,25 +25,29 @@ def print_summary(console: Console, folder: Path) -> None:
     """
     description = read_description(folder)
     trials = ranked(read_trials(folder), description.goals)
-    params = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    short = wording.short_names(params)
     table = Table(
-        title=f"{description.name}: {len(trials)} trials", title_justify="left", header_style="bold"
+        title=f"{description.name}: {len(trials)} trials",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
     )
-    for heading in ("trial", "state", *(short[name] for name in params)):
-        table.add_column(Text(heading))
-    for heading in (*description.goals, "epochs", "time"):
-        table.add_column(Text(heading), justify="right")
+    for heading in ("trial", "state", *description.goals, "epochs", "time"):
+        table.add_column(
+            Text(heading), justify="left" if heading in ("trial", "state") else "right", no_wrap=True
+        )
     for trial in trials[:_NUM_ROWS]:
         table.add_row(
             trial.trial_id,
             trial.state,
-            *(Text(wording.setting(trial.params[name]) if name in trial.params else "") for name in params),
             *(wording.number(trial.metrics.get(name)) for name in description.goals),
             str(trial.epochs),
             wording.duration(trial.duration_s),
         )
     console.print(table)
+    for trial in trials[:_NUM_ROWS]:  # below the table, since a column for each would not fit a terminal
+        line = f"{trial.trial_id}: {wording.one_line(trial.params)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print()
     if len(trials) > _NUM_ROWS:
         console.print(f"and {len(trials) - _NUM_ROWS} more in trials.parquet", highlight=False)
     for trial in trials:
@@ -83,8 +88,11 @@ def print_summary(console: Console, folder: Path) -> None:
 
 def _class_table(results: ClassTable, trial_id: str, *, selected_on_test: bool) -> Table:
     mark = " (selected on test)" if selected_on_test else ""
-    table = Table(title=f"{trial_id} on {results.split}{mark}", title_justify="left", header_style="bold")
-    table.add_column("class")
+    title = f"{trial_id} on {results.split}{mark}"
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("class", no_wrap=True)
     for label in METRIC_LABELS.values():
         table.add_column(label, justify="right")
     for class_name, values in results.rows:
