@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -45,8 +46,12 @@ def hardware() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "timm", "ray", "optuna", "numpy")}
+    """Versions of the libraries that a result depends on, as far as they are installed (training needs no Ray)."""
+    versions = {}
+    for name in ("torch", "timm", "ray", "optuna", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _usable_cores() -> int:

@@ -58,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return DONE if session.run() else FAILED
     except KeyboardInterrupt:
-        sys.stderr.write(
-            f"hvqray: interrupted; finished trials are in {session.folder}; go on with --resume\n"
+        begun = (session.folder / "sweep.yaml").exists()
+        what = (
+            f"finished trials are in {session.folder}; go on with --resume" if begun else "nothing had begun"
         )
+        sys.stderr.write(f"hvqray: interrupted; {what}\n")
         return INTERRUPTED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from hvqray.config.sections import RunConfig
     from hvqray.training.epoch_report import EpochReport
     from hvqray.training.loop import Selection
+
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +119,14 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
 
     _check_same_run(config, out)
     console = Console(highlight=False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpus, workers = config.resources.gpus_per_worker, config.resources.workers
+    if gpus not in ("auto", 0) and not torch.cuda.is_available():
+        raise InputError(
+            f"{gpus} is demanded, but there is no GPU; set it to 0 or auto", field="resources.gpus_per_worker"
+        )
+    if workers > 1:
+        logger.warning("resources.workers: %d has no effect, as train runs in one process", workers)
+    device = "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu"
     if config.resources.cpus_per_worker != "auto":
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     with progress_bar(console) as progress:

@@ -232,6 +232,15 @@ class TrainConfig(Section):
     seed: int = 0
     """Seed of initialisation, order, dropout and noise."""
 
+    @model_validator(mode="after")
+    def _kept_epoch_is_measured(self) -> TrainConfig:
+        if self.pixel_metrics == "last" and self.checkpoint == "best":
+            raise ValueError(
+                "pixel_metrics: 'last' leaves the epoch that checkpoint 'best' keeps unmeasured; use 'always', or"
+                " checkpoint: last"
+            )
+        return self
+
 
 class ResourcesConfig(Section):
     """What one trial takes."""
@@ -271,3 +280,12 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _pool_fits_the_image(self) -> RunConfig:
+        if self.model.score_pool_size > self.data.image_size:
+            raise ValueError(
+                f"model.score_pool_size: {self.model.score_pool_size} exceeds data.image_size {self.data.image_size};"
+                " lower it"
+            )
+        return self

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData, Split
-from hvqray.environment import code_version, hardware
+from hvqray.environment import code_version, hardware, library_versions
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
@@ -227,6 +227,7 @@ class _Run:
                 "code_version": code_version(),
                 "hardware": hardware(),
                 "seed": self.config.train.seed,
+                **library_versions(),
             },
         }
 

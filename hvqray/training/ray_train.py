@@ -98,7 +98,7 @@ def _work(settings: dict[str, Any]) -> None:
     communicator = ProcessGroup(ray.train.torch.get_device())
     index = 0
     while (job := ray.get(switchboard.job.remote(index))) is not None:
-        data = prepare_data(job.config.data, cache_dir=job.cache_dir)
+        data = prepare_data(job.config.data, cache_dir=job.cache_dir, device=str(communicator.device))
         epochs = loop.run(
             job.config,
             data,
@@ -171,6 +171,10 @@ class WorkerGroup:
                     return
                 ray.get(self._switchboard.decide.remote(index, epoch, True))
                 epoch = None
+        except ray.exceptions.RayActorError as error:
+            raise WorkersDied(
+                f"the switchboard of the workers was lost: {error}".partition("\n")[0]
+            ) from error
         finally:
             if epoch is not None and self.is_alive:
                 ray.get(self._switchboard.decide.remote(index, epoch, False))

@@ -56,8 +56,11 @@ def _install(
         for name in (MODEL_FILE, CONFIG_FILE, METRICS_FILE):
             shutil.copy(source / name, aside / name)
         record = measure_on_test(aside, device="cuda" if use_gpu else "cpu", cache_dir=cache_dir)
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        replaced = aside.with_name(f"{aside.name}.old")
+        if (folder / FOLDER).exists():
+            (folder / FOLDER).rename(replaced)
         aside.rename(folder / FOLDER)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return record

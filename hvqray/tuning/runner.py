@@ -72,6 +72,7 @@ def run_search(
         resolve=lambda number, params: _start(sweep, number, params),
         announce=relay.announce,
         to_config=lambda start: _spec(sweep, plan, start).to_config(),
+        target=sweep.metric[0].target,
     )
     search.hand_out_first(unfinished, reconcile(search.study, ended, unfinished, metrics))
     scratch = plan.folder / ".state" / "tune"
@@ -93,7 +94,6 @@ def run_search(
             reuse_actors=True,
             max_failures=sweep.resources.max_failures,
             raise_on_failed_trial=False,
-            stop=_TargetStopper(sweep),
             time_budget_s=plan.time_budget_s,
             callbacks=[relay],
             verbose=0,
@@ -153,20 +153,3 @@ def _placement(resources: TrialResources) -> PlacementGroupFactory:
 
 def _dirname(trial: Any) -> str:
     return TrialSpec.from_config(trial.config).trial_id
-
-
-class _TargetStopper(tune.Stopper):
-    """Ends the whole sweep once a trial has reached its metric's target."""
-
-    def __init__(self, sweep: SweepFile) -> None:
-        self._metric = sweep.metric[0]
-        self._reached = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        value, target = result.get(self._metric.name), self._metric.target
-        if value is not None and target is not None:
-            self._reached |= value >= target if self._metric.goal == "maximize" else value <= target
-        return False
-
-    def stop_all(self) -> bool:
-        return self._reached

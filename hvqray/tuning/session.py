@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from hvqray.atomic import write_atomically
@@ -18,7 +19,7 @@ from hvqray.errors import InputError
 from hvqray.results.events import Goal, SweepListener
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.results.store import SweepStore, journal_path, read_trials
+from hvqray.results.store import SweepStore, journal_path, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.best import best_trial, install_best
@@ -102,8 +103,12 @@ class SweepSession:
         with ray_session(self.options.address) as nodes:
             resources = plan_resources(self.sweep.resources, nodes)
             self._make_folder()
+            if not self.options.resume:
+                # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
+                write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             store = SweepStore(self.folder, resume=self.options.resume)
-            write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
+            if self.options.resume:
+                write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
             sink = self._wandb_sink(wandb_mode, store)
             try:
@@ -116,12 +121,15 @@ class SweepSession:
                     )
                     if sink:
                         sink.log_best(self.folder / "best")
-            except KeyboardInterrupt:
+            except BaseException:
                 if sink:
                     sink.close(timeout_s=INTERRUPT_GRACE_S)
                 raise
             if sink:
                 sink.close()
+        if cut_off := read_unfinished(self.folder):
+            names = ", ".join(start.trial_id for start in cut_off)
+            self._say(f"time is over; --resume goes on with what was cut off: {names}")
         report = build_html_report(self.folder)
         print_summary(self.console, self.folder)
         self._say(f"report: {report}")
@@ -150,8 +158,16 @@ class SweepSession:
             store.close()
 
     def _prepare(self) -> PreparedData:
+        use_gpu = torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
         with progress_bar(self.console) as progress:
-            data = prepare_data(self.data_config, cache_dir=self.options.cache_dir, progress=progress)
+            data = prepare_data(
+                self.data_config,
+                cache_dir=self.options.cache_dir,
+                device="cuda" if use_gpu else "cpu",
+                progress=progress,
+            )
+        if use_gpu:
+            torch.cuda.empty_cache()  # the trials want the memory
         check_metric_classes(self.sweep, data.context.class_names)
         return data
 

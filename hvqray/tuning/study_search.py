@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from hvqray.results.events import TrialStart
@@ -30,6 +31,7 @@ class StudySearch(OptunaSearch):
         resolve: Makes a `TrialStart` of a trial number and its parameters.
         announce: Hears of every trial that is handed out.
         to_config: Makes Tune's config of a `TrialStart`.
+        target: Value of a single objective that is good enough: no more trials are handed out once one has reached it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class StudySearch(OptunaSearch):
         resolve: Callable[[int, dict[str, Any]], TrialStart],
         announce: Callable[[TrialStart], None],
         to_config: Callable[[TrialStart], dict[str, str]],
+        target: float | None = None,
     ) -> None:
         modes = ["max" if goal == "maximize" else "min" for goal in goals]
         single = len(metrics) == 1
@@ -58,6 +61,11 @@ class StudySearch(OptunaSearch):
         self._metrics = list(metrics)
         self._resolve, self._announce, self._to_config = resolve, announce, to_config
         self._told_before: set[int] = set()
+        self._target, self._maximize = target, goals[0] == "maximize"
+        self._target_reached = single and any(
+            self._reaches_target(trial.value)
+            for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        )
         self._interrupted: list[TrialStart] = []
         self._never_started: list[int] = []
 
@@ -70,7 +78,12 @@ class StudySearch(OptunaSearch):
         """What an earlier driver left: trials that did not end, and numbers of those only asked for, before anything new."""
         self._interrupted, self._never_started = list(interrupted), list(never_started)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def _reaches_target(self, value: float | None) -> bool:
+        if value is None or self._target is None:
+            return False
+        return value >= self._target if self._maximize else value <= self._target
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._interrupted:
             start = self._interrupted.pop(0)
             trial = self._again(start.number)
@@ -78,6 +91,8 @@ class StudySearch(OptunaSearch):
                 # The driver died between telling the study and telling the journal.
                 self._told_before.add(start.number)
         else:
+            if self._target_reached:  # the trials that run go on to their end
+                return Searcher.FINISHED
             # A trial asked for before keeps the parameters that it was given, and is given those still missing.
             trial = self._again(self._never_started.pop(0)) if self._never_started else self.study.ask()
             self._space(trial)
@@ -91,6 +106,7 @@ class StudySearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self._metrics[0])
+        self._target_reached |= self._reaches_target(value)
         trial = self._ot_trials[trial_id]
         told = trial.number in self._told_before
         if len(self._metrics) > 1 or told or value is None or not math.isfinite(value):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from two_ranks import run_two_ranks
 
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 
@@ -37,18 +35,13 @@ def exchange(communicator: Communicator) -> dict[str, object]:
     }
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        Path(folder, f"{rank}.json").write_text(json.dumps(exchange(ProcessGroup("cpu"))))
-    finally:
-        dist.destroy_process_group()
+def _rank(rank: int, folder: str) -> None:
+    Path(folder, f"{rank}.json").write_text(json.dumps(exchange(ProcessGroup("cpu"))))
 
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path: Path, free_port: int) -> None:
-    mp.spawn(_rank, args=(free_port, str(tmp_path)), nprocs=2)
+    run_two_ranks(_rank, free_port, str(tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "rank": rank,

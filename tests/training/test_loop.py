@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from tiny_data import tiny_data
+from two_ranks import run_two_ranks
 
 from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
 from hvqray.errors import InputError
@@ -135,18 +133,13 @@ def test_selection_prefers_defined_values() -> None:
     assert not maximize.is_better(None, 0.0)
 
 
-def _rank(rank: int, port: int, model: HvqConfig | SquadConfig, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        # 14 + 9 + 5 images, shuffled, in batches of 7: the classes never split evenly, nor do the batches.
-        run_config = config(model, batch_size=7)
-        communicator = ProcessGroup("cpu")
-        found = list(run(run_config, tiny_data(), folder=Path(folder), communicator=communicator))
-        Path(folder, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
-    finally:
-        dist.destroy_process_group()
+def _rank(rank: int, model: HvqConfig | SquadConfig, folder: str) -> None:
+    # 14 + 9 + 5 images, shuffled, in batches of 7: the classes never split evenly, nor do the batches.
+    communicator = ProcessGroup("cpu")
+    found = list(
+        run(config(model, batch_size=7), tiny_data(), folder=Path(folder), communicator=communicator)
+    )
+    Path(folder, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
 
 
 @pytest.mark.slow
@@ -159,7 +152,7 @@ def test_two_ranks_equal_one(tmp_path: Path, model: HvqConfig | SquadConfig, fre
     run_config = config(model, batch_size=7)
     single = list(run(run_config, tiny_data(), folder=tmp_path / "one", communicator=SingleProcess()))
     (tmp_path / "two").mkdir()
-    mp.spawn(_rank, args=(free_port, model, str(tmp_path / "two")), nprocs=2)
+    run_two_ranks(_rank, free_port, model, str(tmp_path / "two"))
     ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in range(2)]
     for one, two, other in zip(single, ranks[0], ranks[1], strict=True):
         assert two["metrics"] == other["metrics"]
