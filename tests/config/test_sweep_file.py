@@ -117,9 +117,16 @@ FAULTS = [
     (["early_terminate={type: hyperband, min_iter: 20}"], "epoch 20, lies beyond the 8 epochs of a trial"),
     (["early_terminate={type: median, eta: 3}"], "early_terminate.eta: unknown key"),
     (
-        ["early_terminate={type: median}", "metric.name=val/pixel_ap", "train.pixel_metrics=last"],
+        [
+            "early_terminate={type: median}",
+            "metric.name=val/pixel_ap",
+            "train.pixel_metrics=last",
+            "train.checkpoint=last",
+        ],
         "val/pixel_ap is measured at the last epoch only",
     ),
+    (["train.pixel_metrics=last"], "leaves the epoch that checkpoint 'best' keeps unmeasured; use 'always'"),
+    (["model.score_pool_size=300"], "score_pool_size: 300 exceeds data.image_size 224; lower it"),
 ]
 
 

@@ -108,7 +108,7 @@ def test_evaluation_can_be_rare_but_the_last_epoch_is_measured(tmp_path: Path) -
 
 
 def test_pixel_metrics_only_at_the_end(tmp_path: Path) -> None:
-    found = reports(config(pixel_metrics="last"), tmp_path)
+    found = reports(config(pixel_metrics="last", checkpoint="last"), tmp_path)
     assert ["val/pixel_auroc" in report.metrics for report in found] == [False, False, True]
 
 

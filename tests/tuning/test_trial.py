@@ -14,6 +14,7 @@ from tiny_data import tiny_data
 
 from hvqray.config.run_config import run_config_dict
 from hvqray.config.sections import HvqConfig, RunConfig, TrainConfig
+from hvqray.errors import InputError
 from hvqray.training.checkpoint import RESUME_FILE, load_model
 from hvqray.training.failures import WorkersDied
 from hvqray.tuning.trial import ERROR_KEY, HvqrayTrial, TrialSpec, report_of
@@ -119,13 +120,16 @@ def test_a_failing_trial_ends_in_one_line_and_the_next_one_works(tmp_path: Path,
     assert report_of(actor.train()) is not None
 
 
-def test_a_fault_of_the_user_is_a_line_too(tmp_path: Path, start: Any) -> None:
-    wrong = spec(tmp_path)
-    wrong.run["model"]["score_pool_size"] = 999
-    result = start(wrong.to_config()).train()
+def test_a_fault_of_the_user_is_a_line_too(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: Any, **__: Any) -> None:
+        raise InputError("cannot be read;\nreplace it", source="a.png")
+
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", unreadable)
+    result = start(spec(tmp_path).to_config()).train()
     assert result["done"]
-    assert result[ERROR_KEY].startswith("InputError: model.score_pool_size: 999 exceeds")
-    assert "\n" not in result[ERROR_KEY]
+    assert result[ERROR_KEY] == "InputError: a.png: cannot be read; replace it"
 
 
 @pytest.mark.parametrize(
