@@ -261,7 +261,7 @@ class ConfirmConfig(Section):
     """Retraining of the best configurations once the search is over, measured on `test`."""
 
     top_k: Annotated[int, Field(ge=0)] = 0
-    """How many of the best configurations are retrained; 0 retrains none."""
+    """How many of the best configurations are retrained; 0 retrains none, and more is refused in this version."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Seeds of the retraining runs."""
 
