@@ -27,8 +27,6 @@ from torch import Tensor, nn
 
 from hvqray.atomic import replacing
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
-from hvqray.config.sections import HvqConfig
-from hvqray.data.backbones import load_backbone
 from hvqray.data.images import load_image
 from hvqray.data.prepare import prepare_data
 from hvqray.environment import code_version
@@ -140,6 +138,8 @@ def build_detector(loaded: LoadedModel, *, cache_dir: Path | None) -> Detector:
     Raises:
         InputError: the backbone's weights, or the data whose batch statistics it was adapted to, are not to be had.
     """
+    from hvqray.data.backbones import load_backbone  # timm takes seconds to import
+
     data = loaded.config.data
     batchnorm = prepare_data(data, cache_dir=cache_dir).batchnorm if data.adapt_batchnorm else None
     backbone = load_backbone(data.backbone, loaded.context.image_size, batchnorm=batchnorm)
@@ -171,7 +171,7 @@ def export_onnx(
 
 def takes_class(loaded: LoadedModel) -> bool:
     """Whether the file has the second input `class_index`: the model must be told the class of an image."""
-    return isinstance(loaded.config.model, HvqConfig) and loaded.config.model.router == "oracle"
+    return loaded.config.model.router == "oracle"
 
 
 def check_images(loaded: LoadedModel, examples: Path) -> tuple[np.ndarray, np.ndarray, int]:

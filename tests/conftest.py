@@ -13,6 +13,12 @@ from small_images import write_small_images
 INDUSTRIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "industrial"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, whole sweeps before all: at the end one process would run them while the others idle."""
+    ray, slow = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("ray", "slow"))
+    items.sort(key=lambda item: (item.path not in ray, item.path not in slow))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and tests may run beside each other."""

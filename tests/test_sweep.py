@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from small_images import SPACE, write_small_images, write_space
+from fake_sweep import play
+from small_images import SPACE, write_space
 
 from hvqray import sweep
 from hvqray.command_line import run_command
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data import mvtec
+from hvqray.results.events import SweepListener
 from hvqray.results.store import SweepStore
 from hvqray.training.epoch_report import MEAN
 from hvqray.tuning import session
@@ -22,16 +24,6 @@ from hvqray.tuning import session
 
 class Started(Exception):
     """The search would have begun."""
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_images(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +88,10 @@ class Command:
 
 
 @pytest.fixture
-def command(tmp_path: Path, images: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(tmp_path, images, cache, capsys)
+def command(
+    tmp_path: Path, small_images: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    return Command(tmp_path, small_images, shared_cache, capsys)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +142,8 @@ def test_missing_data(command: Command, tmp_path: Path) -> None:
     assert not command.out.exists()
 
 
-def test_a_class_called_mean(command: Command, tmp_path: Path, images: Path) -> None:
-    shutil.copytree(images, tmp_path / "parts")
+def test_a_class_called_mean(command: Command, tmp_path: Path, small_images: Path) -> None:
+    shutil.copytree(small_images, tmp_path / "parts")
     (tmp_path / "parts" / "bolt").rename(tmp_path / "parts" / "mean")
     line = command.fault(data=tmp_path / "parts")
     assert line.startswith(f"data.root: {tmp_path / 'parts' / 'mean'} is a class called 'mean'")
@@ -302,6 +296,15 @@ def test_dry_run_says_what_would_run_and_leaves_nothing(command: Command) -> Non
     assert "train: 16 images, 0 with a defect" in output
     assert f"results would go to {command.folder}" in output
     assert not command.out.exists()
+
+
+def test_without_a_completed_trial_it_ends_with_1(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(sweep: object, plan: object, store: SweepStore, listeners: Sequence[SweepListener]) -> None:
+        for listener in (store, *listeners):
+            play(listener, 4, classes=("bolt", "cloth"))  # fails
+
+    monkeypatch.setattr(session, "run_search", search)
+    assert command() == 1
 
 
 def test_interrupted_it_says_how_to_go_on(

@@ -170,9 +170,9 @@ def test_a_slow_server_delays_neither_trials_nor_the_end(
     began = time.monotonic()
     for number in range(10):
         play(sink, number)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20, "the server answers after 60 s"
     sink.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert len(said) == 1
     assert "too slow to keep up" in said[0]
     answered.set()

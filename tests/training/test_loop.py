@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from ray_head import unused_port
 from tiny_data import tiny_data
 from two_ranks import run_two_ranks
 
 from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.training.checkpoint import RESUME_FILE, load_model
-from hvqray.training.communicator import ProcessGroup, SingleProcess
+from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.loop import Selection, run
 
@@ -133,34 +134,47 @@ def test_selection_prefers_defined_values() -> None:
     assert not maximize.is_better(None, 0.0)
 
 
-def _rank(rank: int, model: HvqConfig | SquadConfig, folder: str) -> None:
+SHARED_CASES: dict[str, HvqConfig | SquadConfig] = {
+    "hvq": HVQ,
+    "hvq-revival-noise": HVQ.model_copy(
+        update={"revive_dead_codes": True, "revive_after": 2, "feature_noise": 0.2}
+    ),
+    "squad": SQUAD,
+}
+
+
+def run_shared(case: str, folder: Path, communicator: Communicator) -> list[EpochReport]:
     # 14 + 9 + 5 images, shuffled, in batches of 7: the classes never split evenly, nor do the batches.
-    communicator = ProcessGroup("cpu")
-    found = list(
-        run(config(model, batch_size=7), tiny_data(), folder=Path(folder), communicator=communicator)
-    )
-    Path(folder, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
+    run_config = config(SHARED_CASES[case], batch_size=7)
+    return list(run(run_config, tiny_data(), folder=folder, communicator=communicator))
+
+
+def _rank(rank: int, root: str) -> None:
+    for case in SHARED_CASES:
+        found = run_shared(case, Path(root, case), ProcessGroup("cpu"))
+        Path(root, case, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per case, run by two ranks: one pair of processes for all, since starting them takes longest."""
+    root = tmp_path_factory.mktemp("two")
+    run_two_ranks(_rank, unused_port(), str(root))
+    return root
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "model",
-    [HVQ, HVQ.model_copy(update={"revive_dead_codes": True, "revive_after": 2, "feature_noise": 0.2}), SQUAD],
-    ids=["hvq", "hvq-revival-noise", "squad"],
-)
-def test_two_ranks_equal_one(tmp_path: Path, model: HvqConfig | SquadConfig, free_port: int) -> None:
-    run_config = config(model, batch_size=7)
-    single = list(run(run_config, tiny_data(), folder=tmp_path / "one", communicator=SingleProcess()))
-    (tmp_path / "two").mkdir()
-    run_two_ranks(_rank, free_port, model, str(tmp_path / "two"))
-    ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in range(2)]
+@pytest.mark.parametrize("case", SHARED_CASES)
+def test_two_ranks_equal_one(tmp_path: Path, on_two_ranks: Path, case: str) -> None:
+    single = run_shared(case, tmp_path, SingleProcess())
+    ranks = [json.loads((on_two_ranks / case / f"rank{rank}.json").read_text()) for rank in range(2)]
     for one, two, other in zip(single, ranks[0], ranks[1], strict=True):
         assert two["metrics"] == other["metrics"]
         assert two["metrics"].keys() == one.metrics.keys()
         for name, value in one.metrics.items():
             assert two["metrics"][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
-    state_one = load_model(tmp_path / "one").model.state_dict()
-    state_two = load_model(tmp_path / "two").model.state_dict()
+    state_one = load_model(tmp_path).model.state_dict()
+    state_two = load_model(on_two_ranks / case).model.state_dict()
     for name, tensor in state_one.items():
         torch.testing.assert_close(
             state_two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"

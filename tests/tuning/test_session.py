@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_sweep import play
 from rich.console import Console
-from small_images import write_small_images, write_space
+from small_images import write_space
 
 from hvqray.config.sweep_file import load_sweep
 from hvqray.results.store import SweepStore, read_trials
@@ -24,14 +24,14 @@ CLASSES = ("bolt", "cloth")
 RESOURCES = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_images(tmp_path_factory.mktemp("data"))
+@pytest.fixture
+def images(small_images: Path) -> Path:
+    return small_images
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture
+def cache(shared_cache: Path) -> Path:
+    return shared_cache
 
 
 @pytest.fixture(autouse=True)
