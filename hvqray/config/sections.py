@@ -7,14 +7,17 @@ they do not know. A parameter of a search is named by the dotted path of the fie
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BlockIndex = Annotated[int, Field(ge=0)]
+LayoutName = Literal["auto", "mvtec_ad", "visa", "mpdd", "btad", "kolektor_sdd2", "real_iad", "folder"]
 FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
 
 
@@ -47,7 +50,32 @@ class QuantizerFields(Section):
     """Levels per FSQ dimension, each at least 3 (used with `quantizer: fsq`)."""
 
 
-class HvqConfig(QuantizerFields):
+class ErrorMapFields(Section):
+    """How both models turn the error of the reconstructed features into a map, and the map into an image's score."""
+
+    map_distance: Literal["l2", "mahalanobis", "local_mahalanobis"] = "l2"
+    """Size of a location's error: its norm, or its distance from normal images' errors, of all locations or of its own."""
+    map_scales: list[Literal[1, 3, 5]] = Field(default=[1], min_length=1)
+    """Windows (locations) over which errors are averaged first; the maps of several are added (not with `map_distance: l2`)."""
+    map_shrinkage: Fraction = 0.1
+    """Share of the class's covariance in each location's own (used with `map_distance: local_mahalanobis`)."""
+    score_pool_size: PositiveInt = 16
+    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
+    score_top_fraction: Fraction = 0.0
+    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans)."""
+
+    @model_validator(mode="after")
+    def _scales_need_normal_errors(self) -> ErrorMapFields:
+        if len(set(self.map_scales)) != len(self.map_scales):
+            raise ValueError(f"map_scales: {self.map_scales} names a scale twice; keep one")
+        if self.map_distance == "l2" and self.map_scales != [1]:
+            raise ValueError(
+                f"map_scales: {self.map_scales} needs map_distance mahalanobis or local_mahalanobis; with l2 it is [1]"
+            )
+        return self
+
+
+class HvqConfig(ErrorMapFields, QuantizerFields):
     """HVQ-Trans: a transformer that reconstructs features from a hierarchy of quantised latents."""
 
     name: Literal["hvq"] = "hvq"
@@ -72,12 +100,6 @@ class HvqConfig(QuantizerFields):
     """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
     ot_levels: list[Annotated[int, Field(ge=0)]] = [0]
     """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
-    map_distance: Literal["l2", "mahalanobis"] = "l2"
-    """Size of a location's reconstruction error: its norm (the paper), or its distance from normal images' errors."""
-    score_pool_size: PositiveInt = 16
-    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
-    score_top_fraction: Fraction = 0.0
-    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (the paper)."""
 
     @model_validator(mode="after")
     def _check(self) -> HvqConfig:
@@ -90,7 +112,7 @@ class HvqConfig(QuantizerFields):
         return self
 
 
-class SquadConfig(QuantizerFields):
+class SquadConfig(ErrorMapFields, QuantizerFields):
     """SQUAD: a hierarchical FSQ autoencoder of features and image, with a PatchGAN discriminator (this project's design)."""
 
     name: Literal["squad"]
@@ -101,6 +123,8 @@ class SquadConfig(QuantizerFields):
     """Channels D of the encoder and decoder blocks."""
     num_residual_blocks: Annotated[int, Field(ge=0, le=8)] = 2
     """Residual convolution blocks in the encoder and in the feature decoder, each."""
+    router: Literal["oracle", "predicted", "none"] = "none"
+    """What picks the class's normal errors that a map is judged by: the true class, the nearest prototype, or nothing."""
     hierarchy: Literal["resolutions", "residual"] = "resolutions"
     """Coarse codes condition finer ones at halved resolutions (as VQ-VAE-2), or residual quantisation on one grid."""
     hierarchy_depth: Annotated[int, Field(ge=1, le=4)] = 2
@@ -132,17 +156,13 @@ class SquadConfig(QuantizerFields):
     map_cosine_weight: NonNegativeFloat = 1.0
     """Weight of the features' cosine distance in the anomaly map."""
     map_l2_weight: NonNegativeFloat = 1.0
-    """Weight of the features' L2 error in the anomaly map."""
+    """Weight of the size of the features' error (`map_distance`) in the anomaly map."""
     map_image_weight: NonNegativeFloat = 0.1
     """Weight of the image's SSIM error in the anomaly map."""
     map_discriminator_weight: NonNegativeFloat = 0.1
     """Weight of the discriminator's feature-matching distance in the anomaly map."""
     smoothing_sigma: NonNegativeFloat = 4.0
     """Standard deviation of the Gaussian that smooths the anomaly map, in pixels; 0 switches it off."""
-    score_pool_size: PositiveInt = 16
-    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
-    score_top_fraction: Fraction = 0.0
-    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum."""
 
     @model_validator(mode="after")
     def _check(self) -> SquadConfig:
@@ -167,7 +187,28 @@ class BackboneConfig(Section):
     weights: str = "auto"
     """`auto` (the bundled package where it has this backbone, else the hub), `bundled`, `hub`, `random`, or a file (.safetensors, .pth)."""
     strides: list[Literal[2, 4, 8, 16, 32]] = Field(default=[2, 4, 8, 16], min_length=1)
-    """Strides of the stages used (ignored by plain ViTs, whose last blocks share one grid)."""
+    """Strides of the stages used (ignored by plain ViTs, whose blocks share one grid)."""
+    blocks: list[BlockIndex | Annotated[list[BlockIndex], Field(min_length=1)]] | None = Field(
+        default=None, min_length=1
+    )
+    """Blocks of a plain ViT that are used, 0 the first; those of an inner list are averaged. null: the last four."""
+    padding: Literal["timm", "published"] = "timm"
+    """Padding that depends on the image size (`tf_` backbones): as timm has it, or as the HVQ-Trans code fixes it."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _each_block_once(cls, blocks: list[int | list[int]] | None) -> list[int | list[int]] | None:
+        entries = [block if isinstance(block, list) else [block] for block in blocks or ()]
+        flat = [block for entry in entries for block in entry]
+        if len(set(flat)) != len(flat):
+            raise ValueError(f"{blocks} names a block twice; keep one")
+        return blocks
+
+    def size_unit(self) -> int:
+        """What image sizes are multiples of, in pixels: the grid's stride of 16, or the patch that a ViT's name tells."""
+        named = re.search(r"patch(\d+)", self.name)
+        patch = int(named[1]) if named else 16
+        return patch if 16 % patch else 16
 
 
 class ValidationConfig(Section):
@@ -187,17 +228,29 @@ class DataConfig(Section):
     """What is trained and measured on."""
 
     root: str | None = None
-    """Folder of the dataset in the MVTec AD layout; null means the built-in synthetic set."""
+    """Folder of the dataset; null means the built-in synthetic set."""
+    layout: LayoutName = "auto"
+    """How the dataset lies on disk (docs/data.md); `auto` recognises it by what the folder holds."""
     classes: list[str] | None = None
     """Product classes to use; null means all."""
-    image_size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = 224
-    """Side of the square to which images and masks are resized, in pixels."""
     backbone: BackboneConfig = BackboneConfig()
     """The frozen feature extractor."""
+    image_size: Annotated[int, Field(ge=32, le=2048)] = 224
+    """Side of the square to which images and masks are resized, in pixels: a multiple of 16, or of a ViT's patch."""
     adapt_batchnorm: bool = False
     """Re-estimate the backbone's batch statistics once on the training images before features are cached."""
     validation: ValidationConfig = ValidationConfig()
     """How `val` is made."""
+
+    @field_validator("image_size")
+    @classmethod
+    def _grid_fills_the_image(cls, image_size: int, info: ValidationInfo) -> int:
+        backbone = info.data.get("backbone")
+        if backbone is not None and image_size % backbone.size_unit():
+            raise ValueError(
+                f"{image_size} is out of range; must be a multiple of {backbone.size_unit()} with backbone {backbone.name!r}"
+            )
+        return image_size
 
 
 class TrainConfig(Section):
@@ -221,6 +274,8 @@ class TrainConfig(Section):
     """AdamW's weight decay."""
     gradient_clip: PositiveFloat | None = 1.0
     """Largest gradient norm; the paper's is 0.1; null switches clipping off."""
+    calibration_images: PositiveInt | None = 48
+    """Normal training images per class on which a model measures its map, spread evenly; null means all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the trained model; `auto` is bf16 where the processor multiplies it natively, else fp32."""
     evaluate_every: PositiveInt = 1

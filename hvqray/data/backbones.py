@@ -1,6 +1,6 @@
-"""The frozen feature extractor: uint8 images in, the stages' feature maps on one stride-16 grid out.
+"""The frozen feature extractor: uint8 images in, feature maps on one grid out.
 
-Legend: B batch, S image size, C channels of all stages together, h x w = S/16 x S/16 grid.
+Legend: B batch, S image size, C channels of all maps together, h x w grid: S/16 x S/16, or a ViT's own of S/patch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvqray.config.sections import BackboneConfig
+from hvqray.data.backbone_layers import Layers, choose_layers, drop_unused_blocks
+from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.data.batchnorm import (
     batchnorm_state,
@@ -31,23 +33,28 @@ logging.getLogger("timm").setLevel(
     logging.ERROR
 )  # it warns of the classifier's weights, which are left out on purpose
 
-GRID_STRIDE = 16
-NUM_VIT_BLOCKS = 4
-
 
 class Backbone(nn.Module):
-    """Normalises, runs the network up to the last stage used, resizes the stages to the grid and concatenates them.
+    """Normalises, runs the network up to the last map used, resizes the maps to the grid and concatenates them.
 
-    Resizing is bilinear with `align_corners=True`. Always in eval mode, without gradients.
+    Resizing is bilinear with `align_corners=True`; a ViT's blocks lie on the grid already, and are averaged where the
+    configuration groups them. Always in eval mode, without gradients.
     """
 
     def __init__(
-        self, network: nn.Module, *, mean: Iterable[float], std: Iterable[float], image_size: int
+        self,
+        network: nn.Module,
+        layers: Layers,
+        *,
+        mean: Iterable[float],
+        std: Iterable[float],
+        image_size: int,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self._gives_BhwC = getattr(network, "output_fmt", None) == "NHWC"
-        self.grid_size = (image_size // GRID_STRIDE, image_size // GRID_STRIDE)
+        self._groups = layers.groups
+        self.grid_size = (image_size // layers.grid_stride, image_size // layers.grid_stride)
         mean_3, std_3 = torch.tensor(list(mean)), torch.tensor(list(std))
         self.scale: Tensor
         self.shift: Tensor
@@ -62,16 +69,19 @@ class Backbone(nn.Module):
     def forward(self, images_B3SS: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
         """float32 features of uint8 RGB images."""
         x_B3SS = self.normalize(images_B3SS)
-        stages = [stage.permute(0, 3, 1, 2) if self._gives_BhwC else stage for stage in self.network(x_B3SS)]
-        resized = [
-            F.interpolate(stage, self.grid_size, mode="bilinear", align_corners=True) for stage in stages
-        ]
-        return torch.cat(resized, dim=1).contiguous()
+        maps = [one.permute(0, 3, 1, 2) if self._gives_BhwC else one for one in self.network(x_B3SS)]
+        resized = [F.interpolate(one, self.grid_size, mode="bilinear", align_corners=True) for one in maps]
+        averaged = [_mean([resized[i] for i in group]) for group in self._groups]
+        return torch.cat(averaged, dim=1).contiguous()
 
     def normalize(self, images_B3SS: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """float32 by the backbone's own mean and standard deviation, channels last in memory."""
         x_B3SS = images_B3SS.to(torch.float32, memory_format=torch.channels_last)
         return x_B3SS * self.scale + self.shift
+
+
+def _mean(maps: list[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
 
 
 def load_backbone(
@@ -83,7 +93,8 @@ def load_backbone(
     convolutions before them, which changes features by about 1e-5. Random weights are the same ones each time.
 
     Raises:
-        InputError: an unknown backbone or stride, no weights within reach, or weights of another network.
+        InputError: an unknown backbone, stride or block, an image size that gives no whole grid, no weights within
+            reach, or weights of another network.
     """
     backbone = _build(config, image_size)
     if batchnorm is not None:
@@ -115,29 +126,38 @@ def estimate_batchnorm(
 def _build(config: BackboneConfig, image_size: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _build_network(config, image_size)
+        network, layers = _build_network(config, image_size)
     cfg = network.pretrained_cfg
-    return Backbone(network, mean=cfg["mean"], std=cfg["std"], image_size=image_size)
+    if config.padding == "published" and not fix_padding(network.eval(), image_size=cfg["input_size"][-1]):
+        raise InputError(
+            f"{config.name!r} has no padding that depends on the image size; use 'timm'",
+            field="data.backbone.padding",
+        )
+    return Backbone(network, layers, mean=cfg["mean"], std=cfg["std"], image_size=image_size)
 
 
-def _build_network(config: BackboneConfig, image_size: int) -> Any:
-    """The timm network that gives the list of stages, with its weights."""
+def _build_network(config: BackboneConfig, image_size: int) -> tuple[Any, Layers]:
+    """The timm network that gives the list of the maps used, with its weights."""
     name = config.name
     if not timm.is_model(name):
         raise InputError(f"timm has no backbone {name!r}{_near_model(name)}", field="data.backbone.name")
-    arguments: dict[str, Any] = {}
+    shape: dict[str, Any] = {}
+    pretrained: dict[str, Any] = {}
     if timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
-        arguments["img_size"] = image_size
+        shape["img_size"] = image_size  # timm interpolates the position embedding of the weights to it
     weights = find_weights(config)
     if weights is not None:
         state = read_weights(weights, config)
         if config.weights not in ("auto", "hub"):  # timm converts the hub's, and knows them to be complete
             _check_complete(name, state, weights)
-        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+        pretrained = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     try:
-        network = timm.create_model(name, features_only=True, **arguments)
-        indices = _stage_indices(network, config)
-        network = timm.create_model(name, features_only=True, out_indices=indices, **arguments)
+        layers = choose_layers(timm.create_model(name, features_only=True, **shape), config)
+        if image_size % layers.grid_stride:
+            raise _no_whole_grid(name, image_size, layers.grid_stride)
+        network = timm.create_model(
+            name, features_only=True, out_indices=layers.indices, **shape, **pretrained
+        )
     except InputError:
         raise
     except (
@@ -152,8 +172,16 @@ def _build_network(config: BackboneConfig, image_size: int) -> Any:
         raise InputError(
             f"{name!r} gives no feature maps at {image_size} px {reason}", field="data.backbone.name"
         ) from None
-    _drop_unused_blocks(network)
-    return network
+    drop_unused_blocks(network)
+    return network, layers
+
+
+def _no_whole_grid(name: str, image_size: int, unit: int) -> InputError:
+    lower = image_size // unit * unit
+    return InputError(
+        f"{image_size} is no multiple of {unit}, as {name!r} needs; use {lower or unit} or {lower + unit}",
+        field="data.image_size",
+    )
 
 
 def _check_complete(name: str, state: dict[str, Tensor], path: Path) -> None:
@@ -173,26 +201,3 @@ def _near_model(name: str) -> str:
     family = name.split("_")[0][:4]
     near = did_you_mean(name, timm.list_models(f"*{family}*"))
     return near if near.startswith("; did") else ""
-
-
-def _stage_indices(network: Any, config: BackboneConfig) -> list[int]:
-    """Which of the network's feature maps to use: those at the configured strides, or a plain ViT's last blocks."""
-    strides = [int(stage["reduction"]) for stage in network.feature_info.info]
-    if len(set(strides)) == 1:
-        return list(range(max(len(strides) - NUM_VIT_BLOCKS, 0), len(strides)))
-    for stride in config.strides:
-        if stride not in strides:
-            usable = [wanted for wanted in config.strides if wanted in strides]
-            raise InputError(
-                f"{config.name!r} has no stage at stride {stride}, only at {sorted(set(strides))}; use {usable}",
-                field="data.backbone.strides",
-            )
-    # Where several stages share a stride, the last one is the deepest.
-    return sorted({len(strides) - 1 - strides[::-1].index(stride) for stride in config.strides})
-
-
-def _drop_unused_blocks(network: Any) -> None:
-    """EfficientNet-like extractors run all blocks; the others already end at the last stage used."""
-    stages = getattr(network, "_stage_out_idx", None)
-    if stages is not None and isinstance(network.blocks, nn.Sequential):
-        network.blocks = network.blocks[: max(stages)]

@@ -22,7 +22,7 @@ from hvqray.data.images import PREPROCESSING_VERSION, load_sample
 from hvqray.data.progress import Progress
 from hvqray.errors import InputError
 
-FEATURES_VERSION = "1"
+FEATURES_VERSION = "2"
 """Part of the key of features: raise it whenever the same images would give other features."""
 _BATCH_SIZE = 16
 _BATCHNORM = "batchnorm.safetensors"
@@ -88,6 +88,7 @@ def features_key(config: DataConfig, images: str, train_rows: np.ndarray, cache_
         else file_digests([weights], cache_dir / ".digests" / "weights.json")[weights]
     )
     parts = [FEATURES_VERSION, images, backbone.name, digest, str(sorted(set(backbone.strides)))]
+    parts += [str(backbone.blocks), backbone.padding]
     if config.adapt_batchnorm:
         parts.append(f"batch statistics of {train_rows.tolist()}")
     return digest_texts(parts)

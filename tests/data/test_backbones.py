@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch.nn import functional as F
 
 from hvqray.config.sections import BackboneConfig
+from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.data.backbones import estimate_batchnorm, load_backbone
 from hvqray.errors import InputError
@@ -84,6 +85,7 @@ def test_always_in_eval_mode_and_frozen() -> None:
         ("convnext_atto", [8, 16], 64, 80 + 160),
         ("vit_tiny_patch16_224", [2, 4, 8, 16], 64, 4 * 192),
         ("vit_tiny_patch16_224", [16], 96, 4 * 192),
+        ("tf_efficientnet_lite1", [8, 16], 64, 40 + 112),
         ("swin_tiny_patch4_window7_224", [16], 224, 384),
     ],
 )
@@ -109,6 +111,149 @@ def test_vit_features_are_its_last_blocks() -> None:
         blocks = model.forward_intermediates((x / 255 - 0.5) / 0.5, indices=4, intermediates_only=True)
     assert len(blocks) == 4
     torch.testing.assert_close(backbone(x), torch.cat(blocks, dim=1), rtol=1e-4, atol=1e-4)
+
+
+VIT_TINY = {"name": "vit_tiny_patch16_224", "weights": "random"}
+
+
+class TestVit:
+    @pytest.mark.parametrize(
+        ("name", "size", "side", "channels"),
+        [
+            ("vit_small_patch14_reg4_dinov2", 56, 4, 384),  # no multiple of 16
+            ("vit_tiny_patch16_dinov3_qkvb", 64, 4, 192),  # rotary positions, and register tokens
+            ("vit_small_patch8_224", 32, 4, 384),
+        ],
+    )
+    def test_its_grid_is_that_of_its_patches(self, name: str, size: int, side: int, channels: int) -> None:
+        backbone = load_backbone(BackboneConfig(name=name, weights="random", blocks=[1]), size)
+        features = backbone(images(size))
+        assert backbone.grid_size == (side, side)
+        assert features.shape == (2, channels, side, side)
+        assert features.std() > 0
+
+    def test_the_grid_says_where_in_the_image(self) -> None:
+        """What changes with the top left patch changes most at the grid's top left location, registers or not."""
+        config = BackboneConfig(name="vit_small_patch14_reg4_dinov2", weights="random", blocks=[0])
+        backbone = load_backbone(config, 56)
+        x = images(56, 1)
+        changed = x.clone()
+        changed[:, :, :14, 14:28] = 255 - changed[:, :, :14, 14:28]
+        difference_hw = (backbone(changed) - backbone(x)).norm(dim=1)[0]
+        assert int(difference_hw.argmax()) == 1
+
+    def test_blocks_are_concatenated_and_those_of_a_list_averaged(self) -> None:
+        def features(blocks: list[int | list[int]]) -> torch.Tensor:
+            return load_backbone(BackboneConfig(**VIT_TINY, blocks=blocks), 32)(images(32))
+
+        one, three, four = (features([block]) for block in (1, 3, 4))
+        torch.testing.assert_close(features([4, 1]), torch.cat([four, one], dim=1))
+        torch.testing.assert_close(features([[1, 3], [4]]), torch.cat([(one + three) / 2, four], dim=1))
+        assert (one - three).abs().max() > 0.1
+
+    def test_blocks_after_the_last_one_used_are_not_run(self) -> None:
+        network = load_backbone(BackboneConfig(**VIT_TINY, blocks=[2]), 32).network
+        assert len(network.model.blocks) == 3
+
+    def test_eval_mode_and_determinism(self) -> None:
+        backbone = load_backbone(BackboneConfig(**VIT_TINY), 32)
+        assert not any(module.training for module in backbone.train().modules())
+        again = load_backbone(BackboneConfig(**VIT_TINY), 32)
+        assert torch.equal(backbone(images(32)), again(images(32)))
+
+    def test_mean_and_deviation_are_the_model_s_own(self) -> None:
+        """A grey of the model's mean is 0 after normalisation: DINOv2 has ImageNet's, the first ViTs have 0.5."""
+        for name, mean in (("vit_tiny_patch16_224", 0.5), ("vit_small_patch14_reg4_dinov2", 0.485)):
+            backbone = load_backbone(BackboneConfig(name=name, weights="random", blocks=[0]), 112)
+            x = torch.full((1, 3, 112, 112), round(mean * 255), dtype=torch.uint8)
+            assert backbone.normalize(x)[0, 0].abs().max() < 0.01
+
+    def test_position_embedding_is_interpolated_to_the_image_size(self, tmp_path: Path) -> None:
+        """Weights of 224 px used at 64 px give what timm's own resampling gives, not a random embedding."""
+        source = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+        torch.nn.init.trunc_normal_(source.pos_embed, std=1.0)
+        save_file(source.state_dict(), tmp_path / "w.safetensors")
+        config = BackboneConfig(
+            name="vit_tiny_patch16_224", weights=str(tmp_path / "w.safetensors"), blocks=[0]
+        )
+        source.set_input_size((64, 64))
+        x = images(64)
+        with torch.no_grad():
+            [expected] = source.eval().forward_intermediates(
+                (x / 255 - 0.5) / 0.5, indices=[0], intermediates_only=True
+            )
+        torch.testing.assert_close(load_backbone(config, 64)(x), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("fields", "size", "message"),
+        [
+            (
+                {"name": "vit_small_patch14_reg4_dinov2"},
+                60,
+                r"data.image_size: 60 is no multiple of 14, .*; use 56 or 70",
+            ),
+            (VIT_TINY, 72, r"data.image_size: 72 is no multiple of 16, .*; use 64 or 80"),
+            ({"name": "resnet18", "strides": [4]}, 72, r"data.image_size: 72 is no multiple of 16"),
+            (
+                VIT_TINY | {"blocks": [3, 12]},
+                32,
+                r"data.backbone.blocks: 'vit_tiny_patch16_224' has no block 12, only 0 to 11",
+            ),
+            (
+                {"name": "resnet18", "strides": [4], "blocks": [1]},
+                32,
+                r"data.backbone.blocks: 'resnet18' is no plain ViT; remove blocks",
+            ),
+        ],
+    )
+    def test_faults(self, fields: dict[str, object], size: int, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            load_backbone(BackboneConfig.model_validate({"weights": "random", **fields}), size)
+
+
+class TestPublishedPadding:
+    def test_of_efficientnet_b4_differs_in_one_layer_at_224_px(self) -> None:
+        network = timm.create_model("tf_efficientnet_b4", features_only=True, out_indices=[3]).eval()
+        maps: dict[str, tuple[int, int]] = {}
+        for name, module in network.named_modules():
+            if type(module).__name__ == "Conv2dSame":
+                module.register_forward_hook(
+                    lambda conv, x, y, name=name: maps.__setitem__(name, (x[0].shape[-1], y.shape[-1]))
+                )
+        with torch.no_grad():
+            network(torch.zeros(1, 3, 224, 224))
+        maps_at_224 = dict(maps)
+        assert fix_padding(network, image_size=380)
+        differing = {}
+        for name, (side, out) in maps_at_224.items():
+            pad, convolution = network.get_submodule(name)
+            kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+            total = (out - 1) * stride + kernel - side  # TensorFlow's rule at this very size
+            if pad.padding != (total // 2, total - total // 2) * 2:
+                differing[name] = pad.padding
+        assert differing == {"blocks.2.0.conv_dw": (2, 2, 2, 2)}
+
+    def test_at_the_native_size_it_changes_nothing_and_elsewhere_it_does(self) -> None:
+        def difference(name: str, size: int) -> float:
+            fields = {"name": name, "weights": "random", "strides": [8]}
+            config, published = (
+                BackboneConfig.model_validate(fields | {"padding": padding})
+                for padding in ("timm", "published")
+            )
+            x = images(size, 1)
+            expected = load_backbone(config, size)(x)
+            return float((load_backbone(published, size)(x) - expected).abs().max() / expected.abs().max())
+
+        assert difference("tf_efficientnet_lite0", 224) < 1e-4
+        # At its own 260 px a layer of lite2 sees 65 locations a side, an odd number; here it sees 16.
+        assert difference("tf_efficientnet_lite2", 64) > 0.01
+
+    def test_a_network_without_such_padding_is_refused(self) -> None:
+        config = BackboneConfig(name="resnet18", weights="random", strides=[4], padding="published")
+        with pytest.raises(
+            InputError, match=r"data.backbone.padding: 'resnet18' has no padding that depends"
+        ):
+            load_backbone(config, 32)
 
 
 def test_random_weights_are_the_same_each_time() -> None:
