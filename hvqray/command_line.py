@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from hvqray.errors import InputError
 
@@ -90,7 +90,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="ROOT",
-        help="folder of the dataset in the MVTec AD layout (default: data.root of the file, else the built-in synthetic set)",
+        help="folder of the dataset (default: data.root of the file, else the built-in synthetic set)",
     )
     parser.add_argument(
         "--out",
@@ -133,6 +133,18 @@ def add_cache_option(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="feature cache (default: $HVQRAY_CACHE_DIR, else the user's cache folder)",
+    )
+
+
+def add_layout_option(parser: argparse.ArgumentParser) -> None:
+    """`--layout`, for commands that are given a dataset's folder."""
+    from hvqray.config.sections import LayoutName  # takes a moment that other commands' --help need not wait
+
+    parser.add_argument(
+        "--layout",
+        choices=get_args(LayoutName),
+        default="auto",
+        help="how the dataset lies on disk, as data.layout of a sweep file; auto recognises it by what the folder holds",
     )
 
 

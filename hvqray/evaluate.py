@@ -21,7 +21,7 @@ from hvqray.atomic import write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.sections import DataConfig
 from hvqray.data.dataset import PreparedData, Split
-from hvqray.data.mvtec import subfolders
+from hvqray.data.files import subfolders
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware

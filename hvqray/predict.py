@@ -23,8 +23,8 @@ from hvqray.atomic import replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.sections import HvqConfig
 from hvqray.data.backbones import load_backbone
+from hvqray.data.files import image_files
 from hvqray.data.images import load_image
-from hvqray.data.mvtec import image_files
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import Progress, progress_bar
 from hvqray.errors import InputError, did_you_mean

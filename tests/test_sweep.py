@@ -15,7 +15,7 @@ from small_images import SPACE, write_space
 from hvqray import sweep
 from hvqray.command_line import run_command
 from hvqray.config.sweep_file import load_sweep
-from hvqray.data import mvtec
+from hvqray.data import files
 from hvqray.results.events import SweepListener
 from hvqray.results.store import SweepStore
 from hvqray.training.epoch_report import MEAN
@@ -148,7 +148,7 @@ def test_a_class_called_mean(command: Command, tmp_path: Path, small_images: Pat
     line = command.fault(data=tmp_path / "parts")
     assert line.startswith(f"data.root: {tmp_path / 'parts' / 'mean'} is a class called 'mean'")
     assert "rename the folder" in line
-    assert mvtec.MEAN == MEAN
+    assert files.MEAN == MEAN
 
 
 def test_a_gpu_where_there_is_none(command: Command) -> None:

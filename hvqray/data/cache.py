@@ -118,21 +118,22 @@ def cache_entries(cache_dir: Path) -> list[CacheEntry]:
     )
 
 
-def clear_cache(cache_dir: Path, *, limit_bytes: int = 0) -> list[CacheEntry]:
+def clear_cache(cache_dir: Path, *, limit_bytes: int = 0, keep: Path | None = None) -> list[CacheEntry]:
     """Removes the least recently used entries until the rest takes at most `limit_bytes`; returns what was removed.
 
-    What a process has open or is building stays. The synthetic set is neither counted nor removed, but for a limit of 0.
+    What a process has open or is building stays, and so does `keep`: a synthetic set, which is drawn again where it is
+    missing, is an entry like the others, but no process has its files open while it trains on it.
     """
     for leftover in cache_dir.glob(".*.part-*"):
         with contextlib.suppress(Timeout), FileLock(_lock_path(_entry_of(leftover)), timeout=0):
             shutil.rmtree(leftover, ignore_errors=True)
-    entries = [entry for entry in cache_entries(cache_dir) if limit_bytes == 0 or not entry.is_synthetic_set]
+    entries = cache_entries(cache_dir)
     total = sum(entry.size_bytes for entry in entries)
     removed = []
     for entry in entries:
         if total <= limit_bytes:
             break
-        if _remove(entry):
+        if entry.path != keep and _remove(entry):
             removed.append(entry)
             total -= entry.size_bytes
     return removed

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvqray.data.dataset import GOOD, Dataset, Sample
+from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.files import is_image
 from hvqray.data.images import image_dimensions, load_image, load_mask, mask_size_fault
-from hvqray.data.mvtec import PARTS, image_files, masks_by_stem, subfolders
+from hvqray.data.layouts import LAYOUTS
 from hvqray.data.progress import Progress, silent
 from hvqray.errors import InputError
 
@@ -32,7 +34,7 @@ def find_faults(dataset: Dataset, *, progress: Progress = silent) -> list[str]:
 
     Faults: an unreadable image or mask, a mask of another size than its image, a defect image without a mask, an
     empty mask, a mask without an image, a class without training or normal test images, the same picture (equal
-    decoded pixels) in train and test, and folders of images that are not read.
+    decoded pixels) in train and test, and images in the classes' folders that are not read.
     """
     faults: list[str] = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -45,6 +47,7 @@ def find_faults(dataset: Dataset, *, progress: Progress = silent) -> list[str]:
         of_class = [row for row, sample in enumerate(dataset.samples) if sample.class_name == name]
         for row in of_class:
             faults += inspections[row].faults
+    faults += _unread_files(dataset)
     faults += _leaks(dataset, inspections)
     return faults
 
@@ -62,41 +65,64 @@ def _mask_faults(sample: Sample) -> Iterator[str]:
     if not sample.is_anomalous:
         return
     if sample.mask_path is None:
-        wanted = f"ground_truth/{sample.defect}/{sample.path.stem}_mask.png"
-        yield f"{sample.path}: a defect image without a mask; add {wanted}, or its class has no pixel metrics"
+        yield f"{sample.path}: a defect image without a mask; add one, or its class has no pixel metrics"
         return
     try:
         size, mask_size = image_dimensions(sample.path), image_dimensions(sample.mask_path)
         if size != mask_size:
             yield f"{sample.mask_path}: {mask_size_fault(size, mask_size, sample.path)}"
-        if not load_mask(sample.mask_path).any():
+        if not load_mask(sample.mask_path, nonzero=sample.mask_is_nonzero).any():
             yield f"{sample.mask_path}: the mask of a defect image is empty; mark the defect"
     except InputError as error:
         yield str(error)
 
 
 def _class_faults(dataset: Dataset, name: str) -> Iterator[str]:
-    folder = dataset.root / name
-    for part in PARTS:
-        if not image_files(folder / part / GOOD):
-            kind = "a training image" if part == "train" else "a normal test image"
-            yield f"{folder}: class without {kind}; add some to {part}/{GOOD}"
-        loose = image_files(folder / part)
-        if loose:
-            yield f"{folder / part}: {len(loose)} images beside its folders are not read; move them into one"
-    for extra in subfolders(folder / "train"):
-        if extra.name != GOOD and image_files(extra):
-            yield f"{extra}: not read, for training is on normal images alone; move it to test"
-    for extra in subfolders(folder):
-        if extra.name not in (*PARTS, "ground_truth") and any(
-            image_files(part) for part in (extra, *subfolders(extra))
-        ):
-            yield f"{extra}: its images are not read; the layout has train, test and ground_truth"
-    for masks in subfolders(folder / "ground_truth"):
-        stems = {path.stem for path in image_files(folder / "test" / masks.name)}
-        for stem, path in masks_by_stem(masks).items():
-            if stem not in stems and stem.removesuffix("_mask") not in stems:
-                yield f"{path}: a mask without an image in test/{masks.name}; remove it or add the image"
+    good = {
+        sample.part for sample in dataset.samples if sample.class_name == name and not sample.is_anomalous
+    }
+    for part, kind in (("train", "training image"), ("test", "normal test image")):
+        if part not in good:
+            yield f"{dataset.root}: class {name!r} is without a {kind}; add some ({_shape(dataset)})"
+
+
+def _unread_files(dataset: Dataset) -> Iterator[str]:
+    """Masks without an image, one line each; other images that have no place in the layout, one line a folder."""
+    read = {path for sample in dataset.samples for path in (sample.path, sample.mask_path)} | dataset.left_out
+    images = {(sample.class_name, sample.path.parent.name, sample.path.stem) for sample in dataset.samples}
+    for top in dataset.folders:
+        # A folder is that of one class and bears its name, or there is only one class.
+        class_name = top.name if top.name in dataset.class_names else dataset.class_names[0]
+        masks: list[Path] = []
+        others: dict[Path, list[str]] = defaultdict(list)
+        for folder, subfolders, names in os.walk(top):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for path in (Path(folder, name) for name in sorted(names) if is_image(Path(name))):
+                if path in read:
+                    continue
+                if _is_mask(path.relative_to(top.parent)):
+                    masks.append(path)
+                else:
+                    others[path.parent].append(path.name)
+        for parent, names in others.items():
+            yield (
+                f"{parent}: {len(names)} image{'s are' if len(names) > 1 else ' is'} not read ({names[0]}, ...),"
+                f" as training is on normal images alone and the layout is {_shape(dataset)}; move or remove them"
+            )
+        for path in masks:
+            # A normal image may have a mask, which is not looked at.
+            if (class_name, path.parent.name, path.stem.removesuffix("_mask")) not in images:
+                yield f"{path}: a mask without an image; remove it or add the image"
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.endswith(("_mask", "_GT")) or any(
+        part.lower() in {"ground_truth", "mask", "masks"} for part in path.parts
+    )
+
+
+def _shape(dataset: Dataset) -> str:
+    return LAYOUTS[dataset.layout].shape
 
 
 def _leaks(dataset: Dataset, inspections: list[_Inspection]) -> Iterator[str]:

@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from hvqray.command_line import DONE, INPUT_AT_FAULT, add_cache_option, argument_parser, run_command
+from hvqray.command_line import (
+    DONE,
+    INPUT_AT_FAULT,
+    add_cache_option,
+    add_layout_option,
+    argument_parser,
+    run_command,
+)
 from hvqray.config.sections import DataConfig
 from hvqray.data.cache import cache_entries, clear_cache, default_cache_dir, parse_bytes
 from hvqray.data.check import find_faults
@@ -48,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         add_cache_option(sub)
         return sub
 
+    def add_dataset_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
+        add_layout_option(sub)
+
     for name, command, text in (
         ("describe", _describe, "Show classes, counts, masks, sizes and modes."),
         ("check", _check, "Name every fault, one line each; exit code 2 where there are any."),
@@ -56,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "root", nargs="?", metavar="ROOT", help="folder of the dataset (default: the synthetic set)"
         )
-        sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
+        add_dataset_options(sub)
 
     sub = add("cache", _cache, "Fill the feature cache for a dataset, or list or clear it.")
     sub.add_argument("--data", metavar="ROOT", help="folder of the dataset (default: the synthetic set)")
-    sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
+    add_dataset_options(sub)
     sub.add_argument(
         "--image-size", type=int, default=224, metavar="PIXELS", help="side of the square, in pixels"
     )
@@ -123,6 +134,7 @@ def _cache(arguments: argparse.Namespace) -> int:
     backbone = {"name": arguments.backbone, "weights": arguments.weights, "strides": arguments.strides}
     config = _config(
         root=arguments.data,
+        layout=arguments.layout,
         classes=arguments.classes,
         image_size=arguments.image_size,
         backbone=backbone,
@@ -151,7 +163,7 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _dataset(arguments: argparse.Namespace) -> Dataset:
-    config = _config(root=arguments.root, classes=arguments.classes)
+    config = _config(root=arguments.root, layout=arguments.layout, classes=arguments.classes)
     with progress_bar() as progress:
         return open_dataset(config, cache_dir=_cache_dir(arguments), progress=progress)
 

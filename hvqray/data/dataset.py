@@ -24,6 +24,8 @@ class Sample:
     defect: str
     """Defect type; `good` for normal images."""
     mask_path: Path | None = None
+    mask_is_nonzero: bool = False
+    """Whether every mask value but 0 is anomalous (VisA numbers defect types); else those above half of full scale."""
     synthetic_seed: int | None = None
     """Where set, a synthetic defect of this seed is drawn on the image and gives the mask (`validation: {from: synthetic}`)."""
 
@@ -44,6 +46,14 @@ class Dataset:
     root: Path
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
+    layout: str = ""
+    """As `data.layout` names it; empty where a reader was called by itself."""
+    folders: tuple[Path, ...] = ()
+    """Where the classes' images and masks lie; `check` names the images in them that are not read."""
+    left_out: frozenset[Path] = frozenset()
+    """Files in `folders` that are known not to be of use, and no fault."""
+    remarks: tuple[str, ...] = ()
+    """What a user must know of how the dataset is read, a line each."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hvqray.data.dataset import Dataset, Sample
 
 def dataset_table(dataset: Dataset) -> Table:
     """One row per class: counts per part and defect type, masks, image sizes and modes, from the files' headers."""
-    table = Table(title=str(dataset.root), title_justify="left")
+    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
     for heading in ("class", "train good", "test good", "test defect", "masks", "sizes", "modes"):
         table.add_column(heading, justify="right" if heading.startswith(("train", "test good")) else "left")
     for name in dataset.class_names:

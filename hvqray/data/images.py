@@ -31,20 +31,26 @@ def load_image(path: Path, image_size: int | None = None) -> np.ndarray:
     return np.asarray(rgb)
 
 
-def load_mask(path: Path, image_size: int | None = None) -> np.ndarray:
+def load_mask(path: Path, image_size: int | None = None, *, nonzero: bool = False) -> np.ndarray:
     """Reads a mask as (S, S) uint8 of 0 and 1: 1 where the value exceeds half of full scale; resized to the nearest pixel.
+
+    With `nonzero` it is 1 where the stored value, a palette's index included, is not 0.
 
     Raises:
         InputError: the file cannot be decoded, or has non-zero values that all lie below half of full scale.
     """
     image = _open(path)
-    values = np.asarray(_to_8_bit(image, path).convert("L"))
-    mask = (values > 127).astype(np.uint8)
-    if not mask.any() and values.any():
-        raise InputError(
-            f"its largest value is {values.max()} of 255, and a pixel is anomalous above 127; scale the mask to 0 and 255",
-            source=str(path),
-        )
+    if nonzero:
+        stored = np.asarray(image if len(image.getbands()) == 1 else image.convert("RGB"))
+        mask = (stored if stored.ndim == 2 else stored.any(axis=2)).astype(bool).astype(np.uint8)
+    else:
+        values = np.asarray(_to_8_bit(image, path).convert("L"))
+        mask = (values > 127).astype(np.uint8)
+        if not mask.any() and values.any():
+            raise InputError(
+                f"its largest value is {values.max()} of 255, and a pixel is anomalous above 127; scale the mask to 0 and 255",
+                source=str(path),
+            )
     if image_size is not None and mask.shape != (image_size, image_size):
         resized = Image.fromarray(mask).resize((image_size, image_size), Image.Resampling.NEAREST)
         mask = np.asarray(resized)
@@ -65,7 +71,7 @@ def load_sample(sample: Sample, image_size: int) -> tuple[np.ndarray, np.ndarray
         size, mask_size = image_dimensions(sample.path), image_dimensions(sample.mask_path)
         if size != mask_size:
             raise InputError(mask_size_fault(size, mask_size, sample.path), source=str(sample.mask_path))
-        mask = load_mask(sample.mask_path, image_size)
+        mask = load_mask(sample.mask_path, image_size, nonzero=sample.mask_is_nonzero)
     return np.ascontiguousarray(image.transpose(2, 0, 1)), mask
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ import numpy as np
 from hvqray.config.sections import DataConfig
 from hvqray.data.cache import clear_cache, default_cache_dir
 from hvqray.data.dataset import Dataset, PreparedData, Split
-from hvqray.data.mvtec import read_mvtec
+from hvqray.data.layouts import AUTO, read_dataset
 from hvqray.data.progress import Progress, silent
+from hvqray.data.published import differences
 from hvqray.data.splits import make_splits
 from hvqray.data.synthetic import synthetic_name, write_synthetic
 from hvqray.data.tensors import features_key, images_key, open_features, open_images
+from hvqray.errors import InputError
 from hvqray.models.interface import ModelContext
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_data(
@@ -23,29 +28,34 @@ def prepare_data(
     cache_dir: Path | None = None,
     cache_limit_bytes: int | None = None,
     device: str = "cpu",
+    batchnorm: dict[str, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> PreparedData:
     """Reads the dataset, makes its splits and opens the cache, which is first built where need be.
 
     `cache_dir` defaults to `default_cache_dir()`. With `cache_limit_bytes` the least recently used entries that no
-    process has open are cleared once this one's are there. `device` computes the features. The arrays are
-    memory-mapped: do not pickle the result, call this again in each process.
+    process has open are cleared once this one's are there. `device` computes the features. `batchnorm` (with
+    `adapt_batchnorm`) takes the place of statistics estimated here: those of a checkpoint's backbone. Without `progress`
+    nothing is told, neither progress nor what `open_dataset` warns of. The arrays are memory-mapped: do not pickle the
+    result, call this again in each process.
 
     Raises:
         InputError: the data, or the backbone's name or weights, are at fault.
     """
-    progress = progress or silent
     cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
+    progress = progress or silent
     splits = make_splits(dataset, config.validation)
     key = images_key(splits.samples, config.image_size, cache_dir, progress)
     train_rows = splits.rows["train"]
     # Weights that cannot be had are told of before any work is done.
-    fingerprint = features_key(config, key, train_rows, cache_dir)
+    fingerprint = features_key(config, key, train_rows, cache_dir, batchnorm)
     images, masks = open_images(splits.samples, config.image_size, cache_dir, key, progress)
-    features, batchnorm = open_features(config, images, train_rows, cache_dir, fingerprint, device, progress)
+    features, batchnorm = open_features(
+        config, images, train_rows, cache_dir, fingerprint, device, progress, batchnorm
+    )
     if cache_limit_bytes is not None:
-        clear_cache(cache_dir, limit_bytes=cache_limit_bytes)
+        clear_cache(cache_dir, limit_bytes=cache_limit_bytes, keep=dataset.root)
 
     def split(name: str, rows: np.ndarray) -> Split:
         samples = tuple(splits.samples[row] for row in rows)
@@ -77,9 +87,28 @@ def prepare_data(
     )
 
 
-def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress = silent) -> Dataset:
-    """The dataset at `config.root`, or the synthetic set, which is drawn on first use."""
-    root = config.root
-    if root is None:
-        root = str(write_synthetic(cache_dir / synthetic_name(0), 0, progress=progress))
-    return read_mvtec(root, config.classes)
+def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress | None = None) -> Dataset:
+    """The dataset at `config.root`, or the synthetic set, which is drawn on first use.
+
+    With `progress`, what the reader remarks and where a known dataset differs from what is published is logged as warnings.
+
+    Raises:
+        InputError: there is no such dataset, or it has no class of a given name.
+    """
+    if config.root is None:
+        if config.layout != AUTO:
+            raise InputError(
+                f"{config.layout!r} without data.root, which is null for the synthetic set; give the dataset's folder",
+                field="data.layout",
+            )
+        root = write_synthetic(cache_dir / synthetic_name(0), 0, progress=progress or silent)
+        return read_dataset(root, "mvtec_ad", config.classes)
+    dataset = read_dataset(config.root, config.layout, config.classes)
+    if progress is not None:
+        named = config.layout != AUTO
+        for line in (
+            *dataset.remarks,
+            *differences(dataset, named=named, all_classes=config.classes is None),
+        ):
+            logger.warning(line)
+    return dataset

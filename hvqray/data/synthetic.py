@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import zlib
@@ -70,6 +71,7 @@ def write_synthetic(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():
+            os.utime(folder)  # when it was last used, for the cache's limit
             return folder
         for leftover in folder.parent.glob(f".{folder.name}.part-*"):
             shutil.rmtree(leftover, ignore_errors=True)

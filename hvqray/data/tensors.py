@@ -37,6 +37,7 @@ def images_key(samples: Sequence[Sample], image_size: int, cache_dir: Path, prog
     parts = [PREPROCESSING_VERSION, str(image_size)]
     for sample in samples:
         mask = digests[sample.mask_path] if sample.mask_path else "-"
+        mask += " nonzero" if sample.mask_is_nonzero else ""
         parts.append(f"{digests[sample.path]} {mask} {sample.synthetic_seed}")
     return digest_texts(parts)
 
@@ -78,8 +79,14 @@ def _load_ahead(samples: Sequence[Sample], image_size: int) -> Iterator[tuple[np
                 future.cancel()
 
 
-def features_key(config: DataConfig, images: str, train_rows: np.ndarray, cache_dir: Path) -> str:
-    """Digest of the images' key and of all that turns them into features."""
+def features_key(
+    config: DataConfig,
+    images: str,
+    train_rows: np.ndarray,
+    cache_dir: Path,
+    batchnorm: dict[str, np.ndarray] | None = None,
+) -> str:
+    """Digest of the images' key and of all that turns them into features; `batchnorm` as in `open_features`."""
     backbone = config.backbone
     weights = find_weights(backbone)
     digest = (
@@ -89,7 +96,9 @@ def features_key(config: DataConfig, images: str, train_rows: np.ndarray, cache_
     )
     parts = [FEATURES_VERSION, images, backbone.name, digest, str(sorted(set(backbone.strides)))]
     parts += [str(backbone.blocks), backbone.padding]
-    if config.adapt_batchnorm:
+    if config.adapt_batchnorm and batchnorm is not None:
+        parts += [text for name in sorted(batchnorm) for text in (name, batchnorm[name].tobytes().hex())]
+    elif config.adapt_batchnorm:
         parts.append(f"batch statistics of {train_rows.tolist()}")
     return digest_texts(parts)
 
@@ -102,8 +111,12 @@ def open_features(
     key: str,
     device: str,
     progress: Progress,
+    given_batchnorm: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
-    """(N, C, h, w) float16 features, and with `adapt_batchnorm` the batch norms' statistics that gave them."""
+    """(N, C, h, w) float16 features, and with `adapt_batchnorm` the batch norms' statistics that gave them.
+
+    These are estimated on the training images, or those in `given_batchnorm` are taken.
+    """
     name = config.backbone.name
     description = f"features of {len(images_N3SS)} images at {config.image_size} px by {name}"
 
@@ -115,8 +128,10 @@ def open_features(
 
         batchnorm = None
         if config.adapt_batchnorm:
-            batches = _shuffled_batches(images_N3SS, train_rows, progress)
-            batchnorm = estimate_batchnorm(config.backbone, config.image_size, batches, device=device)
+            batchnorm = given_batchnorm
+            if batchnorm is None:
+                batches = _shuffled_batches(images_N3SS, train_rows, progress)
+                batchnorm = estimate_batchnorm(config.backbone, config.image_size, batches, device=device)
             save_file(batchnorm, folder / _BATCHNORM)
         backbone = load_backbone(config.backbone, config.image_size, batchnorm=batchnorm).to(device)
         writer = None

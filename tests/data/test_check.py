@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from hvqray.data.check import find_faults
-from hvqray.data.mvtec import read_mvtec
+from hvqray.data.layouts import read_dataset
 
 
 def faults(root: Path) -> list[str]:
-    found = find_faults(read_mvtec(root))
+    found = find_faults(read_dataset(root, "mvtec_ad"))
     assert not any("\n" in fault for fault in found)
     return [fault.replace(f"{root}/", "").replace(str(root), "ROOT") for fault in found]
 
@@ -64,18 +64,18 @@ def test_mask_of_zeros_and_ones(mvtec_root: Path) -> None:
 def test_mask_without_image(mvtec_root: Path) -> None:
     (mvtec_root / "bolt/test/cut/01.png").unlink()
     assert only_fault(mvtec_root).startswith(
-        "bolt/ground_truth/cut/01_mask.png: a mask without an image in test/cut"
+        "bolt/ground_truth/cut/01_mask.png: a mask without an image"
     )
 
 
 def test_class_without_training_images(mvtec_root: Path) -> None:
     shutil.rmtree(mvtec_root / "bolt/train")
-    assert only_fault(mvtec_root).startswith("bolt: class without a training image")
+    assert only_fault(mvtec_root).startswith("ROOT: class 'bolt' is without a training image")
 
 
 def test_class_without_normal_test_images(mvtec_root: Path) -> None:
     shutil.rmtree(mvtec_root / "cloth/test/good")
-    assert only_fault(mvtec_root).startswith("cloth: class without a normal test image")
+    assert only_fault(mvtec_root).startswith("ROOT: class 'cloth' is without a normal test image")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
@@ -95,7 +95,7 @@ def test_what_is_not_read(mvtec_root: Path) -> None:
         shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / folder)
     shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / "cloth/test/loose.png")
     found = faults(mvtec_root)
-    assert [fault.split(":")[0] for fault in found] == ["bolt/train/cut", "bolt/validation", "cloth/test"]
+    assert [fault.split(":")[0] for fault in found] == ["bolt/train/cut", "bolt/validation/good", "cloth/test"]
 
 
 def test_every_fault_is_named(mvtec_root: Path) -> None:

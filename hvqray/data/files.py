@@ -1,0 +1,76 @@
+"""What the readers of all layouts share: which files are images, which folders count, which classes are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from hvqray.errors import InputError, did_you_mean
+
+MEAN = "mean"
+"""What the mean over classes is called in all results, so that no class can be."""
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+PARTS = ("train", "test")
+
+
+def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | None) -> list[str]:
+    """The classes to read, in alphabetical order: all that `root` has, or those in `classes`.
+
+    Raises:
+        InputError: `classes` is empty or names one that `root` does not have, or a class is called `mean`.
+    """
+    if classes is not None and not classes:
+        raise InputError("[] names no class; leave it out (or null) to use all", field="data.classes")
+    for name in classes or ():
+        if name not in known:
+            raise InputError(f"{root} has no class {name!r}{did_you_mean(name, known)}", field="data.classes")
+    names = sorted(set(known if classes is None else classes))
+    if MEAN in names:
+        raise InputError(
+            f"{root / MEAN} is a class called {MEAN!r}, which stands for the mean over classes in all results; rename the folder",
+            field="data.root",
+        )
+    return names
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files directly in `folder` by their extension, sorted by name; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def masks_by_stem(folder: Path) -> dict[str, Path]:
+    """Mask files directly in `folder` by the stem of the image that they belong to: STEM_mask.EXT, or else STEM.EXT."""
+    masks = {path.stem: path for path in image_files(folder)}
+    named = {stem.removesuffix("_mask"): path for stem, path in masks.items() if stem.endswith("_mask")}
+    return masks | named
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is that of an image, by its name alone; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and _visible(path)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly in `folder`, sorted by name, hidden ones left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
+
+
+def inside(folder: Path, relative: str, *, source: Path) -> Path:
+    """`folder / relative`, where `relative` is a path that the file `source` names.
+
+    Raises:
+        InputError: the path leads out of `folder`.
+    """
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        raise InputError(
+            f"{relative!r} leads out of {folder}; give a path inside the dataset", source=str(source)
+        )
+    return folder / relative
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
