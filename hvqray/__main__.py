@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "all metrics per class of a saved model",
     "predict": "score, label and anomaly map of images",
     "export": "a deployable file of a saved model",
+    "convert": "a checkpoint of the published HVQ-Trans code as one of hvqray",
     "report": "(re)build a sweep's HTML or W&B report",
     "submit": "the same sweep as a job on a Ray cluster",
     "data": "describe, check, cache a dataset, or write the synthetic one",

