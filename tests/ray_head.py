@@ -94,12 +94,21 @@ def ray_head(log: Path) -> Iterator[RayHead]:
                 time.sleep(0.2)
             yield RayHead(url, f"127.0.0.1:{gcs_port}", process.pid)
         finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
+
+
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """Kill the head and all it started: politely, Ray takes half a minute, and nothing of it is to be kept."""
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(head.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
+    psutil.wait_procs(family, timeout=20)
 
 
 def _answers(url: str) -> bool:
