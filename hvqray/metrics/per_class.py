@@ -14,6 +14,8 @@ from hvqray.metrics.ranking import auroc, average_precision, f1_max, rank_scores
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro")
 METRIC_NAMES = IMAGE_METRICS + PIXEL_METRICS
+ROUTER_ACCURACY = "router_accuracy"
+"""Name of the share of a class's images that a predicting router takes for that class."""
 THRESHOLD = "image_f1max.threshold"
 """Name of the image score from which on an image is called anomalous, where F1 is largest."""
 
@@ -64,12 +66,13 @@ def pixel_metrics(
 
 
 def summarize(per_class: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
-    """Flat names of class name -> metric -> value: `CLASS/METRIC`, and for each of `METRIC_NAMES` that occurs its mean.
+    """Flat names of class name -> metric -> value: `CLASS/METRIC`, and its mean for each of `METRIC_NAMES`, and
+    `ROUTER_ACCURACY`, that occurs.
 
     `METRIC` is the mean over the classes in which it is defined (None where in none), `METRIC.num_classes` their number.
     """
     flat: dict[str, float | None] = {}
-    for metric in METRIC_NAMES:
+    for metric in (*METRIC_NAMES, ROUTER_ACCURACY):
         values = [metrics[metric] for metrics in per_class.values() if metric in metrics]
         defined = [value for value in values if value is not None]
         if values:

@@ -214,7 +214,8 @@ class HvqModel(nn.Module):
         }
         codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
         scores_B = pooled_score(maps_BHW, self.config.score_pool_size, self.config.score_top_fraction)
-        return Prediction(maps_BHW, scores_B, codes)
+        routed_class_B = route_B if self.router.mode == "predicted" else None
+        return Prediction(maps_BHW, scores_B, codes, routed_class_B)
 
 
 @contextmanager

@@ -101,6 +101,8 @@ class Prediction:
     """float32 image score."""
     codes: dict[str, Tensor]
     """Level name (`top`, `q0`, ...) to int64 (B, n) codes in [0, codebook_size(level)); empty without a quantiser."""
+    routed_class_B: Tensor | None = None
+    """int64 class that the model took each image for; None where it is told the class, or asks for none."""
 
 
 def alone(tensor: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class ClassTable:
     rows: list[tuple[str, list[float | None]]]
     """Class name and values, by name; the mean last."""
     note: str | None
-    """Over how many classes a mean was taken, where that is not all of them."""
+    """Over how many classes a mean was taken, where that is not all of them; the router's accuracy, where it predicts."""
 
 
 def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable | None:
@@ -37,7 +37,7 @@ def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable |
         return None
     rows = [(name, [metrics.get(f"{split}/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
     rows.append((MEAN, [metrics.get(f"{split}/{metric}") for metric in METRIC_LABELS]))
-    return ClassTable(split, rows, _note(metrics, split, len(names)))
+    return ClassTable(split, rows, _note(metrics, split, names))
 
 
 def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
@@ -52,16 +52,22 @@ def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
 
 def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
     """The quantised levels that `metrics` tells of, in the order in which they occur: from the top down."""
-    matches = (re.fullmatch(r"codebook/(.+)/use", name) for name in metrics)
+    matches = (re.fullmatch(r"codebook/([^/]+)/use", name) for name in metrics)
     return [match[1] for match in matches if match]
 
 
-def _note(metrics: Mapping[str, float | None], split: str, num_classes: int) -> str | None:
+def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> str | None:
     parts = []
+    num_classes = len(names)
     for metric, label in METRIC_LABELS.items():
         counted = metrics.get(f"{split}/{metric}.num_classes")
         if counted is not None and counted != num_classes:
             parts.append(f"mean {label} over {counted:.0f} of {num_classes} classes")
+    accuracy = metrics.get(f"{split}/router_accuracy")
+    if accuracy is not None:
+        of_classes = {name: metrics.get(f"{split}/{name}/router_accuracy") for name in names}
+        shown = [f"{name} {value:.3f}" for name, value in of_classes.items() if value is not None]
+        parts.append(f"router accuracy {accuracy:.3f} ({', '.join(shown)})")
     return "; ".join(parts) or None
 
 

@@ -133,5 +133,6 @@ def _param_column(values: list[Any]) -> pa.Array:
 def _flat_name(split: str, class_name: str, metric: str) -> str:
     """The inverse of `split_metric_name`."""
     if metric.startswith("codebook/"):
-        return metric
+        level, _, health = metric.rpartition("/")
+        return metric if class_name == MEAN else f"{level}/{class_name}/{health}"
     return f"{split}/{metric}" if class_name == MEAN else f"{split}/{class_name}/{metric}"

@@ -14,7 +14,8 @@ class EpochReport:
     `metrics` has flat names, null (None) where a metric is undefined: `val/image_auroc` (mean over the classes in
     which it is defined), `val/CLASS/image_auroc`, likewise the other six metrics of `hvqray.metrics.METRIC_NAMES`;
     `val/image_auroc.num_classes` (over how many classes the mean was taken); `train/loss` and the loss's parts
-    (`train/feature_mse`, ...); `codebook/LEVEL/use` and `codebook/LEVEL/perplexity` (a pass over val).
+    (`train/feature_mse`, ...); `codebook/LEVEL/use`, `codebook/LEVEL/perplexity` and, of one class, `codebook/LEVEL/CLASS/use`,
+    `codebook/LEVEL/CLASS/perplexity` (a pass over val); `val/router_accuracy` and `val/CLASS/router_accuracy`.
     """
 
     epoch: int
@@ -36,11 +37,13 @@ def split_metric_name(name: str) -> tuple[str, str, str]:
 
     >>> split_metric_name("val/image_auroc"), split_metric_name("val/cookie/pixel_ap")
     (('val', 'mean', 'image_auroc'), ('val', 'cookie', 'pixel_ap'))
-    >>> split_metric_name("codebook/q0/use")
-    ('val', 'mean', 'codebook/q0/use')
+    >>> split_metric_name("codebook/q0/use"), split_metric_name("codebook/q0/cookie/use")
+    (('val', 'mean', 'codebook/q0/use'), ('val', 'cookie', 'codebook/q0/use'))
     """
     split, _, rest = name.partition("/")
     if split == "codebook":
-        return "val", MEAN, name
+        level, _, health = rest.partition("/")
+        class_name, slash, health = health.rpartition("/")
+        return "val", class_name if slash else MEAN, f"codebook/{level}/{health}"
     class_name, slash, metric = rest.rpartition("/")
     return (split, class_name, metric) if slash else (split, MEAN, rest)

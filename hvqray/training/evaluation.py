@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,15 @@ import numpy as np
 import torch
 
 from hvqray.data.dataset import Split
-from hvqray.metrics import MaskRegions, codebook_use, count_codes, image_metrics, pixel_metrics, summarize
+from hvqray.metrics import (
+    ROUTER_ACCURACY,
+    MaskRegions,
+    codebook_use,
+    count_codes,
+    image_metrics,
+    pixel_metrics,
+    summarize,
+)
 from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
 from hvqray.training.batches import make_batch
 from hvqray.training.communicator import Communicator
@@ -57,7 +65,8 @@ class Evaluator:
         """All metrics of `model`, equal on every rank and to those of a single rank.
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
-        `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use` and `codebook/LEVEL/perplexity`.
+        `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
+        likewise `perplexity`; `SPLIT/router_accuracy` and `SPLIT/CLASS/router_accuracy` where the model predicts classes.
         Without `pixel_metrics` those four are absent; where a metric is undefined it is None.
         """
         members = {c: positions for c, positions in self._split.by_class() if len(positions)}
@@ -75,7 +84,7 @@ class Evaluator:
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
         flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
         return flat | codebook_health(
-            [result.code_counts for result in results.values()],
+            {self._context.class_names[c]: result.code_counts for c, result in results.items()},
             model.codebook_sizes(),
             per_class=model.codebooks_per_class,
         )
@@ -88,6 +97,7 @@ class Evaluator:
         size = self._context.image_size if pixel_metrics else 0
         maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
         code_counts: dict[str, Counter[int]] = {}
+        num_routed_right: int | None = None
         for rows, prediction in predictions(
             model,
             self._split,
@@ -97,12 +107,17 @@ class Evaluator:
             precision_context=self._precision_context,
         ):
             scores_n[rows] = prediction.scores_B.cpu().numpy()
+            if prediction.routed_class_B is not None:
+                num_right = int((prediction.routed_class_B == class_index).sum())
+                num_routed_right = num_right + (num_routed_right or 0)
             has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
             if pixel_metrics:
                 maps_nHW[rows] = prediction.maps_BHW.cpu().numpy()
             for level, codes in prediction.codes.items():
                 code_counts.setdefault(level, Counter()).update(count_codes(codes.cpu().numpy()[has_codes_B]))
         metrics = image_metrics(labels_n, scores_n)
+        if num_routed_right is not None:
+            metrics[ROUTER_ACCURACY] = num_routed_right / len(positions)
         if pixel_metrics:
             metrics |= self._pixel_metrics(class_index, positions, maps_nHW)
         if not (np.isfinite(scores_n).all() and np.isfinite(maps_nHW).all()):
@@ -163,21 +178,25 @@ def deal(num_images: dict[int, int], world_size: int) -> list[list[int]]:
 
 
 def codebook_health(
-    counts_by_class: list[dict[str, Counter[int]]], sizes: dict[str, int], *, per_class: bool
+    counts_by_class: Mapping[str, dict[str, Counter[int]]], sizes: dict[str, int], *, per_class: bool
 ) -> Metrics:
-    """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`.
+    """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`; with `/CLASS` after LEVEL, of one class's images.
 
-    A shared codebook is judged by the images of all classes; where every class has its own, the values are means over the
-    classes seen.
+    A shared codebook is judged by the images of all classes; where every class has its own (`per_class`), the values
+    without a class are means over the classes seen.
     """
     health: Metrics = {}
     for level, size in sizes.items():
-        counts = [of_class[level] for of_class in counts_by_class if of_class.get(level)]
-        if not per_class:
-            counts = [sum(counts, Counter())] if counts else []
-        judged = [codebook_use(count, size) for count in counts]
+        counts = {name: of_class[level] for name, of_class in counts_by_class.items() if of_class.get(level)}
+        of_classes = {name: codebook_use(count, size) for name, count in counts.items()}
+        judged = list(of_classes.values())
+        if counts and not per_class:
+            judged = [codebook_use(sum(counts.values(), Counter()), size)]
         health[f"codebook/{level}/use"] = _mean([use for use, _ in judged])
         health[f"codebook/{level}/perplexity"] = _mean([perplexity for _, perplexity in judged])
+        for name, (use, perplexity) in of_classes.items():
+            health[f"codebook/{level}/{name}/use"] = use
+            health[f"codebook/{level}/{name}/perplexity"] = perplexity
     return health
 
 

@@ -36,5 +36,20 @@ def test_rows_per_class_and_mean() -> None:
     assert codebook_levels(metrics) == ["top", "q0"]
 
 
+def test_the_router_s_accuracy_is_noted_per_class() -> None:
+    metrics = {f"val/{name}/image_auroc": 0.5 for name in ("bolt", "pill")} | {
+        "val/router_accuracy": 0.75,
+        "val/bolt/router_accuracy": 0.5,
+        "val/pill/router_accuracy": 1.0,
+    }
+    table = class_table(metrics, "val")
+    assert table is not None
+    assert table.note == "router accuracy 0.750 (bolt 0.500, pill 1.000)"
+
+
+def test_codebooks_of_classes_are_no_levels() -> None:
+    assert codebook_levels({"codebook/q0/use": 0.5, "codebook/q0/bolt/use": 0.4}) == ["q0"]
+
+
 def test_a_split_that_was_not_measured_has_no_table() -> None:
     assert class_table({"val/image_auroc": 0.5, "train/loss": 1.0}, "test") is None

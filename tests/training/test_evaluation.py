@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hvqray.data.dataset import Split
 from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
+from hvqray.models.interface import Batch, Prediction
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator, codebook_health, deal
 
@@ -181,15 +183,34 @@ def test_a_shared_codebook_is_judged_over_all_images() -> None:
 
 
 def test_codebooks_of_classes_are_judged_apart() -> None:
-    counts = [{"top": Counter({0: 5})}, {"top": Counter({1: 2, 3: 2})}]
-    assert codebook_health(counts, {"top": 4}, per_class=False) == {
+    counts = {"bolt": {"top": Counter({0: 5})}, "pill": {"top": Counter({1: 2, 3: 2})}}
+    of_classes = {
+        "codebook/top/bolt/use": 1 / 4,
+        "codebook/top/bolt/perplexity": 1,
+        "codebook/top/pill/use": 2 / 4,
+        "codebook/top/pill/perplexity": pytest.approx(2),
+    }
+    assert codebook_health(counts, {"top": 4}, per_class=False) == of_classes | {
         "codebook/top/use": 0.75,
         "codebook/top/perplexity": pytest.approx(np.exp(-(5 / 9 * np.log(5 / 9) + 4 / 9 * np.log(2 / 9)))),
     }
-    assert codebook_health(counts, {"top": 4}, per_class=True) == {
+    assert codebook_health(counts, {"top": 4}, per_class=True) == of_classes | {
         "codebook/top/use": (1 / 4 + 2 / 4) / 2,
         "codebook/top/perplexity": pytest.approx((1 + 2) / 2),
     }
+
+
+def test_accuracy_of_a_predicting_router_per_class_and_mean() -> None:
+    class AllOfClass2(FeatureNormModel):
+        def predict(self, batch: Batch) -> Prediction:
+            return replace(super().predict(batch), routed_class_B=torch.full_like(batch.class_index_B, 2))
+
+    split = make_split(UNEVEN)
+    evaluator = Evaluator(split, CONTEXT, SingleProcess(), batch_size=4)
+    metrics = evaluator.evaluate(AllOfClass2(), pixel_metrics=False)
+    assert [metrics[f"val/{name}/router_accuracy"] for name in CLASS_NAMES] == [0, 0, 1]
+    assert metrics["val/router_accuracy"] == pytest.approx(1 / 3)
+    assert not any("router" in name for name in evaluate(split))
 
 
 def test_classes_are_dealt_largest_first_to_the_rank_with_the_fewest_images() -> None:
