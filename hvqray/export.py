@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from hvqray.atomic import replacing
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.data.images import load_image
-from hvqray.data.prepare import prepare_data
 from hvqray.environment import code_version
 from hvqray.errors import InputError
 from hvqray.metrics import THRESHOLD
 from hvqray.models.interface import Batch
+from hvqray.training.backbone_state import batchnorm_of
 from hvqray.training.checkpoint import LoadedModel, load_model
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -141,7 +141,7 @@ def build_detector(loaded: LoadedModel, *, cache_dir: Path | None) -> Detector:
     from hvqray.data.backbones import load_backbone  # timm takes seconds to import
 
     data = loaded.config.data
-    batchnorm = prepare_data(data, cache_dir=cache_dir).batchnorm if data.adapt_batchnorm else None
+    batchnorm = batchnorm_of(loaded, cache_dir=cache_dir)
     backbone = load_backbone(data.backbone, loaded.context.image_size, batchnorm=batchnorm)
     return Detector(backbone, loaded.model)
 

@@ -25,7 +25,7 @@ from hvqray.models.codebook_start import start_codebooks
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.levels import Level, build_level
 from hvqray.models.map_ops import pooled_score, upsample_map
-from hvqray.models.residual_distance import MahalanobisDistance
+from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.router import Router
 from hvqray.models.standardize import FeatureStandardizer
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
@@ -132,10 +132,13 @@ class HvqModel(nn.Module):
         self.router = Router(config.router, num_classes=len(context.class_names), channels=channels)
         self.codebooks_per_class = config.quantizer == "vq" and config.router != "none"
         self.network = HvqNetwork(config, context, num_routes=self.router.num_routes, random=self.random)
-        self.distance = (
-            MahalanobisDistance(self.router.num_routes, channels)
-            if config.map_distance == "mahalanobis"
-            else None
+        self.error_map = ErrorMap(
+            config.map_distance,
+            num_routes=self.router.num_routes,
+            channels=channels,
+            grid_size=context.grid_size,
+            scales=config.map_scales,
+            shrinkage=config.map_shrinkage,
         )
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
@@ -181,8 +184,8 @@ class HvqModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """With `map_distance: mahalanobis` the distribution of errors on normal images; else nothing."""
-        if self.distance is None:
+        """The distribution of errors on normal images, where `map_distance` asks for it."""
+        if not self.error_map.needs_fit:
             return
 
         def errors() -> Iterator[tuple[Tensor, Tensor]]:
@@ -192,7 +195,7 @@ class HvqModel(nn.Module):
                 yield self.network(features_BChw, route_B)[0] - features_BChw, route_B
 
         with evaluating(self):
-            self.distance.fit(errors())
+            self.error_map.fit(errors())
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -201,8 +204,7 @@ class HvqModel(nn.Module):
             features_BChw = self.standardizer(batch.features_BChw)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             output_BChw, latents = self.network(features_BChw, route_B)
-            error_BChw = output_BChw - features_BChw
-            map_Bhw = error_BChw.norm(dim=1) if self.distance is None else self.distance(error_BChw, route_B)
+            map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
             if self.config.quantizer == "vq" and self.config.ot_weight > 0:
                 _, *lower = self.network.vector_quantizers()
                 for i in self.config.ot_levels:

@@ -1,17 +1,23 @@
 """How large a reconstruction's error is, judged by the errors on normal images.
 
-Shapes: B batch, C feature channels, h x w feature grid, R routes (classes, or one for all).
+Shapes: B batch, C feature channels, h x w feature grid, L = h * w locations, R routes (classes, or one for all), P places:
+1 where all locations share a Gaussian, L where each has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-SHRINKAGE = 0.01
+DistanceName = Literal["l2", "mahalanobis", "local_mahalanobis"]
+
+RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
 
 
@@ -19,43 +25,181 @@ class MahalanobisDistance(nn.Module):
     """Mahalanobis distance of a location's error from the errors of its route on normal training images.
 
     Directions in which even normal images are badly reconstructed count for little, as in PaDiM (Defard et al., 2021,
-    arXiv 2011.08785), but of errors rather than features, and with one Gaussian a route rather than one a location.
+    arXiv 2011.08785), but of errors rather than features. `local`: with a Gaussian for every location, as PaDiM's,
+    whose covariance is (1 - shrinkage) of the location's own and `shrinkage` of the mean over locations; else one
+    Gaussian for all locations.
     """
 
-    mean_RC: Tensor
-    precision_RCC: Tensor
+    mean_RPC: Tensor
+    whitening_RPCC: Tensor
+    scale_R: Tensor
+    rms_R: Tensor
 
-    def __init__(self, num_routes: int, channels: int) -> None:
+    def __init__(
+        self,
+        num_routes: int,
+        channels: int,
+        num_locations: int,
+        *,
+        local: bool = False,
+        shrinkage: float = 0.1,
+    ) -> None:
         super().__init__()
-        self.register_buffer("mean_RC", torch.zeros(num_routes, channels))
-        self.register_buffer("precision_RCC", torch.eye(channels).repeat(num_routes, 1, 1))
+        self.local, self.shrinkage = local, shrinkage
+        places = num_locations if local else 1
+        # Half precision where there is a matrix a location: it dominates the checkpoint, and 1e-3 of a distance is little.
+        eye = torch.eye(channels, dtype=torch.float16 if local else torch.float32)
+        self.register_buffer("mean_RPC", torch.zeros(num_routes, places, channels))
+        self.register_buffer("whitening_RPCC", eye.repeat(num_routes, places, 1, 1))
+        self.register_buffer("scale_R", torch.ones(num_routes))
+        self.register_buffer("rms_R", torch.ones(num_routes))
+        self._moments: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def add(self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]) -> None:
+        """Take more normal images into account, for `finish`."""
+        num_routes, places, channels = self.mean_RPC.shape
+        if self._moments is None:
+            new = self.mean_RPC.new_zeros
+            self._moments = (
+                new(num_routes),
+                new(num_routes, places, channels, dtype=torch.float64),
+                # a location sees thousands of errors at most, all locations together sum up millions
+                new(
+                    num_routes,
+                    places,
+                    channels,
+                    channels,
+                    dtype=torch.float32 if self.local else torch.float64,
+                ),
+            )
+        count_R, sum_RPC, square_RPCC = self._moments
+        for route in route_B.unique().tolist():
+            x_PnC = self._places(error_BChw[route_B == route]).to(square_RPCC.dtype)
+            count_R[route] += x_PnC.shape[1]
+            sum_RPC[route] += x_PnC.sum(1)
+            square_RPCC[route].baddbmm_(x_PnC.mT, x_PnC)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Set the Gaussians to what was added since the last time; a route without images keeps its own."""
+        assert self._moments is not None, "nothing was added"
+        count_R, sum_RPC, square_RPCC = self._moments
+        self._moments = None
+        for route in count_R.nonzero()[:, 0].tolist():
+            mean_PC = (sum_RPC[route] / count_R[route]).to(square_RPCC.dtype)
+            covariance_PCC = square_RPCC[route] / count_R[route]
+            covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
+            pooled_CC = covariance_PCC.mean(0)
+            # In units of the typical error, so that half precision holds the factors for features of any size.
+            variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
+            covariance_PCC /= variance
+            shrunk_PCC = covariance_PCC.lerp(pooled_CC / variance, self.shrinkage)
+            shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
+            eye_CC = torch.eye(len(pooled_CC), dtype=pooled_CC.dtype, device=pooled_CC.device)
+            whitening_PCC = torch.linalg.solve_triangular(
+                torch.linalg.cholesky(shrunk_PCC), eye_CC, upper=False
+            )
+            self.mean_RPC[route] = mean_PC
+            self.whitening_RPCC[route] = whitening_PCC
+            self.scale_R[route] = variance.sqrt()
+            # The mean of squared distances is tr(W covariance W^T).
+            mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
+            self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
 
     @torch.no_grad()
     def fit(self, errors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Take mean and covariance from `(error_BChw, route_B)` of normal images; a route without any keeps its own."""
-        num_routes, channels = self.mean_RC.shape
-        # float64: sums of squares over tens of thousands of locations
-        count_R = self.mean_RC.new_zeros(num_routes, dtype=torch.float64)
-        sum_RC = self.mean_RC.new_zeros(num_routes, channels, dtype=torch.float64)
-        square_RCC = self.mean_RC.new_zeros(num_routes, channels, channels, dtype=torch.float64)
+        """`add` all `(error_BChw, route_B)`, then `finish`."""
         for error_BChw, route_B in errors:
-            x_BLC = error_BChw.double().flatten(2).mT
-            count_R.index_add_(0, route_B, torch.full_like(route_B, x_BLC.shape[1], dtype=torch.float64))
-            sum_RC.index_add_(0, route_B, x_BLC.sum(1))
-            square_RCC.index_add_(0, route_B, x_BLC.mT @ x_BLC)
-        for route in count_R.nonzero()[:, 0].tolist():
-            mean_C = sum_RC[route] / count_R[route]
-            covariance_CC = square_RCC[route] / count_R[route] - torch.outer(mean_C, mean_C)
-            ridge = SHRINKAGE * covariance_CC.diagonal().mean().clamp_min(1e-12)
-            covariance_CC.diagonal().add_(ridge)
-            self.mean_RC[route] = mean_C
-            self.precision_RCC[route] = torch.linalg.inv(covariance_CC)
+            self.add(error_BChw, route_B)
+        self.finish()
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
     ) -> Float[Tensor, "B h w"]:
-        """sqrt((r - mean)^T precision (r - mean)) at every location, in float32."""
+        """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location, in float32."""
+        distance_BL = error_BChw.new_zeros((len(error_BChw), error_BChw[0, 0].numel()), dtype=torch.float32)
+        # Matrices gathered for every image would fill the memory, and batches seldom mix routes. An exported graph cannot
+        # depend on the routes that it sees.
+        exporting = torch.compiler.is_exporting()
         with torch.autocast(error_BChw.device.type, enabled=False):
-            x_BLC = error_BChw.float().flatten(2).mT - self.mean_RC[route_B][:, None]
-            distance_BL = ((x_BLC @ self.precision_RCC[route_B]) * x_BLC).sum(-1).clamp_min(0).sqrt()
+            for route in range(len(self.scale_R)) if exporting else route_B.unique().tolist():
+                x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
+                z_PnC = (x_PnC / self.scale_R[route]) @ self.whitening_RPCC[route].float().mT
+                distance_Pn = z_PnC.square().sum(-1).sqrt()
+                found_BL = distance_Pn.mT if self.local else distance_Pn.view_as(distance_BL)
+                distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
+
+    def _places(self, error_BChw: Tensor) -> Tensor:
+        """Errors by place, (P, n, C): (L, B, C) where `local`, else (1, B * L, C)."""
+        x_BLC = error_BChw.flatten(2).mT
+        return x_BLC.transpose(0, 1) if self.local else x_BLC.reshape(1, -1, x_BLC.shape[-1])
+
+
+class ErrorMap(nn.Module):
+    """The size of the error at every location: its L2 norm, or its Mahalanobis distance at one or several scales.
+
+    At scale s the error is first averaged over s x s locations, as PatchCore (Roth et al., 2022, arXiv 2106.08265)
+    averages features: noise cancels, small defects blur. Maps of several scales are added, each in units of its root
+    mean square on normal images of the route.
+    """
+
+    def __init__(
+        self,
+        distance: DistanceName,
+        *,
+        num_routes: int,
+        channels: int,
+        grid_size: tuple[int, int],
+        scales: Sequence[int],
+        shrinkage: float,
+    ) -> None:
+        super().__init__()
+        self.scales = tuple(scales)
+        self.distances = nn.ModuleList(
+            MahalanobisDistance(
+                num_routes,
+                channels,
+                math.prod(grid_size),
+                local=distance == "local_mahalanobis",
+                shrinkage=shrinkage,
+            )
+            for _ in (self.scales if distance != "l2" else ())
+        )
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the map depends on normal images; the L2 norm does not."""
+        return len(self.distances) > 0
+
+    @torch.no_grad()
+    def fit(self, errors: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure the errors' distributions on `(error_BChw, route_B)` of normal images."""
+        for error_BChw, route_B in errors:
+            for scale, distance in self._by_scale():
+                distance.add(_average(error_BChw, scale), route_B)
+        for _, distance in self._by_scale():
+            distance.finish()
+
+    def forward(
+        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B h w"]:
+        if not self.distances:
+            return error_BChw.float().norm(dim=1)
+        maps = [
+            distance(_average(error_BChw, scale), route_B) / distance.rms_R[route_B][:, None, None]
+            for scale, distance in self._by_scale()
+        ]
+        return torch.stack(maps).sum(0)
+
+    def _by_scale(self) -> Iterator[tuple[int, MahalanobisDistance]]:
+        for scale, distance in zip(self.scales, self.distances, strict=False):  # no distances with L2
+            yield scale, cast(MahalanobisDistance, distance)
+
+
+def _average(x_BChw: Float[Tensor, "B C h w"], size: int) -> Float[Tensor, "B C h w"]:
+    """Means over windows of `size` x `size` locations (odd), cut at the grid's edges."""
+    if size == 1:
+        return x_BChw
+    return F.avg_pool2d(x_BChw.float(), size, stride=1, padding=size // 2, count_include_pad=False)

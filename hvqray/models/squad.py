@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from hvqray.config.sections import SquadConfig
@@ -22,6 +22,8 @@ from hvqray.models.hvq import evaluating
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.map_ops import pooled_score
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
+from hvqray.models.residual_distance import ErrorMap
+from hvqray.models.router import Router
 from hvqray.models.squad_blocks import Generator, Reconstruction
 from hvqray.models.squad_map import ComponentMap
 from hvqray.models.ssim import ssim_map
@@ -56,6 +58,17 @@ class SquadModel(nn.Module):
         self.discriminator = (
             PatchDiscriminator(config.image_width) if config.image_head and config.discriminator else None
         )
+        self.router = Router(
+            config.router, num_classes=len(context.class_names), channels=context.feature_channels
+        )
+        self.error_map = ErrorMap(
+            config.map_distance,
+            num_routes=self.router.num_routes,
+            channels=context.feature_channels,
+            grid_size=context.grid_size,
+            scales=config.map_scales,
+            shrinkage=config.map_shrinkage,
+        )
         self.component_map = ComponentMap(
             self._component_weights(),
             image_size=context.image_size,
@@ -74,8 +87,9 @@ class SquadModel(nn.Module):
         return self.generator.hierarchy.codebook_sizes()
 
     def prepare(self, batches: Callable[[], Iterator[Batch]], *, seed: int) -> None:
-        """Feature statistics, and with `quantizer: vq, codebook_init: kmeans` the codebooks, from the top down."""
+        """Feature statistics, the router's prototypes, and with `quantizer: vq, codebook_init: kmeans` the codebooks, from the top down."""
         self.standardizer.fit(batches())
+        self.router.fit(batches)
         if self.config.quantizer == "vq" and self.config.codebook_init == "kmeans":
             with evaluating(self):
                 for level in self.generator.hierarchy.vector_quantizers():
@@ -88,8 +102,10 @@ class SquadModel(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Mean and deviation of every component of the map on normal images."""
+        """On normal images the distribution of errors, then mean and deviation of every component of the map."""
         with evaluating(self):
+            if "l2" in self.component_map.weights and self.error_map.needs_fit:
+                self.error_map.fit(self._errors(batch) for batch in batches())
             self.component_map.fit(self._components(batch)[0] for batch in batches())
 
     @torch.no_grad()
@@ -192,6 +208,12 @@ class SquadModel(nn.Module):
             weights["discriminator"] = config.map_discriminator_weight
         return {name: weight for name, weight in weights.items() if weight > 0}
 
+    def _errors(self, batch: Batch) -> tuple[Float[Tensor, "B C h w"], Int[Tensor, " B"]]:
+        """Errors of the features, without the image, and the images' routes."""
+        features_BChw = self.standardizer(batch.features_BChw)
+        error_BChw = self.generator.reconstruct_features(features_BChw) - features_BChw
+        return error_BChw, self.router(batch.features_BChw, batch.class_index_B)
+
     def _components(self, batch: Batch) -> tuple[dict[str, Tensor], Reconstruction]:
         """The map's components, each (B, a, b) on its own grid, float32."""
         wanted = self.component_map.weights
@@ -201,7 +223,8 @@ class SquadModel(nn.Module):
         if "cosine" in wanted:
             components["cosine"] = 1 - F.cosine_similarity(reconstruction.features_BChw, features_BChw, dim=1)
         if "l2" in wanted:
-            components["l2"] = (reconstruction.features_BChw - features_BChw).norm(dim=1)
+            route_B = self.router(batch.features_BChw, batch.class_index_B)
+            components["l2"] = self.error_map(reconstruction.features_BChw - features_BChw, route_B)
         if reconstruction.image_B3TT is not None and wanted.keys() & {"image", "discriminator"}:
             target_B3TT = self._target_image(batch)
             if "image" in wanted:

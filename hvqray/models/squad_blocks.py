@@ -176,5 +176,10 @@ class Generator(nn.Module):
         image = self.image_head(quantized.decoded_BDhw) if self.image_head is not None else None
         return Reconstruction(features, image, quantized)
 
+    def reconstruct_features(self, features_BChw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """The features alone, float32."""
+        features: Tensor = self.feature_head(self.quantize(features_BChw).decoded_BDhw).float()
+        return features
+
     def quantize(self, features_BChw: Float[Tensor, "B C h w"]) -> Quantized:
         return self.hierarchy(self.encoder(features_BChw))

@@ -9,9 +9,10 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
-from hvqray.models.residual_distance import SHRINKAGE, MahalanobisDistance
+from hvqray.models.residual_distance import RIDGE, ErrorMap, MahalanobisDistance
 
 CHANNELS, GRID = 5, (3, 4)
+LOCATIONS = GRID[0] * GRID[1]
 
 
 def errors(num_images: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -26,7 +27,7 @@ def expected_distance(fitted: Tensor, asked: Tensor) -> np.ndarray:
     """One location after the other, (B, h, w)."""
     rows = fitted.permute(0, 2, 3, 1).reshape(-1, CHANNELS).double().numpy()
     covariance = EmpiricalCovariance().fit(rows)
-    ridge = SHRINKAGE * np.diag(covariance.covariance_).mean() * np.eye(CHANNELS)
+    ridge = RIDGE * np.diag(covariance.covariance_).mean() * np.eye(CHANNELS)
     precision = np.linalg.inv(covariance.covariance_ + ridge)
     return np.array(
         [
@@ -45,7 +46,7 @@ def one_route(num_images: int) -> Tensor:
 
 def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
     fitted, asked = errors(20, seed=0, shift=2.0), errors(4, seed=1)
-    distance = MahalanobisDistance(1, CHANNELS)
+    distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
     distance.fit((part, one_route(len(part))) for part in fitted.split([7, 12, 1]))
     found = distance(asked, one_route(4))
     assert found.dtype == torch.float32
@@ -54,7 +55,7 @@ def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
 
 def test_each_route_has_a_distribution_of_its_own() -> None:
     first, second, asked = errors(9, seed=2), errors(6, seed=3, scale=9.0, shift=4.0), errors(2, seed=4)
-    distance = MahalanobisDistance(3, CHANNELS)
+    distance = MahalanobisDistance(3, CHANNELS, LOCATIONS)
     mixed = torch.cat([first, second])[torch.randperm(15, generator=torch.Generator().manual_seed(0))]
     order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
     distance.fit([(mixed, (order >= 9).long())])
@@ -68,14 +69,14 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
 
 def test_a_route_without_images_keeps_what_it_had() -> None:
     asked = errors(2, seed=5)
-    distance = MahalanobisDistance(2, CHANNELS)
+    distance = MahalanobisDistance(2, CHANNELS, LOCATIONS)
     distance.fit([(errors(5, seed=6), one_route(5))])
     torch.testing.assert_close(distance(asked, torch.ones(2, dtype=torch.int64)), asked.norm(dim=1))
 
 
 def test_a_second_fit_forgets_the_first() -> None:
     fitted, asked = errors(8, seed=7), errors(2, seed=8)
-    distance = MahalanobisDistance(1, CHANNELS)
+    distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
     distance.fit([(errors(8, seed=9, scale=5.0, shift=3.0), one_route(8))])
     distance.fit([(fitted, one_route(8))])
     np.testing.assert_allclose(
@@ -86,14 +87,14 @@ def test_a_second_fit_forgets_the_first() -> None:
 @pytest.mark.parametrize("flaw", ["fewer locations than channels", "no error at all"])
 def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
     fitted = errors(1, seed=10)[:, :, :1, :2] if flaw.startswith("fewer") else torch.zeros(3, CHANNELS, *GRID)
-    distance = MahalanobisDistance(1, CHANNELS)
+    distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
     distance.fit([(fitted, one_route(len(fitted)))])
     assert distance(errors(2, seed=11), one_route(2)).isfinite().all()
 
 
 def test_autocast_changes_nothing() -> None:
     fitted, asked = errors(10, seed=12, shift=30.0), errors(3, seed=13, shift=30.0)
-    plain, cast = MahalanobisDistance(1, CHANNELS), MahalanobisDistance(1, CHANNELS)
+    plain, cast = MahalanobisDistance(1, CHANNELS, LOCATIONS), MahalanobisDistance(1, CHANNELS, LOCATIONS)
     plain.fit([(fitted, one_route(10))])
     expected = plain(asked, one_route(3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,8 +105,100 @@ def test_autocast_changes_nothing() -> None:
 
 
 def test_its_state_travels_with_the_model() -> None:
-    source, target = MahalanobisDistance(2, CHANNELS), MahalanobisDistance(2, CHANNELS)
+    source, target = MahalanobisDistance(2, CHANNELS, LOCATIONS), MahalanobisDistance(2, CHANNELS, LOCATIONS)
     source.fit([(errors(6, seed=14), torch.tensor([0, 1] * 3))])
     target.load_state_dict(source.state_dict())
     asked = errors(2, seed=15)
     assert torch.equal(target(asked, one_route(2)), source(asked, one_route(2)))
+
+
+def expected_local_distance(fitted: Tensor, asked: Tensor, shrinkage: float) -> np.ndarray:
+    """A Gaussian for every location, its covariance pulled towards the mean of all, as the docstring says."""
+    fitted_nhwC, asked_nhwC = (x.permute(0, 2, 3, 1).double().numpy() for x in (fitted, asked))
+    own = {(y, x): np.cov(fitted_nhwC[:, y, x].T, bias=True) for y in range(GRID[0]) for x in range(GRID[1])}
+    pooled = np.mean(list(own.values()), axis=0)
+    ridge = RIDGE * np.diag(pooled).mean() * np.eye(CHANNELS)
+    expected = np.empty((len(asked), *GRID))
+    for (y, x), covariance in own.items():
+        precision = np.linalg.inv((1 - shrinkage) * covariance + shrinkage * pooled + ridge)
+        mean = fitted_nhwC[:, y, x].mean(0)
+        expected[:, y, x] = [mahalanobis(image[y, x], mean, precision) for image in asked_nhwC]
+    return expected
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) -> None:
+    fitted, asked = errors(30, seed=16, shift=2.0), errors(4, seed=17)
+    fitted[:, :, 1] *= 3  # one row of locations errs more
+    distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
+    distance.fit((part, one_route(len(part))) for part in fitted.split([11, 19]))
+    found = distance(asked, one_route(4))
+    # half precision of the stored matrices
+    np.testing.assert_allclose(found.numpy(), expected_local_distance(fitted, asked, shrinkage), rtol=5e-3)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_local_distances_do_not_depend_on_the_unit(size: float) -> None:
+    fitted, asked = errors(12, seed=18), errors(3, seed=19)
+    plain, scaled = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True) for _ in range(2))
+    plain.fit([(fitted, one_route(12))])
+    scaled.fit([(fitted * size, one_route(12))])
+    torch.testing.assert_close(
+        scaled(asked * size, one_route(3)), plain(asked, one_route(3)), rtol=5e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_root_mean_square_is_that_of_the_fitted_errors(local: bool) -> None:
+    fitted = torch.cat([errors(16, seed=20), errors(16, seed=21, scale=5.0, shift=1.0)])
+    route_B = torch.arange(32) // 16
+    distance = MahalanobisDistance(2, CHANNELS, LOCATIONS, local=local)
+    distance.fit([(fitted, route_B)])
+    for route in (0, 1):
+        found = distance(fitted, route_B)[route_B == route].square().mean().sqrt()
+        torch.testing.assert_close(distance.rms_R[route], found, rtol=2e-3, atol=0)
+
+
+def test_scales_average_errors_first_and_add_their_maps_in_units_of_normal_errors() -> None:
+    fitted, asked = errors(20, seed=22), errors(3, seed=23)
+    routes, ask = one_route(20), one_route(3)
+
+    def error_map(scales: list[int]) -> ErrorMap:
+        made = ErrorMap(
+            "local_mahalanobis",
+            num_routes=1,
+            channels=CHANNELS,
+            grid_size=GRID,
+            scales=scales,
+            shrinkage=0.2,
+        )
+        made.fit([(fitted, routes)])
+        return made
+
+    both = error_map([1, 3])(asked, ask)
+    torch.testing.assert_close(both, error_map([1])(asked, ask) + error_map([3])(asked, ask))
+
+    def average(x: Tensor) -> Tensor:
+        """Means over the neighbours that exist, one location after the other."""
+        rows, columns = GRID
+        return torch.stack(
+            [
+                x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+                for i in range(rows)
+                for j in range(columns)
+            ],
+            dim=-1,
+        ).view_as(x)
+
+    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=0.2)
+    coarse.fit([(average(fitted), routes)])
+    expected = coarse(average(asked), ask) / coarse.rms_R
+    torch.testing.assert_close(error_map([3])(asked, ask), expected)
+
+
+def test_the_l2_norm_needs_no_normal_images() -> None:
+    error_map = ErrorMap("l2", num_routes=2, channels=CHANNELS, grid_size=GRID, scales=[1], shrinkage=0.1)
+    asked = errors(2, seed=24)
+    assert not error_map.needs_fit
+    assert not error_map.state_dict()
+    torch.testing.assert_close(error_map(asked, one_route(2)), asked.norm(dim=1))
