@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hvqray.atomic import write_atomically
-from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.command_line import DONE, add_cache_option, add_layout_option, argument_parser, run_command
 from hvqray.config.sections import DataConfig
 from hvqray.data.dataset import PreparedData, Split
-from hvqray.data.files import subfolders
+from hvqray.data.layouts import AUTO, read_dataset
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware
@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data",
         metavar="ROOT",
-        help="folder of the dataset in the MVTec AD layout (default: the data that the model was trained on)",
+        help="folder of the dataset (default: the data that the model was trained on)",
     )
+    add_layout_option(parser)
     parser.add_argument("--split", choices=["test", "val"], default="test", help="split to evaluate on")
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="also write the metrics to FILE (.json or .csv)"
@@ -64,9 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(arguments.checkpoint, device=device)
-    config, remarks = data_of(loaded, arguments.data)
+    config, remarks = data_of(loaded, arguments.data, arguments.layout)
     with progress_bar() as progress:
-        data = prepare_data(config, cache_dir=arguments.cache_dir, device=str(device), progress=progress)
+        data = prepare_data(
+            config,
+            cache_dir=arguments.cache_dir,
+            device=str(device),
+            batchnorm=loaded.batchnorm,
+            progress=progress,
+        )
     metrics = evaluate(loaded, data, arguments.split, device)
     facts = provenance(loaded, config, arguments.split)
 
@@ -83,19 +90,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def data_of(loaded: LoadedModel, root: str | None) -> tuple[DataConfig, list[str]]:
+def data_of(loaded: LoadedModel, root: str | None, layout: str = AUTO) -> tuple[DataConfig, list[str]]:
     """The data to evaluate on, restricted to the classes that the model knows, and remarks on what differs from training.
 
     Raises:
-        InputError: none of the model's classes is a folder of `root`.
+        InputError: `root` holds no dataset of this layout, or none of the model's classes; or there is a layout but no root.
     """
     known = loaded.context.class_names
-    config = loaded.config.data.model_copy(
-        update={"root": root or loaded.config.data.root, "classes": list(known)}
-    )
-    if root is None or not Path(root).is_dir():
+    config = loaded.config.data.model_copy(update={"classes": list(known)})
+    if root is None:
+        if layout != AUTO:
+            raise InputError(f"{layout} without --data ROOT; give the dataset's folder", field="--layout")
         return config, []
-    found = [folder.name for folder in subfolders(Path(root)) if (folder / "test").is_dir()]
+    config = config.model_copy(update={"root": root, "layout": layout})
+    found = read_dataset(root, layout).class_names
     shared = [name for name in known if name in found]
     if not shared:
         raise InputError(f"{root} has none of the model's classes ({', '.join(known)})", field="--data")
@@ -107,9 +115,10 @@ def data_of(loaded: LoadedModel, root: str | None) -> tuple[DataConfig, list[str
         )
         if names
     ]
-    if config.adapt_batchnorm:
+    if config.adapt_batchnorm and loaded.batchnorm is None:
         remarks.append(
-            f"data.adapt_batchnorm: the backbone's statistics are those of the training images in {root}"
+            "data.adapt_batchnorm: this checkpoint is of a version that did not store the backbone's statistics;"
+            f" they are those of the training images in {root}"
         )
     return config.model_copy(update={"classes": shared}), remarks
 

@@ -42,12 +42,19 @@ def write_dataset(root: Path) -> None:
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
 
 
-def write_checkpoint(folder: Path, root: Path, cache_dir: Path, *, model: dict[str, Any]) -> Path:
+def write_checkpoint(
+    folder: Path, root: Path, cache_dir: Path, *, model: dict[str, Any], adapt_batchnorm: bool = False
+) -> Path:
     """Checkpoint of an untrained model with its metrics on `val`, as a training run writes it."""
     config = RunConfig.model_validate(
         {
             "model": model,
-            "data": {"root": str(root), "image_size": 64, "backbone": {"weights": "random"}},
+            "data": {
+                "root": str(root),
+                "image_size": 64,
+                "backbone": {"weights": "random"},
+                "adapt_batchnorm": adapt_batchnorm,
+            },
             "train": {"precision": "fp32"},
         }
     )
@@ -64,5 +71,5 @@ def write_checkpoint(folder: Path, root: Path, cache_dir: Path, *, model: dict[s
     metrics = Evaluator(data.splits["val"], data.context, SingleProcess()).evaluate(built, pixel_metrics=True)
     assert isinstance(built, torch.nn.Module)
     record = {"trial_id": None, "epoch": 1, "selected_on_test": data.selected_on_test, "metrics": metrics}
-    save_model(folder, built, config=config, context=data.context, record=record)
+    save_model(folder, built, config=config, context=data.context, record=record, batchnorm=data.batchnorm)
     return folder

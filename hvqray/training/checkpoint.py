@@ -1,7 +1,7 @@
 """Checkpoints: a folder that holds a trained model for users, and the state to go on from.
 
-    model.safetensors   weights of the epoch that counts; its header carries configuration, context and metrics,
-                        so that the file alone can be loaded
+    model.safetensors   weights of the epoch that counts and, with `data.adapt_batchnorm`, the backbone's batch statistics;
+                        its header carries configuration, context and metrics, so that the file alone can be loaded
     config.yaml         the run's configuration
     metrics.json        metrics of that epoch, and what they were measured with
     last.pt             state after the last epoch (model, optimisers), to resume from; removed once the end is on record
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -34,6 +36,8 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 RESUME_FILE = "last.pt"
 HEADER_KEY = "hvqray"
+_BATCHNORM = "backbone_batchnorm."
+"""What the names of the backbone's batch statistics begin with among the tensors; no parameter's name does."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class LoadedModel:
     config: RunConfig
     metrics: dict[str, Any]
     """What metrics.json holds: trial_id, epoch, metrics, selected_on_test, environment, ..."""
+    batchnorm: dict[str, np.ndarray] | None = None
+    """The batch statistics that the backbone was adapted to; None without `data.adapt_batchnorm`, and in older checkpoints."""
 
 
 def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
@@ -59,13 +65,23 @@ def save_config(folder: Path, config: RunConfig) -> None:
 
 
 def save_model(
-    folder: Path, model: nn.Module, *, config: RunConfig, context: ModelContext, record: dict[str, Any]
+    folder: Path,
+    model: nn.Module,
+    *,
+    config: RunConfig,
+    context: ModelContext,
+    record: dict[str, Any],
+    batchnorm: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write model.safetensors, config.yaml and metrics.json (= `record`) into `folder`, each atomically."""
+    """Write model.safetensors, config.yaml and metrics.json (= `record`) into `folder`, each atomically.
+
+    `batchnorm` are the backbone's batch statistics, `PreparedData.batchnorm`.
+    """
     save_config(folder, config)
     content = {"config": run_config_dict(config), "context": asdict(context), "record": record}
     header = json.dumps(content, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    tensors |= {f"{_BATCHNORM}{name}": torch.tensor(value) for name, value in (batchnorm or {}).items()}
     with replacing(folder / MODEL_FILE) as path:
         save_file(tensors, path, metadata={HEADER_KEY: header})
     write_record(folder, record)
@@ -103,6 +119,8 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
         raise InputError(
             f"no checkpoint of this version ({reason}); train it anew", source=str(path)
         ) from error
+    names = [name for name in tensors if name.startswith(_BATCHNORM)]
+    batchnorm = {name.removeprefix(_BATCHNORM): tensors.pop(name).numpy() for name in names}
     model = build_model(config.model, context, device=str(device))
     try:
         model.load_state_dict(tensors)
@@ -112,7 +130,7 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
     record_file = path.parent / METRICS_FILE
     if checkpoint.is_dir() and record_file.is_file():
         record = _read_record(record_file)
-    return LoadedModel(model.eval(), context, config, record)
+    return LoadedModel(model.eval(), context, config, record, batchnorm or None)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

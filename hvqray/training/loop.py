@@ -39,8 +39,7 @@ from hvqray.training.evaluation import Evaluator
 from hvqray.training.optimisation import ObjectiveTrainer, autocast
 
 REFERENCE_IMAGES_PER_CLASS = 48
-"""Normal training images per class from which statistics and first codes are taken."""
-BATCH_SIZE_WITHOUT_GRADIENTS = 64
+"""Normal training images per class from which statistics, first codes and map calibration are taken."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class _Run:
             data.splits["val"],
             data.context,
             communicator,
-            batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
+            batch_size=64,
             precision_context=lambda: autocast(train, communicator.device),
         )
         self.epochs_done = 0
@@ -196,7 +195,7 @@ class _Run:
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
         if self.communicator.rank == 0:
             with autocast(self.config.train, self.communicator.device):
-                self.model.calibrate(self._calibration_batches)
+                self.model.calibrate(self._reference_batches)
         self._share_state()
         wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
         return self.evaluator.evaluate(self.model, pixel_metrics=wanted or is_last)
@@ -296,18 +295,12 @@ class _Run:
         return make_batch(split, indices, device=self.communicator.device, images=self.model.needs_images)
 
     def _reference_batches(self) -> Iterator[Batch]:
-        return self._class_batches(REFERENCE_IMAGES_PER_CLASS)
-
-    def _calibration_batches(self) -> Iterator[Batch]:
-        return self._class_batches(self.config.train.calibration_images)
-
-    def _class_batches(self, images_per_class: int | None) -> Iterator[Batch]:
-        """Training images class by class, at most `images_per_class` of each, spread evenly over the class."""
         for _, members in self.train_split.by_class():
-            limit = min(images_per_class or len(members), len(members))
-            chosen = members[np.arange(limit) * len(members) // max(limit, 1)]
-            for start in range(0, limit, BATCH_SIZE_WITHOUT_GRADIENTS):
-                yield self._batch(self.train_split, chosen[start : start + BATCH_SIZE_WITHOUT_GRADIENTS])
+            chosen = members[:: max(1, len(members) // REFERENCE_IMAGES_PER_CLASS)][
+                :REFERENCE_IMAGES_PER_CLASS
+            ]
+            if len(chosen):
+                yield self._batch(self.train_split, chosen)
 
 
 def _step_seed(seed: int, step: int) -> int:
