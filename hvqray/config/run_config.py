@@ -24,11 +24,16 @@ def build_run_config(sections: Mapping[str, Any], params: Mapping[str, Any]) -> 
 
     Types are taken strictly: `"8"`, `8.0` and `true` are no integers.
     """
+    return RunConfig.model_validate(merged_sections(sections, params), strict=True)
+
+
+def merged_sections(sections: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with the parameters put in, as they are: not checked."""
     merged = deepcopy(dict(sections))
     for name, value in params.items():
         put(merged, name, value)
     merged["model"] = {"name": DEFAULT_MODEL, **(merged.get("model") or {})}
-    return RunConfig.model_validate(merged, strict=True)
+    return merged
 
 
 def absolute_data_root(sections: dict[str, Any]) -> None:

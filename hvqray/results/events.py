@@ -24,7 +24,10 @@ class TrialStart:
     config: dict[str, Any]
     """The whole RunConfig, as JSON-able dict."""
     config_hash: str
+    """Empty where the configuration was refused, so that the trial will fail."""
     seed: int
+    confirms: str | None = None
+    """The trial whose configuration this run retrains with another seed; None for a trial of the search."""
 
 
 @dataclass(frozen=True)

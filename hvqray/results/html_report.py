@@ -17,6 +17,7 @@ from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.confirm_table import confirm_table, spread_lines
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
 from hvqray.results.history import TrialRecord
 from hvqray.results.ranking import ranked
@@ -57,7 +58,9 @@ def build_html_report(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=wording.number, setting=wording.setting, duration=wording.duration)
+    environment.filters.update(
+        number=wording.number, setting=wording.setting, duration=wording.duration, spread=spread_lines
+    )
     params = list(dict.fromkeys(name for trial in trials for name in trial.params))
     html = environment.get_template("report.html.j2").render(
         description=description,
@@ -78,6 +81,7 @@ def build_html_report(folder: Path) -> Path:
         class_tables=[
             table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
         ],
+        confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
         metric_labels=METRIC_LABELS,
         charts=[(chart, _chart_html(chart, index)) for index, chart in enumerate(charts)],
         examples=_examples(folder / "best" / "maps"),
@@ -118,7 +122,7 @@ def _headline(
     ended = f"{count['COMPLETE']} complete, {count['PRUNED']} pruned, {count['FAIL']} failed"
     cards = [("trials", str(len(trials)), ended)]
     for name in description.goals:
-        remark = f"trial {best.trial_id}" if best else "no complete trial"
+        remark = f"{'run' if best.confirmed else 'trial'} {best.run_id}" if best else "no complete trial"
         cards.append((f"best {name}", wording.number(best.metrics.get(name) if best else None), remark))
     if best is not None:
         for label, name in (("image AUROC", "test/image_auroc"), ("pixel AUROC", "test/pixel_auroc")):

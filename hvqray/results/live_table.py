@@ -43,7 +43,8 @@ class LiveTable:
     """The listener that shows running trials first, then the best, with the best so far and the time left.
 
     `goals` maps each objective to its goal; the first one orders the table. `num_trials` counts all trials of the
-    sweep, those of `earlier` included; None means no limit. `time_budget_s` is in seconds from now.
+    sweep, those of `earlier` included; None means no limit. `time_budget_s` is in seconds from now. `what` is the word for
+    that which is counted.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class LiveTable:
         num_trials: int | None,
         time_budget_s: float | None,
         earlier: Sequence[TrialRecord] = (),
+        what: str = "trials",
     ) -> None:
         self._console = console
+        self._what = what
         self._goals = dict(goals)
         self._objective, self._goal = next(iter(self._goals.items()))
         self._num_trials = num_trials
@@ -131,7 +134,8 @@ class LiveTable:
         rows = list(self._rows.values())
         count = {state: sum(row.state == state for row in rows) for state in _STATE_STYLE}
         ended = len(rows) - count["RUNNING"]
-        parts = [f"{ended}/{self._num_trials} trials ended" if self._num_trials else f"{ended} trials ended"]
+        of_all = f"/{self._num_trials}" if self._num_trials else ""
+        parts = [f"{ended}{of_all} {self._what} ended"]
         parts += [f"{count['PRUNED']} pruned"] if count["PRUNED"] else []
         parts += [f"{count['FAIL']} failed"] if count["FAIL"] else []
         best = self._best(rows)

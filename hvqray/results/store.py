@@ -57,14 +57,8 @@ class SweepStore:
     """
 
     def __init__(self, folder: Path, *, resume: bool) -> None:
+        check_folder(folder, resume=resume)
         path = journal_path(folder)
-        if resume and not path.exists():
-            raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
-        if not resume and path.exists():
-            raise InputError(
-                "already holds a sweep; add --resume to go on with it, or choose another name",
-                source=str(folder),
-            )
         self._folder = folder
         self._running = FileLock(path.with_name("lock"))
         try:
@@ -162,6 +156,17 @@ class SweepStore:
             self._closing.wait(max(_MIN_INTERVAL_S, cost / _MAX_SHARE_OF_TIME))
 
 
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """A new sweep finds no other one in its folder, a resumed one finds one; raises InputError where that is not so."""
+    begun = journal_path(folder).exists()
+    if resume and not begun:
+        raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
+    if begun and not resume:
+        raise InputError(
+            "already holds a sweep; add --resume to go on with it, or choose another name", source=str(folder)
+        )
+
+
 def journal_path(folder: Path) -> Path:
     """Where a sweep's journal lies."""
     return folder / ".state" / "journal.jsonl"
@@ -190,6 +195,11 @@ def read_trials(folder: Path) -> list[TrialRecord]:
 def read_unfinished(folder: Path) -> list[TrialStart]:
     """The trials that were started and have not ended, by number: what a resumed sweep has to run."""
     return _replay(_existing(folder, ".state/journal.jsonl")).unfinished()
+
+
+def read_starts(folder: Path) -> dict[str, TrialStart]:
+    """Trial id to what every trial was started with. Raises InputError where `.state` was deleted."""
+    return _replay(_existing(folder, ".state/journal.jsonl")).starts
 
 
 def read_all_epochs(folder: Path) -> dict[str, Epochs]:

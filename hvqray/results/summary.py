@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
 from hvqray.results.store import read_info, read_trials
 from hvqray.results.sweep_folder import read_best, read_description
@@ -67,9 +68,17 @@ def print_summary(console: Console, folder: Path) -> None:
     for split in ("val", "test"):
         results = class_table(best.metrics, split)
         if results is not None:
-            console.print(_class_table(results, best.trial_id, selected_on_test=best.selected_on_test))
+            console.print(_class_table(results, best.run_id, selected_on_test=best.selected_on_test))
             if results.note:
                 console.print(results.note, markup=False, highlight=False, soft_wrap=True)
+    if best.confirmed:
+        print_confirmed(
+            console,
+            best.confirmed,
+            objective=next(iter(description.goals)),
+            best_trial_id=best.trial_id,
+            selected_on_test=best.selected_on_test,
+        )
     if best.selected_on_test:
         console.print(
             "Selected on test: the search looked at the test images, so these figures are optimistic.",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from hvqray.errors import InputError
+from hvqray.results.confirmation import ConfirmedConfiguration, read_confirm_record
 from hvqray.results.events import Goal
 from hvqray.results.history import Metrics
 
@@ -42,10 +43,15 @@ class BestResult:
     """`best/metrics.json`."""
 
     trial_id: str
+    """The trial of the search that found the configuration."""
+    run_id: str
+    """The run that the model is from: the trial itself, or its retraining with another seed."""
     selected_on_test: bool
     metrics: Metrics
     """Flat names, `val/...` and `test/...`."""
     environment: dict[str, str]
+    confirmed: list[ConfirmedConfiguration]
+    """The best configurations over seeds, best of the search first; empty where none was confirmed."""
 
 
 def read_description(folder: Path) -> SweepDescription:
@@ -90,7 +96,9 @@ def read_best(folder: Path) -> BestResult | None:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return BestResult(
         trial_id=content["trial_id"],
+        run_id=content.get("run_id", content["trial_id"]),
         selected_on_test=content["selected_on_test"],
         metrics=content["metrics"],
         environment={name: str(value) for name, value in content.get("environment", {}).items()},
+        confirmed=read_confirm_record(content.get("confirm", [])),
     )

@@ -10,13 +10,14 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 
 from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics
 from hvqray.results.ranking import is_better
@@ -35,7 +36,7 @@ class WandbSink:
 
     `sweep_uid` (of `SweepStore.info`) makes run ids stable, so that a resumed trial goes on in its run. `tell` takes
     the one line about a fault. The run of the best trial so far stays open until it is beaten, so that the best model
-    can be filed in it. What leaves this machine: parameters, the configuration (with names in place of paths),
+    can be filed in it; retraining runs, tagged `confirm`, stay open until they are measured. What leaves this machine: parameters, the configuration (with names in place of paths),
     metrics, anomaly maps and the best model; neither host, user, command, code nor hardware.
     """
 
@@ -64,6 +65,7 @@ class WandbSink:
         self._told = False
         self._off = False
         self._runs: dict[str, Any] = {}
+        self._confirming: set[str] = set()
         self._best: tuple[str, float | None] | None = None
         # An offline run names the files of its artifacts where they were staged: there they must stay for `wandb sync`.
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))
@@ -83,6 +85,10 @@ class WandbSink:
     def log_best(self, folder: Path) -> None:
         """File the best model (`folder` is the sweep's best/) as an artifact of its trial's run, with its results on `test`."""
         self._put(functools.partial(self._file_best, folder))
+
+    def log_confirmed(self, confirmed: Sequence[ConfirmedConfiguration]) -> None:
+        """Give the retraining runs of this start their results on `test`."""
+        self._put(functools.partial(self._file_confirmed, confirmed))
 
     def close(self, *, timeout_s: float | None = None) -> None:
         """Finish all runs; waits `timeout_s` (`close_timeout_s`) at most, and says so if that was not enough."""
@@ -123,15 +129,21 @@ class WandbSink:
             )
 
     def _start(self, event: TrialStart) -> None:
+        if event.confirms:
+            self._confirming.add(event.trial_id)
         config = {**without_paths(event.config), "params": event.params, "seed": event.seed}
         try:
-            self._runs[event.trial_id] = self._open_run(event.trial_id, config)
+            self._runs[event.trial_id] = self._open_run(
+                event.trial_id, config, ["confirm", event.confirms] if event.confirms else ["search"]
+            )
         except Exception:
             # No server, no project or no right to it: the next trial would wait as long for the same answer.
             self._off = True
             raise
 
-    def _open_run(self, trial_id: str, config: dict[str, Any] | None) -> Any:
+    def _open_run(
+        self, trial_id: str, config: dict[str, Any] | None = None, tags: list[str] | None = None
+    ) -> Any:
         run = wandb.init(
             project=self._project,
             entity=self._entity,
@@ -140,6 +152,7 @@ class WandbSink:
             name=trial_id,
             group=self._sweep_name,
             config=config,
+            tags=tags,
             resume="allow",
             reinit="create_new",
             mode=self._mode,
@@ -178,6 +191,8 @@ class WandbSink:
         run.log({**log, "per_class": results} if results else log)
         run.summary.update({**_defined(event.metrics), "state": event.state, "epochs": event.epochs})
         value = event.metrics.get(self._objective)
+        if event.trial_id in self._confirming and event.state == "COMPLETE":
+            return  # stays open for its results on `test`
         if event.state == "COMPLETE" and (self._best is None or is_better(value, self._best[1], self._goal)):
             if self._best is not None:
                 self._finish(self._best[0], failed=False)
@@ -189,13 +204,18 @@ class WandbSink:
         best = read_best(folder.parent)
         if best is None:
             return
-        run = self._runs.get(best.trial_id)
+        run = self._runs.get(best.run_id)
         if run is None:
-            run = self._runs[best.trial_id] = self._open_run(best.trial_id, None)
+            run = self._runs[best.run_id] = self._open_run(best.run_id)
         artifact = wandb.Artifact(
             f"{_artifact_name(self._sweep_name)}-best",
             type="model",
-            metadata={"trial_id": best.trial_id, "selected_on_test": best.selected_on_test, **best.metrics},
+            metadata={
+                "trial_id": best.trial_id,
+                "run_id": best.run_id,
+                "selected_on_test": best.selected_on_test,
+                **best.metrics,
+            },
         )
         for name in _BEST_FILES:
             if (folder / name).exists():
@@ -205,6 +225,14 @@ class WandbSink:
         if results:
             run.log({"per_class_test": results})
         run.summary.update({**_defined(best.metrics), "selected_on_test": best.selected_on_test})
+
+    def _file_confirmed(self, confirmed: Sequence[ConfirmedConfiguration]) -> None:
+        for each in confirmed:
+            for index, run_id in enumerate(each.run_ids):
+                if run := self._runs.get(run_id):
+                    run.summary.update(
+                        _defined({name: spread.values[index] for name, spread in each.metrics.items()})
+                    )
 
     def _finish(self, trial_id: str, *, failed: bool) -> None:
         run = self._runs.pop(trial_id, None)

@@ -6,8 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from hvqray.atomic import replacing
+from hvqray.data.dataset import Split
 from hvqray.data.prepare import prepare_data
 from hvqray.training.anomaly_images import save_examples
 from hvqray.training.checkpoint import load_model, write_record
@@ -15,9 +20,11 @@ from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
 from hvqray.training.optimisation import autocast
 
+SCORES_FILE = "test_scores.parquet"
+
 
 def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) -> dict[str, Any]:
-    """Add `test/...` metrics to a checkpoint's metrics.json and example maps of `test` beside it."""
+    """Add `test/...` metrics to a checkpoint's metrics.json, and the images' scores and example maps of `test` beside it."""
     loaded = load_model(checkpoint, device=device)
     config = loaded.config
     data = prepare_data(config.data, cache_dir=cache_dir, device=device)
@@ -40,5 +47,28 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     record = {**loaded.metrics, "metrics": {**loaded.metrics["metrics"], **test}}
     with precision():
         save_examples(loaded.model, split, data.context, checkpoint / "maps")
+    _write_scores(checkpoint / SCORES_FILE, split, data.context.class_names, evaluator.scores_n)
     write_record(checkpoint, record)
     return record
+
+
+def read_test_scores(checkpoint: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Class name to labels (n,) bool and image scores (n,) float32 of `test`, in an order that all models share."""
+    table = pq.read_table(checkpoint / SCORES_FILE)
+    names = np.array(table["class_name"].to_pylist())
+    labels, scores = table["is_anomalous"].to_numpy(), table["score"].to_numpy()
+    return {str(name): (labels[names == name], scores[names == name]) for name in np.unique(names)}
+
+
+def _write_scores(path: Path, split: Split, class_names: tuple[str, ...], scores_n: np.ndarray) -> None:
+    table = pa.table(
+        {
+            "class_name": [class_names[c] for c in split.class_index],
+            "defect": [sample.defect for sample in split.samples],
+            "image": [sample.path.name for sample in split.samples],
+            "is_anomalous": split.is_anomalous,
+            "score": scores_n,
+        }
+    )
+    with replacing(path) as aside:
+        pq.write_table(table, aside)

@@ -1,66 +1,66 @@
-"""The best trial: chosen on `val`, measured once on `test`, and laid out in `best/` for users."""
+"""The best model: chosen on `val`, and laid out in `best/` for users."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
+from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
-from hvqray.results.ranking import ranked
-from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, trial_folder
-from hvqray.training.measure import measure_on_test
-from hvqray.tuning.resources import TrialResources
+from hvqray.results.ranking import is_better, ranked
+from hvqray.training.checkpoint import METRICS_FILE, write_record
+from hvqray.tuning.measured import measured_folder
 
 FOLDER = "best"
 
 
-def best_trial(trials: list[TrialRecord], goals: Mapping[str, Goal]) -> TrialRecord | None:
-    """The best COMPLETE trial by the first metric; None where no trial is complete."""
-    complete = [trial for trial in trials if trial.state == "COMPLETE"]
-    return ranked(complete, goals)[0] if complete else None
+def best_trials(trials: Sequence[TrialRecord], goals: Mapping[str, Goal], number: int) -> list[TrialRecord]:
+    """The best COMPLETE trials by the first metric, the best one first; at most `number`."""
+    return ranked((trial for trial in trials if trial.state == "COMPLETE"), goals)[:number]
+
+
+def best_confirmed(
+    confirmed: Sequence[ConfirmedConfiguration], goals: Mapping[str, Goal]
+) -> tuple[str, str] | None:
+    """Trial and run of the best model: the configuration of the best mean of the first metric over the seeds, by its best seed.
+
+    None where no configuration was trained on all seeds.
+    """
+    name, goal = next(iter(goals.items()))
+    best: tuple[float, str, str] | None = None
+    for each in confirmed:
+        spread = each.metrics.get(name)
+        if each.failed or spread is None or spread.mean is None:
+            continue
+        if best is None or is_better(spread.mean, best[0], goal):
+            choose = max if goal == "maximize" else min
+            values = [value for value in spread.values if value is not None]
+            run_id = each.run_ids[spread.values.index(choose(values))]
+            best = (spread.mean, each.trial_id, run_id)
+    return best[1:] if best else None
 
 
 def install_best(
-    folder: Path, trial_id: str, *, resources: TrialResources, cache_dir: Path | None
-) -> dict[str, Any]:
-    """Measure the trial's model on `test`, where a worker's resources are, and fill `folder/best`; returns its record."""
-    import ray
-
-    remote = ray.remote(
-        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=1
-    )(_install)
-    return ray.get(
-        remote.remote(
-            folder, trial_id, resources.threads_per_worker, bool(resources.gpus_per_worker), cache_dir
-        )
-    )
-
-
-def _install(
-    folder: Path, trial_id: str, threads: int, use_gpu: bool, cache_dir: Path | None
-) -> dict[str, Any]:
-    from hvqray.tuning.trial import quieten_worker
-
-    quieten_worker()
-    torch.set_num_threads(threads)
-    source = trial_folder(folder, trial_id)
-    aside = Path(tempfile.mkdtemp(dir=folder, prefix=f".{FOLDER}."))
+    folder: Path, trial_id: str, run_id: str, confirmed: Sequence[ConfirmedConfiguration] = ()
+) -> None:
+    """Fill `folder/best` with the measured model of a run of `trial_id` (the trial itself, or its retraining)."""
+    for stale in folder.glob(f".{FOLDER}.*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    workspace = Path(tempfile.mkdtemp(dir=folder, prefix=f".{FOLDER}."))
+    new, old = workspace / "new", workspace / "old"
     try:
-        aside.chmod(0o755)
-        for name in (MODEL_FILE, CONFIG_FILE, METRICS_FILE):
-            shutil.copy(source / name, aside / name)
-        record = measure_on_test(aside, device="cuda" if use_gpu else "cpu", cache_dir=cache_dir)
-        replaced = aside.with_name(f"{aside.name}.old")
+        shutil.copytree(measured_folder(folder, run_id), new)
+        record = json.loads((new / METRICS_FILE).read_text(encoding="utf-8"))
+        record |= {"trial_id": trial_id, "run_id": run_id}
+        if confirmed:
+            record["confirm"] = confirm_record(list(confirmed))
+        write_record(new, record)
         if (folder / FOLDER).exists():
-            (folder / FOLDER).rename(replaced)
-        aside.rename(folder / FOLDER)
-        shutil.rmtree(replaced, ignore_errors=True)
+            (folder / FOLDER).rename(old)
+        new.rename(folder / FOLDER)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return record
+        shutil.rmtree(workspace, ignore_errors=True)

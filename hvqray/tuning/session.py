@@ -1,7 +1,9 @@
-"""One sweep from the checked file to the report: data, Ray, search, best model, summary."""
+"""One sweep from the checked file to the report: data, Ray, search, confirmation, best model, summary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +13,33 @@ from rich.console import Console
 
 from hvqray.atomic import write_atomically
 from hvqray.config.sections import DataConfig, TrainConfig
-from hvqray.config.sweep_file import SweepFile, check_metric_classes, load_sweep
+from hvqray.config.sweep_file import SweepFile, check_metric_classes
 from hvqray.data.dataset import PreparedData
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.errors import InputError
-from hvqray.results.events import Goal, SweepListener
+from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
+from hvqray.results.confirmation import ConfirmedConfiguration
+from hvqray.results.events import Goal
+from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.results.store import SweepStore, journal_path, read_trials, read_unfinished
+from hvqray.results.store import SweepStore, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
-from hvqray.tuning.best import best_trial, install_best
+from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
+from hvqray.tuning.confirm import (
+    completed_runs,
+    configurations_to_confirm,
+    confirmed_configuration,
+    run_confirmation,
+)
+from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.ray_runtime import ray_session
 from hvqray.tuning.resources import TrialResources, plan_resources
-from hvqray.tuning.runner import SearchPlan, run_search
-from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
-from hvqray.tuning.space import SearchSpace
-
-MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "description", "project", "entity")
-
+from hvqray.tuning.runner import run_search
+from hvqray.tuning.session_checks import check_method, check_start, trials_in_all
+from hvqray.tuning.tune_run import SearchPlan
 
 INTERRUPT_GRACE_S = 5.0
 """How long Ctrl-C waits for W&B to take what it was given."""
@@ -46,6 +55,7 @@ class SweepOptions:
     wandb: str | None = None
     time_budget_s: float | None = None
     cache_dir: Path | None = None
+    cache_limit_bytes: int | None = None
 
 
 class SweepSession:
@@ -56,25 +66,13 @@ class SweepSession:
         self.folder = options.out / sweep.name
         self.goals: dict[str, Goal] = {metric.name: metric.goal for metric in sweep.metric}
         self.data_config = DataConfig.model_validate(sweep.data)
-        self.num_trials = _num_trials(sweep)
-        if self.num_trials is None and options.time_budget_s is None:
-            raise InputError(
-                "is null, so the sweep would never end; give it, --num-trials or --time-budget",
-                source=f"sweep {sweep.name}",
-                field="run_cap",
-            )
-        self._check_method()
-        if sweep.confirm.top_k:
-            raise InputError(
-                f"{sweep.confirm.top_k} asks for retraining that this version does not do yet; set it to 0",
-                source=f"sweep {sweep.name}",
-                field="confirm.top_k",
-            )
+        self.num_trials = trials_in_all(sweep, options.time_budget_s)
+        check_method(sweep)
 
     def describe(self) -> None:
         """Check everything that can be checked without running, and say what would run."""
         wandb_mode, line = resolve_mode(self.options.wandb)
-        self._check_folder()
+        check_start(self.sweep, self.folder, resume=self.options.resume)
         data = self._prepare()
         with ray_session(self.options.address) as nodes:
             resources = plan_resources(self.sweep.resources, nodes)
@@ -96,7 +94,7 @@ class SweepSession:
         wandb_mode, line = resolve_mode(self.options.wandb)
         if line:
             self._say(line)
-        self._check_folder()
+        check_start(self.sweep, self.folder, resume=self.options.resume)
         data = self._prepare()
         if data.selected_on_test:
             self._say("selected on test: data.validation.from is none, so val is the test split")
@@ -106,37 +104,82 @@ class SweepSession:
             if not self.options.resume:
                 # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
                 write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
-            store = SweepStore(self.folder, resume=self.options.resume)
-            if self.options.resume:
-                write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
-            self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
-            sink = self._wandb_sink(wandb_mode, store)
-            try:
-                self._search(store, resources, [sink] if sink else [])
-                best = best_trial(read_trials(self.folder), self.goals)
-                if best is not None:
-                    self._say(f"measuring the best trial, {best.trial_id}, on test")
-                    install_best(
-                        self.folder, best.trial_id, resources=resources, cache_dir=self.options.cache_dir
-                    )
+            # Held to the end: no other process may start this sweep while its best model is being measured.
+            with closing(SweepStore(self.folder, resume=self.options.resume)) as store:
+                if self.options.resume:
+                    write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
+                self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
+                sink = self._wandb_sink(wandb_mode, store)
+                try:
+                    has_best = self._run(store, self._plan(resources), sink)
+                except BaseException:
                     if sink:
-                        sink.log_best(self.folder / "best")
-            except BaseException:
+                        sink.close(timeout_s=INTERRUPT_GRACE_S)
+                    raise
                 if sink:
-                    sink.close(timeout_s=INTERRUPT_GRACE_S)
-                raise
-            if sink:
-                sink.close()
+                    sink.close()
         if cut_off := read_unfinished(self.folder):
             names = ", ".join(start.trial_id for start in cut_off)
             self._say(f"time is over; --resume goes on with what was cut off: {names}")
         report = build_html_report(self.folder)
         print_summary(self.console, self.folder)
         self._say(f"report: {report}")
-        return best is not None
+        return has_best
 
-    def _search(self, store: SweepStore, resources: TrialResources, sinks: list[SweepListener]) -> None:
-        plan = SearchPlan(
+    def _run(self, store: SweepStore, plan: SearchPlan, sink: Any) -> bool:
+        """Search, confirm, and lay out the best model; False where there is none."""
+        sinks = [sink] if sink else []
+        with closing(self._table("trials", self.num_trials, read_trials(self.folder))) as table:
+            run_search(self.sweep, plan, store, [table, *sinks])
+        trials = read_trials(self.folder)
+        best = best_trials(trials, self.goals, 1)
+        if not best:
+            return False
+        confirmed = self._confirm(trials, plan, store, sink) if self.sweep.confirm.top_k else []
+        chosen = best_confirmed(confirmed, self.goals)
+        if chosen is None:
+            if confirmed:
+                self._say("no configuration was trained on all seeds, so the best trial of the search counts")
+            chosen = best[0].trial_id, best[0].trial_id
+            self._say(f"measuring the best trial, {chosen[0]}, on test")
+            self._measure([chosen[1]], plan)
+        install_best(self.folder, *chosen, confirmed)
+        if sink:
+            sink.log_best(self.folder / FOLDER)
+        return True
+
+    def _confirm(
+        self, trials: Sequence[TrialRecord], plan: SearchPlan, store: SweepStore, sink: Any
+    ) -> list[ConfirmedConfiguration]:
+        """Retrain the best configurations over the seeds, and measure them on `test`."""
+        confirm = self.sweep.confirm
+        runs_of = configurations_to_confirm(self.folder, trials, self.goals, confirm)
+        runs = [run for runs in runs_of.values() for run in runs]
+        seeds = ", ".join(map(str, confirm.seeds))
+        self._say(f"confirming {', '.join(runs_of)} with seeds {seeds}: {len(runs)} runs")
+        done = read_confirm_runs(self.folder)
+        earlier = [done[run.trial_id] for run in runs if run.trial_id in done]
+        version = store.info.environment["code_version"]
+        with (
+            closing(ConfirmStore(self.folder, code_version=version)) as confirm_store,
+            closing(self._table("runs", len(runs), earlier)) as table,
+        ):
+            run_confirmation(self.sweep, plan, runs, confirm_store, [table, *([sink] if sink else [])])
+        complete = completed_runs(self.folder, runs)
+        self._say(f"measuring {len(complete)} runs on test")
+        self._measure(complete, plan)
+        confirmed = [
+            confirmed_configuration(self.folder, trial_id, runs) for trial_id, runs in runs_of.items()
+        ]
+        if sink:
+            sink.log_confirmed(confirmed)
+        return confirmed
+
+    def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
+        measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)
+
+    def _plan(self, resources: TrialResources) -> SearchPlan:
+        return SearchPlan(
             folder=self.folder,
             num_trials=self.num_trials,
             resources=resources,
@@ -144,18 +187,16 @@ class SweepSession:
             time_budget_s=self.options.time_budget_s,
             seed=TrainConfig.model_validate(self.sweep.train).seed,
         )
-        table = LiveTable(
+
+    def _table(self, what: str, number: int | None, earlier: Sequence[TrialRecord]) -> LiveTable:
+        return LiveTable(
             self.console,
             goals=self.goals,
-            num_trials=self.num_trials,
-            time_budget_s=self.options.time_budget_s,
-            earlier=read_trials(self.folder),
+            num_trials=number,
+            time_budget_s=self.options.time_budget_s if what == "trials" else None,
+            earlier=earlier,
+            what=what,
         )
-        try:
-            run_search(self.sweep, plan, store, [table, *sinks])
-        finally:
-            table.close()
-            store.close()
 
     def _prepare(self) -> PreparedData:
         use_gpu = torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
@@ -163,6 +204,7 @@ class SweepSession:
             data = prepare_data(
                 self.data_config,
                 cache_dir=self.options.cache_dir,
+                cache_limit_bytes=self.options.cache_limit_bytes,
                 device="cuda" if use_gpu else "cpu",
                 progress=progress,
             )
@@ -189,14 +231,6 @@ class SweepSession:
             tell=self._say,
         )
 
-    def _check_method(self) -> None:
-        """Whether the method can search the space: told before anything is on disk."""
-        sweep = self.sweep
-        try:
-            make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
-        except InputError as error:
-            raise InputError(str(error), source=f"sweep {sweep.name}") from None
-
     def _make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -206,46 +240,13 @@ class SweepSession:
                 field=f"--out {self.options.out}",
             ) from None
 
-    def _check_folder(self) -> None:
-        """A new sweep finds no other one in its folder, a resumed one finds itself."""
-        if self.options.resume:
-            self._check_same_sweep()
-        elif journal_path(self.folder).exists():
-            raise InputError(
-                "already holds a sweep; add --resume to go on with it, or choose another name",
-                source=str(self.folder),
-            )
-        elif (study := self.folder / "study.db").exists():
-            raise InputError(
-                "is left of another search, whose journal is gone; remove it, or choose another name",
-                source=str(study),
-            )
-
-    def _check_same_sweep(self) -> None:
-        """A resumed sweep may get more trials or other resources; anything else would mix two searches."""
-        path = self.folder / "sweep.yaml"
-        if not path.is_file():
-            raise InputError(
-                "holds no sweep to resume; leave out --resume to start it", source=str(self.folder)
-            )
-        before, now = load_sweep(path).model_dump(), self.sweep.model_dump()
-        changed = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE_ON_RESUME]
-        if changed:
-            raise InputError(
-                f"{', '.join(changed)} differ from what the sweep was begun with; take the changes back, or choose another"
-                " name with --set name=NAME",
-                source=str(path),
-            )
-
     def _how_many(self) -> str:
-        return "trials until the time is over" if self.num_trials is None else f"{self.num_trials} trials"
+        trials = "trials until the time is over" if self.num_trials is None else f"{self.num_trials} trials"
+        confirm = self.sweep.confirm
+        if not confirm.top_k:
+            return trials
+        best = "the best configuration" if confirm.top_k == 1 else f"the {confirm.top_k} best configurations"
+        return f"{trials}, then {best} over {len(confirm.seeds)} seeds"
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)
-
-
-def _num_trials(sweep: SweepFile) -> int | None:
-    """Trials in all; None where only time ends the sweep."""
-    # Only a grid has an end of its own; other samplers may try a configuration twice.
-    size = SearchSpace(sweep.parameters).grid_size() if sweep.method in EXHAUSTIVE else None
-    return min((number for number in (sweep.run_cap, size) if number is not None), default=None)

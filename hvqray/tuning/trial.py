@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ray import tune
 
+from hvqray.config.faults import first_fault
 from hvqray.config.sections import RunConfig
+from hvqray.errors import InputError
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import needs_new_process
 
@@ -109,7 +112,11 @@ class HvqrayTrial(tune.Trainable):
 
     def _start_run(self) -> Reports:
         spec = self._spec
-        run = RunConfig.model_validate(spec.run)
+        try:
+            run = RunConfig.model_validate(spec.run)
+        except ValidationError as error:  # parameters that do not go together, which no check foresaw
+            field, message = first_fault(error, RunConfig)
+            raise InputError(message, field=field) from None
         return self._start_group_run(run) if spec.workers > 1 else self._start_local_run(run)
 
     def _start_local_run(self, run: RunConfig) -> Reports:
@@ -169,4 +176,4 @@ def _path(text: str | None) -> Path | None:
 
 def _one_line(error: BaseException) -> str:
     message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}"[:500]
+    return (message if isinstance(error, InputError) else f"{type(error).__name__}: {message}")[:500]

@@ -1,4 +1,4 @@
-"""The best trial's folder for users."""
+"""Choosing the best model, and its folder for users."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from small_checkpoint import write_checkpoint, write_dataset
 
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
+from hvqray.results.sweep_folder import read_best
 from hvqray.training.checkpoint import METRICS_FILE, load_model, trial_folder
-from hvqray.tuning.best import _install, best_trial
+from hvqray.training.measure import SCORES_FILE, read_test_scores
+from hvqray.tuning import best as best_module
+from hvqray.tuning.best import best_confirmed, best_trials, install_best
+from hvqray.tuning.measured import measure_run, measured_folder
 
 METRIC = "val/image_auroc"
 
@@ -21,8 +26,10 @@ def record(number: int, value: float | None, state: Any = "COMPLETE") -> TrialRe
     return TrialRecord(f"t{number:04d}", number, state, {}, {METRIC: value}, 3, 1.0, "hash", 0, None, "0.1.0")
 
 
-@pytest.mark.parametrize(("goal", "expected"), [("maximize", "t0003"), ("minimize", "t0001")])
-def test_the_best_trial_is_complete_and_has_the_best_value(goal: Goal, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("goal", "expected"), [("maximize", ["t0003", "t0005"]), ("minimize", ["t0001", "t0005"])]
+)
+def test_the_best_trials_are_complete_and_have_the_best_values(goal: Goal, expected: list[str]) -> None:
     trials = [
         record(0, 0.99, "PRUNED"),
         record(1, 0.2),
@@ -31,13 +38,42 @@ def test_the_best_trial_is_complete_and_has_the_best_value(goal: Goal, expected:
         record(4, 0.01, "FAIL"),
         record(5, 0.5),
     ]
-    best = best_trial(trials, {METRIC: goal})
-    assert best is not None
-    assert best.trial_id == expected
+    assert [trial.trial_id for trial in best_trials(trials, {METRIC: goal}, 2)] == expected
 
 
 def test_without_a_complete_trial_there_is_no_best_one() -> None:
-    assert best_trial([record(0, 0.9, "PRUNED"), record(1, None, "FAIL")], {METRIC: "maximize"}) is None
+    assert best_trials([record(0, 0.9, "PRUNED"), record(1, None, "FAIL")], {METRIC: "maximize"}, 1) == []
+
+
+def confirmed(trial_id: str, *values: float, failed: bool = False) -> ConfirmedConfiguration:
+    spread = Spread(list(values), mean=sum(values) / len(values), std=0.1)
+    return ConfirmedConfiguration(
+        trial_id=trial_id,
+        seeds=list(range(len(values))),
+        run_ids=[f"{trial_id}-s{seed}" for seed in range(len(values))],
+        metrics={METRIC: spread, "test/image_auroc": Spread(list(values)[::-1], spread.mean, 0.1)},
+        failed={f"{trial_id}-s9": "it diverged"} if failed else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"), [("maximize", ("t0002", "t0002-s1")), ("minimize", ("t0001", "t0001-s1"))]
+)
+def test_the_best_configuration_is_that_of_the_best_mean_on_val(
+    goal: Goal, expected: tuple[str, str]
+) -> None:
+    configurations = [
+        confirmed("t0001", 0.99, 0.5, 0.6),
+        confirmed("t0002", 0.8, 0.9, 0.85),
+        confirmed("t0003", 0.7, 0.8, 0.75),
+    ]
+    assert best_confirmed(configurations, {METRIC: goal}) == expected
+
+
+def test_a_configuration_that_failed_with_a_seed_is_not_the_best() -> None:
+    flaky, steady = confirmed("t0001", 0.99, 0.99, failed=True), confirmed("t0002", 0.5, 0.6)
+    assert best_confirmed([flaky, steady], {METRIC: "maximize"}) == ("t0002", "t0002-s1")
+    assert best_confirmed([flaky], {METRIC: "maximize"}) is None
 
 
 @pytest.fixture
@@ -54,35 +90,67 @@ def test_best_is_a_whole_checkpoint_measured_on_test(sweep: tuple[Path, Path]) -
     folder, cache = sweep
     trial = trial_folder(folder, "t0000")
     before = (trial / METRICS_FILE).read_bytes()
-    found = _install(folder, "t0000", 1, False, cache)
+    stale = trial / ".measured.killed"
+    stale.mkdir()
+    measure_run(folder, "t0000", 1, False, cache)
+    install_best(folder, "t0000", "t0000")
     assert {path.name for path in (folder / "best").iterdir()} == {
         "config.yaml",
         "model.safetensors",
         "metrics.json",
         "maps",
+        SCORES_FILE,
     }
-    assert json.loads((folder / "best" / METRICS_FILE).read_text()) == found
+    found = json.loads((folder / "best" / METRICS_FILE).read_text())
     assert found["metrics"]["test/image_auroc"] is not None
+    assert "confirm" not in found
     assert load_model(folder / "best").config == load_model(trial).config
     assert (trial / METRICS_FILE).read_bytes() == before, "the trial itself never sees test"
     assert {path.name for path in folder.iterdir()} == {".state", "best"}
+    assert not stale.exists()
+    for labels, scores in read_test_scores(measured_folder(folder, "t0000")).values():
+        assert labels.shape == scores.shape == (6,)
+        assert labels.sum() == 3
 
 
-def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
+def test_a_run_whose_measuring_was_cut_off_counts_as_not_measured(
     sweep: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, cache = sweep
-    (folder / "best").mkdir()
-    (folder / "best" / "old.txt").write_text("old")
 
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no test data")
 
+    monkeypatch.setattr("hvqray.training.measure.measure_on_test", broken)
+    with pytest.raises(RuntimeError, match="no test data"):
+        measure_run(folder, "t0000", 1, False, cache)
+    assert not measured_folder(folder, "t0000").exists()
+
+
+def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "s"
+    measured = measured_folder(folder, "t0004-s1")
+    measured.mkdir(parents=True)
+    content = {"trial_id": "t0004-s1", "selected_on_test": False, "metrics": {METRIC: 0.9}}
+    (measured / METRICS_FILE).write_text(json.dumps(content))
+    (folder / "best").mkdir()
+    (folder / "best" / "old.txt").write_text("old")
+    (folder / ".best.of-a-killed-process").mkdir()
+    configurations = [confirmed("t0004", 0.8, 0.9)]
+
+    def broken(*arguments: Any) -> None:
+        raise OSError("disk full")
+
     with monkeypatch.context() as patch:
-        patch.setattr("hvqray.tuning.best.measure_on_test", broken)
-        with pytest.raises(RuntimeError, match="no test data"):
-            _install(folder, "t0000", 1, False, cache)
+        patch.setattr(best_module, "write_record", broken)
+        with pytest.raises(OSError, match="disk full"):
+            install_best(folder, "t0004", "t0004-s1", configurations)
     assert [path.name for path in (folder / "best").iterdir()] == ["old.txt"]
     assert {path.name for path in folder.iterdir()} == {".state", "best"}
-    _install(folder, "t0000", 1, False, cache)
+    install_best(folder, "t0004", "t0004-s1", configurations)
+    best = read_best(folder)
+    assert best is not None
+    assert (best.trial_id, best.run_id, best.confirmed) == ("t0004", "t0004-s1", configurations)
     assert not (folder / "best" / "old.txt").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from rich.console import Console
 from small_images import write_space
 
 from hvqray.config.sweep_file import load_sweep
+from hvqray.errors import InputError
+from hvqray.results.confirm_store import read_confirm_runs
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread
+from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore, read_trials
-from hvqray.tuning import runner, session
+from hvqray.tuning import confirm, runner, session
 from hvqray.tuning.resources import TrialResources
-from hvqray.tuning.runner import SearchPlan, run_search
+from hvqray.tuning.runner import run_search
 from hvqray.tuning.session import SweepOptions, SweepSession
+from hvqray.tuning.tune_run import SearchPlan
 
 CLASSES = ("bolt", "cloth")
 RESOURCES = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
@@ -49,7 +55,8 @@ class Search:
     def __init__(self, *numbers: int) -> None:
         self._numbers = numbers
         self.plan: SearchPlan | None = None
-        self.installed: list[str] = []
+        self.installed: list[tuple[str, str]] = []
+        self.measured: list[str] = []
 
     def run(self, sweep: Any, plan: SearchPlan, store: SweepStore, listeners: Any) -> None:
         self.plan = plan
@@ -57,8 +64,13 @@ class Search:
             for listener in (store, *listeners):
                 play(listener, number, classes=CLASSES)
 
-    def install(self, folder: Path, trial_id: str, **options: Any) -> None:
-        self.installed.append(trial_id)
+    def measure(self, folder: Path, run_ids: Sequence[str], **options: Any) -> None:
+        with pytest.raises(InputError, match="another process is running this sweep"):
+            SweepStore(folder, resume=True)
+        self.measured += run_ids
+
+    def install(self, folder: Path, trial_id: str, run_id: str, confirmed: Any) -> None:
+        self.installed.append((trial_id, run_id))
 
 
 def begin(
@@ -72,6 +84,7 @@ def begin(
     resume: bool = False,
 ) -> SweepSession:
     monkeypatch.setattr(session, "run_search", search.run)
+    monkeypatch.setattr(session, "measure_runs", search.measure)
     monkeypatch.setattr(session, "install_best", search.install)
     sweep = load_sweep(write_space(tmp_path), overrides, data_root=str(images))
     options = SweepOptions(
@@ -91,7 +104,8 @@ def test_a_sweep_ends_with_its_best_trial_and_a_report(
     search = Search(0, 1, 2)
     one = begin(tmp_path, images, cache, search, monkeypatch)
     assert one.run()
-    assert search.installed == ["t0002"]
+    assert search.installed == [("t0002", "t0002")]
+    assert search.measured == ["t0002"]
     assert search.plan is not None
     assert (search.plan.num_trials, search.plan.time_budget_s) == (3, 60.0)
     assert search.plan.resources.max_concurrent_trials == 2
@@ -141,6 +155,89 @@ def test_choosing_on_test_is_said(
     assert "selected on test: data.validation.from is none" in output_of(one)
 
 
+class Retraining:
+    """Stands for the retraining runs: plays each, those of given ids failing."""
+
+    def __init__(self, *failing: str) -> None:
+        self._failing = failing
+        self.trained: list[str] = []
+
+    def run(self, sweep: Any, plan: SearchPlan, starts: Any, store: Any, listeners: Any) -> None:
+        for start in starts:
+            self.trained.append(start.trial_id)
+            state: Any = "FAIL" if start.trial_id in self._failing else "COMPLETE"
+            # The second best configuration of the search turns out to be the better one.
+            metrics = {"val/image_auroc": 0.5 + 0.1 * start.seed - 0.01 * start.number}
+            for listener in (store, *listeners):
+                listener.on_trial_start(start)
+                listener.on_trial_end(TrialEnd(start.trial_id, state, metrics, 2, 1.0, error="it diverged"))
+
+
+def confirming(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *failing: str
+) -> tuple[SweepSession, Search, Retraining]:
+    """A sweep whose search and retraining are played, and whose test images are not looked at."""
+    search, retraining = Search(0, 1, 2), Retraining(*failing)
+    overrides = ["confirm.top_k=2", "confirm.seeds=[1, 2]"]
+    one = begin(tmp_path, images, cache, search, monkeypatch, overrides=overrides)
+    monkeypatch.setattr(session, "run_confirmation", retraining.run)
+    monkeypatch.setattr(confirm, "_with_seed", lambda start, seed: retrained(start, seed))
+    monkeypatch.setattr(session, "confirmed_configuration", played_configuration)
+    return one, search, retraining
+
+
+def retrained(start: TrialStart, seed: int) -> TrialStart:
+    return replace(
+        start,
+        trial_id=f"{start.trial_id}-s{seed}",
+        seed=seed,
+        confirms=start.trial_id,
+        config_hash=f"{start.trial_id} {seed}",
+    )
+
+
+def played_configuration(folder: Path, trial_id: str, starts: Sequence[TrialStart]) -> ConfirmedConfiguration:
+    runs = read_confirm_runs(folder)
+    ended = [runs[start.trial_id] for start in starts]
+    complete = [run for run in ended if run.state == "COMPLETE"]
+    values = [run.metrics["val/image_auroc"] for run in complete]
+    return ConfirmedConfiguration(
+        trial_id=trial_id,
+        seeds=[run.seed for run in complete],
+        run_ids=[run.trial_id for run in complete],
+        metrics={"val/image_auroc": Spread(values, sum(map(float, values)) / len(values), 0.1)},
+        failed={run.trial_id: run.error or "" for run in ended if run.state == "FAIL"},
+    )
+
+
+def test_the_best_configurations_are_retrained_and_the_best_of_them_is_installed(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, search, retraining = confirming(tmp_path, images, cache, monkeypatch)
+    assert one.run()
+    runs = ["t0002-s1", "t0002-s2", "t0000-s1", "t0000-s2"]
+    assert retraining.trained == search.measured == runs
+    assert search.installed == [("t0000", "t0000-s2")]
+    assert [trial.trial_id for trial in read_trials(one.folder)] == ["t0000", "t0001", "t0002"]
+    output = output_of(one)
+    assert "3 trials, then the 2 best configurations over 2 seeds" in output
+    assert "confirming t0002, t0000 with seeds 1, 2: 4 runs" in output
+    assert "4/4 runs ended" in output
+    assert "measuring 4 runs on test" in output
+
+
+def test_where_no_configuration_is_confirmed_the_best_trial_counts(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, search, _ = confirming(tmp_path, images, cache, monkeypatch, "t0002-s1", "t0000-s2")
+    assert one.run()
+    assert search.measured == ["t0002-s2", "t0000-s1", "t0002"]
+    assert search.installed == [("t0002", "t0002")]
+    assert "no configuration was trained on all seeds, so the best trial of the search counts" in output_of(
+        one
+    )
+
+
 @pytest.mark.parametrize("num_trials", [1, 2, 3])
 def test_a_resumed_sweep_with_enough_trials_runs_no_more(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, num_trials: int
@@ -148,7 +245,7 @@ def test_a_resumed_sweep_with_enough_trials_runs_no_more(
     def started(*arguments: Any, **options: Any) -> None:
         raise AssertionError("more trials than asked for")
 
-    monkeypatch.setattr(runner.tune, "run", started)
+    monkeypatch.setattr(runner, "run_on_tune", started)
     sweep = load_sweep(write_space(tmp_path), data_root=str(images))
     folder = tmp_path / "runs" / "small"
     store = SweepStore(folder, resume=False)

@@ -1,0 +1,117 @@
+"""The confirmed configurations per class, for the terminal and the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hvqray.results import wording
+from hvqray.results.class_table import METRIC_LABELS, class_names
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread
+from hvqray.training.epoch_report import MEAN
+
+TERMINAL_METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_aupro")
+"""As many as fit 80 columns; the report has all seven."""
+
+
+@dataclass(frozen=True)
+class ConfirmTable:
+    """One configuration's results on `test`; a row's spreads are in the order of `METRIC_LABELS`, None where not measured."""
+
+    configuration: ConfirmedConfiguration
+    rows: list[tuple[str, list[Spread | None]]]
+    """Class name and spreads, by name; the mean over the classes last."""
+    notes: list[str]
+    """What each kind of interval says, and which seeds failed."""
+
+
+def confirm_table(configuration: ConfirmedConfiguration) -> ConfirmTable:
+    """The table of one configuration; no rows where all of its seeds failed."""
+    metrics = configuration.metrics
+    names = class_names(dict.fromkeys(metrics), "test")
+    rows = [(name, [metrics.get(f"test/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
+    if metrics:
+        rows.append((MEAN, [metrics.get(f"test/{metric}") for metric in METRIC_LABELS]))
+    return ConfirmTable(configuration, rows, _notes(configuration))
+
+
+def print_confirmed(
+    console: Console,
+    confirmed: Sequence[ConfirmedConfiguration],
+    *,
+    objective: str,
+    best_trial_id: str,
+    selected_on_test: bool,
+) -> None:
+    """All configurations in one table by their means, then the best one per class."""
+    mark = " (selected on test)" if selected_on_test else ""
+    table = _table(f"Confirmed on test{mark}: mean ± standard deviation over seeds, 95 % interval")
+    table.add_column("trial", no_wrap=True)
+    table.add_column(Text(objective), justify="right")
+    for metric in ("image_auroc", "pixel_auroc"):
+        table.add_column(f"{METRIC_LABELS[metric]} on test", justify="right")
+    table.add_column("seeds", justify="right")
+    for each in confirmed:
+        spreads = [each.metrics.get(name) for name in (objective, "test/image_auroc", "test/pixel_auroc")]
+        seeds = ", ".join(map(str, each.seeds)) or "all failed"
+        style = "bold" if each.trial_id == best_trial_id else None
+        table.add_row(each.trial_id, *map(_cell, spreads), seeds, style=style)
+    console.print(table)
+    for each in confirmed:
+        if each.trial_id == best_trial_id and each.metrics:
+            console.print(_per_class(confirm_table(each), mark))
+    for note in dict.fromkeys(note for each in confirmed for note in _notes(each)):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _per_class(one: ConfirmTable, mark: str) -> RenderableType:
+    table = _table(f"{one.configuration.trial_id} confirmed on test{mark}")
+    table.add_column("class", no_wrap=True)
+    for metric in TERMINAL_METRICS:
+        table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
+    positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
+    for class_name, spreads in one.rows:
+        is_mean = class_name == one.rows[-1][0]
+        if is_mean:
+            table.add_section()
+        cells = [_cell(spreads[position]) for position in positions]
+        table.add_row(Text(class_name), *cells, style="bold" if is_mean else None)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+
+
+def _cell(spread: Spread | None) -> Text:
+    return Text("\n".join(spread_lines(spread)))
+
+
+def spread_lines(spread: Spread | None) -> list[str]:
+    """`0.9712 ± 0.0034`, and below it the interval `0.9510 to 0.9880`, as far as they are there."""
+    if spread is None or spread.mean is None:
+        return [wording.number(None)]
+    std = "" if spread.std is None else f" ± {wording.number(spread.std)}"
+    lines = [f"{wording.number(spread.mean)}{std}"]
+    if spread.low is not None and spread.high is not None:
+        lines.append(f"{wording.number(spread.low)} to {wording.number(spread.high)}")
+    return lines
+
+
+def _notes(configuration: ConfirmedConfiguration) -> list[str]:
+    says = {
+        "bootstrap over images and seeds": "Intervals of image metrics: bootstrap over test images and seeds.",
+        "bootstrap over images": "Intervals of image metrics: bootstrap over test images; one seed says nothing of others.",
+        "t over seeds": "Intervals of pixel metrics: Student's t over the seeds; they say nothing of other images.",
+    }
+    found = {spread.interval for spread in configuration.metrics.values()}
+    notes = [text for interval, text in says.items() if interval in found]
+    notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
+    return notes

@@ -1,0 +1,55 @@
+"""The best configurations retrained over seeds: what `best/metrics.json` says of them under `confirm`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Interval = Literal["bootstrap over images and seeds", "bootstrap over images", "t over seeds"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric over the seeds. Whatever is undefined for one seed has no mean either."""
+
+    values: list[float | None]
+    """A value a seed, in the order of `ConfirmedConfiguration.seeds`."""
+    mean: float | None
+    std: float | None
+    """Sample standard deviation (n - 1) over the seeds; null for a single seed."""
+    low: float | None = None
+    """Lower end of the 95 % interval of the mean."""
+    high: float | None = None
+    interval: Interval | None = None
+    """What the interval was taken over; null where there is none."""
+
+
+@dataclass(frozen=True)
+class ConfirmedConfiguration:
+    """One trial's configuration over the seeds that were trained to the end."""
+
+    trial_id: str
+    """The trial of the search that found it."""
+    seeds: list[int]
+    run_ids: list[str]
+    """The retraining runs, a run a seed."""
+    metrics: dict[str, Spread]
+    """Flat names of `val` and `test`; intervals are given on `test`."""
+    failed: dict[str, str]
+    """Run id to its error, of the seeds that failed; a configuration with any is never the best one."""
+
+
+def confirm_record(confirmed: list[ConfirmedConfiguration]) -> list[dict[str, Any]]:
+    """As JSON has it."""
+    return [dataclasses.asdict(each) for each in confirmed]
+
+
+def read_confirm_record(content: list[dict[str, Any]]) -> list[ConfirmedConfiguration]:
+    """What `confirm_record` made a record of."""
+    return [
+        ConfirmedConfiguration(
+            **{**each, "metrics": {name: Spread(**spread) for name, spread in each["metrics"].items()}}
+        )
+        for each in content
+    ]

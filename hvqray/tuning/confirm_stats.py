@@ -1,0 +1,106 @@
+"""Means, standard deviations and 95 % intervals over the seeds of one configuration.
+
+The interval of an image metric answers: where would the mean over seeds lie, had other test images and other seeds been
+drawn? Every resample draws test images with replacement, stratified by label within each class and the same for all seeds,
+since all seeds saw the same images; and seeds with replacement. The interval is that of the percentiles. With few seeds their
+share in it is a little small (its variance by the factor (S - 1) / S); with one seed only images are drawn.
+
+Pixels of one image are no independent draws, and pixel metrics are no sums over images, so resampling images would sort all
+pixels again each time. For these the interval is Student's t over the seeds: it says nothing of other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import stats
+
+from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
+from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
+from hvqray.results.confirmation import Spread
+from hvqray.results.history import Metrics
+
+NUM_RESAMPLES = 1000
+LEVEL = 0.95
+_SEED = 0
+"""Of the resampling, so that the same runs always give the same intervals."""
+
+Scores = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Class name to labels and image scores on `test`."""
+
+
+def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, Spread]:
+    """Flat name to spread, of the seven metrics per class and their means, on `val` and on `test`.
+
+    Args:
+        metrics: flat metrics of each seed's run, on both splits.
+        scores: image scores of each seed's run on `test`, of the same images.
+    """
+    names = [name for name in metrics[0] if _is_measured(name)]
+    found = {name: _spread([one.get(name) for one in metrics]) for name in names}
+    for name, spread in found.items():
+        if name.startswith("test/") and name.rpartition("/")[2] not in IMAGE_METRICS:
+            found[name] = _with_t_interval(spread)
+    replicates = _replicates(scores)
+    for name, values_R in replicates.items():
+        if name in found and found[name].mean is not None:
+            low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            over = "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
+            found[name] = replace(found[name], low=float(low), high=float(high), interval=over)
+    return found
+
+
+def _is_measured(name: str) -> bool:
+    split, _, rest = name.partition("/")
+    return split in ("val", "test") and rest.rpartition("/")[2] in METRIC_NAMES
+
+
+def _spread(values: list[float | None]) -> Spread:
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
+        return Spread(values, mean=None, std=None)
+    std = float(np.std(defined, ddof=1)) if len(defined) > 1 else None
+    return Spread(values, mean=float(np.mean(defined)), std=std)
+
+
+def _with_t_interval(spread: Spread) -> Spread:
+    if spread.mean is None or spread.std is None:
+        return spread
+    num_seeds = len(spread.values)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, num_seeds - 1)) * spread.std / num_seeds**0.5
+    return replace(spread, low=spread.mean - half, high=spread.mean + half, interval="t over seeds")
+
+
+def _replicates(scores: Sequence[Scores]) -> dict[str, np.ndarray]:
+    """Flat name to the mean over seeds on every resample, of image metrics on `test`.
+
+    The mean over classes is left out where a class is defined for some seeds only: it would be another mean for each.
+    """
+    rng = np.random.default_rng(_SEED)
+    num_seeds = len(scores)
+    share_RS = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds
+    by_class: dict[str, np.ndarray] = {}
+    ragged = False
+    for class_name, (labels_n, _) in scores[0].items():
+        resamples = resample_images(labels_n, num_resamples=NUM_RESAMPLES, rng=rng)
+        if resamples is None:
+            continue
+        found = [resampled_image_metrics(resamples, one[class_name][1]) for one in scores]
+        defined = [each for each in found if each is not None]
+        if len(defined) == num_seeds:
+            for metric in IMAGE_METRICS:
+                values_RS = np.stack([each[metric] for each in defined], axis=1)
+                by_class[f"test/{class_name}/{metric}"] = (values_RS * share_RS).sum(axis=1)
+        else:
+            ragged |= bool(defined)
+    if ragged or not by_class:
+        return by_class
+    means = {
+        f"test/{metric}": np.mean(
+            [values for name, values in by_class.items() if name.endswith(f"/{metric}")], axis=0
+        )
+        for metric in IMAGE_METRICS
+    }
+    return by_class | means

@@ -1,0 +1,64 @@
+"""What can be known to be wrong with a sweep's start before anything is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.errors import InputError
+from hvqray.results.store import check_folder
+from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
+from hvqray.tuning.space import SearchSpace
+
+MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "description", "project", "entity")
+
+
+def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:
+    """How many trials the sweep has; None where only time ends it.
+
+    Raises:
+        InputError: neither a number nor time ends it.
+    """
+    # Only a grid has an end of its own; other samplers may try a configuration twice.
+    size = SearchSpace(sweep.parameters).grid_size() if sweep.method in EXHAUSTIVE else None
+    number = min((each for each in (sweep.run_cap, size) if each is not None), default=None)
+    if number is None and time_budget_s is None:
+        raise InputError(
+            "is null, so the sweep would never end; give it, --num-trials or --time-budget",
+            source=f"sweep {sweep.name}",
+            field="run_cap",
+        )
+    return number
+
+
+def check_method(sweep: SweepFile) -> None:
+    """Raise InputError where the method cannot search the space."""
+    try:
+        make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
+    except InputError as error:
+        raise InputError(str(error), source=f"sweep {sweep.name}") from None
+
+
+def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
+    """A new sweep finds no other one in its folder, a resumed one finds itself; raises InputError where that is not so."""
+    check_folder(folder, resume=resume)
+    if resume:
+        _check_same_sweep(sweep, folder)
+    elif (study := folder / "study.db").exists():
+        raise InputError(
+            "is left of another search, whose journal is gone; remove it, or choose another name",
+            source=str(study),
+        )
+
+
+def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
+    """A resumed sweep may get more trials, other resources or more confirmation; anything else would mix two searches."""
+    path = folder / "sweep.yaml"
+    before, now = load_sweep(path).model_dump(), sweep.model_dump()
+    changed = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE_ON_RESUME]
+    if changed:
+        raise InputError(
+            f"{', '.join(changed)} differ from what the sweep was begun with; take the changes back, or choose another"
+            " name with --set name=NAME",
+            source=str(path),
+        )

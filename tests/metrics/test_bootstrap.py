@@ -1,0 +1,66 @@
+"""Replicates against scikit-learn on the images that each resample holds, one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from hvqray.metrics import IMAGE_METRICS, image_metrics
+from hvqray.metrics.bootstrap import Resamples, resample_images, resampled_image_metrics
+
+
+def drawn(num_normal: int = 9, num_anomalous: int = 6, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    labels = np.array([False] * num_normal + [True] * num_anomalous)[
+        rng.permutation(num_normal + num_anomalous)
+    ]
+    scores = (rng.normal(size=len(labels)) + labels).astype(np.float32)
+    return labels, np.round(scores).astype(np.float32) if ties else scores
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_replicates_are_the_metrics_of_the_resampled_images(ties: bool) -> None:
+    labels, scores = drawn(ties=ties)
+    resamples = resample_images(labels, num_resamples=50, rng=np.random.default_rng(0))
+    assert resamples is not None
+    found = resampled_image_metrics(resamples, scores)
+    assert found is not None
+    assert set(found) == set(IMAGE_METRICS)
+    for number, counts in enumerate(resamples.counts_Rn):
+        y, s = np.repeat(labels, counts), np.repeat(scores, counts)
+        precision, recall, _ = precision_recall_curve(y, s)
+        f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-300)).max()
+        expected = (roc_auc_score(y, s), average_precision_score(y, s), f1)
+        assert [found[name][number] for name in IMAGE_METRICS] == pytest.approx(expected, abs=1e-12)
+
+
+def test_each_image_once_gives_the_metrics_themselves() -> None:
+    labels, scores = drawn(ties=True)
+    found = resampled_image_metrics(Resamples(np.ones((1, len(labels)), dtype=np.int64), labels), scores)
+    assert found is not None
+    expected = image_metrics(labels, scores)
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(
+        {name: expected[name] for name in IMAGE_METRICS}, abs=1e-12
+    )
+
+
+def test_resamples_keep_the_number_of_each_label_and_differ() -> None:
+    labels, _ = drawn(ties=False)
+    resamples = resample_images(labels, num_resamples=200, rng=np.random.default_rng(0))
+    assert resamples is not None
+    assert (resamples.counts_Rn[:, labels].sum(axis=1) == labels.sum()).all()
+    assert (resamples.counts_Rn[:, ~labels].sum(axis=1) == (~labels).sum()).all()
+    assert len(np.unique(resamples.counts_Rn, axis=0)) > 190
+    # Every image is drawn equally often in the long run: once a resample.
+    assert resamples.counts_Rn.mean(axis=0) == pytest.approx(np.ones(len(labels)), abs=0.3)
+
+
+def test_what_is_undefined_has_no_replicates() -> None:
+    rng = np.random.default_rng(0)
+    assert resample_images(np.ones(4, dtype=bool), num_resamples=5, rng=rng) is None
+    assert resample_images(np.zeros(4, dtype=bool), num_resamples=5, rng=rng) is None
+    labels, scores = drawn(ties=False)
+    resamples = resample_images(labels, num_resamples=5, rng=rng)
+    assert resamples is not None
+    assert resampled_image_metrics(resamples, np.where(labels, np.nan, scores)) is None

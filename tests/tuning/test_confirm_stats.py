@@ -1,0 +1,118 @@
+"""Spreads over seeds: what each interval covers, checked by laws of statistics and by a slow bootstrap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from hvqray.results.confirmation import Spread
+from hvqray.tuning.confirm_stats import spreads
+
+CLASSES = ("bolt", "cloth")
+NUM_NORMAL, NUM_ANOMALOUS = 30, 20
+
+
+def run(seed: int, *, classes: tuple[str, ...] = CLASSES) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat metrics and image scores of one seed's run; the images are the same for all, the scores alike."""
+    images = np.random.default_rng(100)
+    own = np.random.default_rng(seed)
+    labels = np.arange(NUM_NORMAL + NUM_ANOMALOUS) >= NUM_NORMAL
+    scores, metrics = {}, {}
+    for name in classes:
+        scores[name] = (labels, images.normal(size=len(labels)) + labels + 0.3 * own.normal(size=len(labels)))
+        metrics[f"test/{name}/image_auroc"] = roc_auc_score(*scores[name])
+        metrics[f"test/{name}/pixel_auroc"] = own.uniform(0.8, 0.9)
+    for metric in ("image_auroc", "pixel_auroc"):
+        metrics[f"test/{metric}"] = np.mean([metrics[f"test/{name}/{metric}"] for name in classes])
+    metrics["test/image_auroc.num_classes"] = float(len(classes))
+    metrics["val/image_auroc"] = own.uniform(0.8, 0.9)
+    metrics["codebook/top/use"] = 0.5
+    return metrics, scores
+
+
+def spreads_of(*seeds: int) -> dict[str, Spread]:
+    metrics, scores = zip(*map(run, seeds), strict=True)
+    return spreads(metrics, scores)
+
+
+def test_means_and_standard_deviations_over_the_seeds() -> None:
+    found = spreads_of(0, 1, 2)
+    runs = [run(seed)[0] for seed in (0, 1, 2)]
+    assert set(found) == {name for name in runs[0] if "num_classes" not in name and "codebook" not in name}
+    for name, spread in found.items():
+        values = [metrics[name] for metrics in runs]
+        assert spread.values == values
+        assert spread.mean == pytest.approx(np.mean(values))
+        assert spread.std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_image_metrics_have_the_interval_of_a_slow_bootstrap() -> None:
+    found = spreads_of(0, 1, 2)
+    rng = np.random.default_rng(7)
+    all_scores = [run(seed)[1] for seed in (0, 1, 2)]
+    labels = all_scores[0]["bolt"][0]
+    slow: dict[str, list[float]] = {"bolt": [], "cloth": []}
+    for _ in range(600):
+        seeds = rng.integers(3, size=3)
+        for name, values in slow.items():
+            normal = rng.choice(np.flatnonzero(~labels), NUM_NORMAL)
+            drawn = np.concatenate([normal, rng.choice(np.flatnonzero(labels), NUM_ANOMALOUS)])
+            values.append(
+                float(
+                    np.mean(
+                        [roc_auc_score(labels[drawn], all_scores[seed][name][1][drawn]) for seed in seeds]
+                    )
+                )
+            )
+    expected = {f"test/{name}/image_auroc": values for name, values in slow.items()}
+    expected["test/image_auroc"] = list(np.mean(list(slow.values()), axis=0))
+    for name, values in expected.items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.02)
+        assert found[name].interval == "bootstrap over images and seeds"
+    mean, one = found["test/image_auroc"], found["test/bolt/image_auroc"]
+    assert mean.high - mean.low < one.high - one.low  # type: ignore[operator]
+
+
+def test_pixel_metrics_have_student_s_interval_over_the_seeds() -> None:
+    for name in ("test/pixel_auroc", "test/bolt/pixel_auroc"):
+        spread = spreads_of(0, 1, 2)[name]
+        expected = stats.t.interval(0.95, df=2, loc=spread.mean, scale=stats.sem(spread.values))
+        assert (spread.low, spread.high) == pytest.approx(expected)
+        assert spread.interval == "t over seeds"
+
+
+def test_one_seed_has_no_deviation_and_is_resampled_over_images_only() -> None:
+    found = spreads_of(4)
+    image, pixel = found["test/image_auroc"], found["test/pixel_auroc"]
+    assert image.std is None
+    assert image.interval == "bootstrap over images"
+    assert image.low < image.mean < image.high  # type: ignore[operator]
+    assert (pixel.std, pixel.low, pixel.interval) == (None, None, None)
+
+
+def test_val_has_no_interval_since_it_was_looked_at() -> None:
+    spread = spreads_of(0, 1)["val/image_auroc"]
+    assert spread.std is not None
+    assert (spread.low, spread.high, spread.interval) == (None, None, None)
+
+
+def test_what_one_seed_leaves_undefined_has_no_mean() -> None:
+    metrics, scores = map(list, zip(*map(run, (0, 1)), strict=True))
+    labels, values = scores[1]["bolt"]
+    scores[1]["bolt"] = (labels, np.full_like(values, np.nan))
+    metrics[1]["test/bolt/image_auroc"] = None
+    found = spreads(metrics, scores)
+    assert found["test/bolt/image_auroc"].mean is None
+    assert found["test/bolt/image_auroc"].interval is None
+    assert found["test/cloth/image_auroc"].interval is not None
+    # The mean over one class and that over two are not the same quantity.
+    assert found["test/image_auroc"].interval is None
+
+
+def test_the_same_runs_have_the_same_intervals() -> None:
+    assert spreads_of(0, 1) == spreads_of(0, 1)
