@@ -41,10 +41,15 @@ class ClassResult:
     metrics: Metrics
     code_counts: dict[str, Counter[int]]
     """Level to how often each code occurred."""
+    scores_n: np.ndarray
+    """Image scores, float32, in the order of the class's positions in the split."""
 
 
 class Evaluator:
-    """Evaluates models on one split. Keeps the regions of its masks, which no epoch changes."""
+    """Evaluates models on one split. Keeps the regions of its masks, which no epoch changes.
+
+    After an evaluation `scores_n` holds the image scores of all images of the split, float32, in its order.
+    """
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Evaluator:
         self._batch_size = batch_size
         self._precision_context = precision_context
         self._regions: dict[int, MaskRegions | None] = {}
+        self.scores_n = np.full(len(split), np.nan, dtype=np.float32)
 
     def evaluate(self, model: AnomalyModel, *, pixel_metrics: bool) -> Metrics:
         """All metrics of `model`, equal on every rank and to those of a single rank.
@@ -81,6 +87,8 @@ class Evaluator:
         for part in self._communicator.all_gather_object(mine):
             results |= part
         results = dict(sorted(results.items()))
+        for c, result in results.items():
+            self.scores_n[members[c]] = result.scores_n
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
         flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
         return flat | codebook_health(
@@ -125,7 +133,7 @@ class Evaluator:
             logger.warning(
                 "%s/%s: scores or maps are not finite; metrics undefined", self._split.name, class_name
             )
-        return ClassResult(metrics, code_counts)
+        return ClassResult(metrics, code_counts, scores_n)
 
     def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
         if class_index not in self._regions:
