@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.command_line import DONE, FAILED, add_cache_option, argument_parser, print_error, run_command
 from hvqray.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hvqray.config.run_config import load_run_config
 
         config = load_run_config(arguments.config, overrides)
-    _train(config, Path(arguments.out), selection, arguments.cache_dir, test=arguments.test)
+    try:
+        _train(config, Path(arguments.out), selection, arguments.cache_dir, test=arguments.test)
+    except FloatingPointError as error:  # the loss; no fault of the program, nor one to be seen beforehand
+        print_error(f"{error}; lower train.lr, or set train.gradient_clip")
+        return FAILED
     return DONE
 
 

@@ -175,6 +175,13 @@ def test_an_interrupted_run_is_not_mixed_with_another_one(
     assert command() == 0
 
 
+def test_a_loss_that_diverges_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--set", "train.lr=1e30", "--set", "train.gradient_clip=null") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hvqray: error: training diverged in epoch ")
+    assert line.endswith("not finite; lower train.lr, or set train.gradient_clip")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
 
 POLL_S = 1.0
+_GLOO_LOST_PEER = r"gloo/transport|Connection (closed|reset) by peer"
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,24 @@ class WorkerGroup:
 
 
 def _training_error(error: BaseException | None) -> BaseException:
-    """What a worker raised, taken out of Ray Train's wrapping."""
+    """What ended a worker group, taken out of Ray Train's wrapping.
+
+    Where one process is lost the others raise errors of their broken connections, and so they do where one raises an
+    error of its own: so a lost process counts first, then what a worker raised of itself, and a connection last.
+    """
     failures = [_unwrapped(failure) for failure in getattr(error, "worker_failures", {}).values()]
-    for failure in failures:
-        # Looked for first: where one process is lost, the others raise errors of their broken connections.
-        if isinstance(failure, ray.exceptions.RayError | dist.DistError):
-            return WorkersDied(str(failure).strip().partition("\n")[0][:300])
-    return failures[0] if failures else error or WorkersDied("the worker group ended before its job")
+    lost = [failure for failure in failures if isinstance(failure, ray.exceptions.RayError)]
+    own = [failure for failure in failures if not _is_of_a_connection(failure)]
+    if failures and (lost or not own):
+        return WorkersDied(str((lost or failures)[0]).strip().partition("\n")[0][:300])
+    return own[0] if own else error or WorkersDied("the worker group ended before its job")
+
+
+def _is_of_a_connection(failure: BaseException) -> bool:
+    """Whether a worker says no more than that a peer is gone: NCCL by a class of its own, gloo in words only."""
+    return isinstance(failure, dist.DistError) or (
+        isinstance(failure, RuntimeError) and re.search(_GLOO_LOST_PEER, str(failure)) is not None
+    )
 
 
 def _unwrapped(failure: BaseException) -> BaseException:

@@ -67,6 +67,12 @@ def group_error(*failures: Exception) -> WorkerGroupError:
 DIVERGED = FloatingPointError("training diverged in epoch 2")
 RAISED = UserExceptionWithTraceback(DIVERGED, "Traceback ...")
 TASK_ERROR = ray.exceptions.RayTaskError("_work", "Traceback ...", DIVERGED)
+GLOO = UserExceptionWithTraceback(
+    RuntimeError(
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+    ),
+    "",
+)
 LOST = WorkerHealthCheckFailedError("rank 1 is gone", ray.exceptions.ActorDiedError())
 
 
@@ -83,18 +89,26 @@ def test_what_training_raised_comes_out_of_its_wrapping(failure: Exception) -> N
     "error",
     [
         group_error(LOST),
-        group_error(UserExceptionWithTraceback(RuntimeError("Connection closed by peer"), ""), LOST),
+        group_error(GLOO, LOST),
+        group_error(GLOO),
         group_error(UserExceptionWithTraceback(torch.distributed.DistBackendError("NCCL"), "")),
         group_error(ray.exceptions.WorkerCrashedError()),
         None,
     ],
-    ids=["actor", "actor and its peer", "connection", "worker", "no reason"],
+    ids=["actor", "actor and its peer", "peer alone", "connection", "worker", "no reason"],
 )
 def test_a_lost_process_is_told_as_such(error: WorkerGroupError | None) -> None:
     found = _training_error(error)
     assert isinstance(found, WorkersDied)
     assert str(found)
     assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize("failures", [(RAISED, GLOO), (GLOO, RAISED)], ids=["first", "second"])
+def test_what_one_worker_raised_counts_though_its_peer_lost_the_connection(
+    failures: tuple[Exception, ...],
+) -> None:
+    assert _training_error(group_error(*failures)) is DIVERGED
 
 
 def test_any_other_error_is_left_as_it_is() -> None:

@@ -1,4 +1,8 @@
-"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, failing trials, time, targets, lost processes."""
+"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, failing trials, time, targets, lost processes.
+
+A sweep costs some fifteen seconds of a core, whatever it trains: whoever adds one here asks first whether a test of its
+parts would fail too.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,23 @@ from ray_head import RayHead, environment_without_ray
 from small_images import SPACE, write_space
 from sweep_command import Start
 
+from hvqray.results.store import read_trials
+
+ONE_AT_A_TIME = ("--set", "resources.cpus_per_worker=2")
+"""One process trains all trials in turn; a second one would double what a sweep costs."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start, cluster: RayHead) -> None:
-    sweep = start("--address", cluster.address, "--set", "resources.workers=2", "--set", "train.epochs=3")
+    options = ("--num-trials", "2", "--set", "resources.workers=2", "--set", "train.epochs=3")
+    sweep = start("--address", cluster.address, *options)
     sweep.wait_for("t0000 COMPLETE")
     workers = {process.pid for process in cluster.processes("RayTrainWorker")}
-    sweep.wait_for("t0002 epoch 1/3")
+    sweep.wait_for("t0001 epoch 1/3")
     later = {process.pid for process in cluster.processes("RayTrainWorker")}
     assert sweep.wait() == 0, sweep.log.read_text()
-    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"] * 3
+    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"] * 2
     assert len(workers) == 2
     assert later == workers
     assert_nothing_left(cluster)
@@ -36,7 +46,7 @@ def test_failing_trials_are_shown_and_harm_no_other(start: Start, cluster: RayHe
         "method: random", "method: grid"
     )
     space = space.replace("precision: fp32", "precision: fp32, gradient_clip: null")
-    sweep = start("--address", cluster.address, "--num-trials", "4", space=space)
+    sweep = start("--address", cluster.address, "--num-trials", "4", *ONE_AT_A_TIME, space=space)
     assert sweep.wait() == 0, sweep.log.read_text()
     rows = sweep.trials()
     failed = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "FAIL"}
@@ -46,21 +56,16 @@ def test_failing_trials_are_shown_and_harm_no_other(start: Start, cluster: RayHe
     assert sorted(sweep.states()) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
 
 
-def test_without_a_completed_trial_the_sweep_ends_with_1(start: Start, cluster: RayHead) -> None:
-    options = ("--set", "train.lr=1e30", "--set", "train.gradient_clip=null")
-    sweep = start("--address", cluster.address, "--num-trials", "1", *options)
-    assert sweep.wait() == 1, sweep.log.read_text()
-    assert [row["state"] for row in sweep.trials()] == ["FAIL"]
-
-
 def test_time_ends_a_sweep(start: Start, cluster: RayHead) -> None:
-    sweep = start("--address", cluster.address, "--time-budget", "25s", "--num-trials", "5000")
+    sweep = start(
+        "--address", cluster.address, "--time-budget", "10s", "--num-trials", "5000", *ONE_AT_A_TIME
+    )
     code = sweep.wait(200)
     states = sweep.states()
     # How far it comes depends on the machine: what counts is that it ends, and that what was cut off is said.
     assert code == (0 if "COMPLETE" in states else 1), sweep.log.read_text()
     assert len(sweep.trials()) < 5000
-    assert states.count("RUNNING") <= 2
+    assert states.count("RUNNING") <= 1
     assert ("--resume goes on with what was cut off" in sweep.log.read_text()) == ("RUNNING" in states)
     assert_nothing_left(cluster)
 
@@ -74,44 +79,48 @@ def test_a_target_ends_a_sweep_once_the_running_trials_are_done(start: Start, cl
 
 
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(start: Start, cluster: RayHead) -> None:
-    sweep = start("--address", cluster.address, "--num-trials", "1", "--set", "train.epochs=200")
-    sweep.wait_for("epoch 20/200")
+    sweep = start("--address", cluster.address, "--num-trials", "1", "--set", "train.epochs=100")
+    sweep.wait_for("epoch 3/100")
     (actor,) = cluster.processes("HvqrayTrial")
     actor.kill()
     assert sweep.wait() == 0, sweep.log.read_text()
-    assert sweep.log.read_text().count("epoch 1/200") == 1
+    assert sweep.log.read_text().count("epoch 1/100") == 1
     assert [row["state"] for row in sweep.trials()] == ["COMPLETE"]
+
+
+def test_a_sweep_whose_driver_is_killed_is_resumed(start: Start, cluster: RayHead) -> None:
+    options = ("--address", cluster.address, "--num-trials", "3", "--set", "train.epochs=40")
+    first = start(*options, *ONE_AT_A_TIME)
+    first.wait_for("t0001 epoch 2/40")
+    first.process.kill()
+    first.wait()
+    assert_nothing_left(cluster)
+    done = read_trials(first.folder)
+    second = start(*options, *ONE_AT_A_TIME, "--resume")
+    assert second.wait() == 0, second.log.read_text()
+    assert [row["state"] for row in second.trials()] == ["COMPLETE"] * 3
+    assert second.states() == ["COMPLETE"] * 3
+    assert second.log.read_text().count(" COMPLETE after") == 3 - len(done)
+    assert (second.folder / "report.html").stat().st_size > 1_000_000
 
 
 def test_submitted_as_a_job_it_is_the_same_sweep(
     tmp_path: Path, small_images: Path, shared_cache: Path, cluster: RayHead
 ) -> None:
     command = [sys.executable, "-m", "hvqray.submit", str(write_space(tmp_path)), "--address", cluster.url]
-    command += [
-        "--data",
-        str(small_images),
-        "--out",
-        str(tmp_path / "runs"),
-        "--wandb",
-        "disabled",
-        "--num-trials",
-        "2",
-    ]
+    command += ["--data", str(small_images), "--out", str(tmp_path / "runs"), "--wandb", "disabled"]
+    command += ["--num-trials", "1", "--env", f"HVQRAY_CACHE_DIR={shared_cache}"]
     environment = environment_without_ray() | {"RAY_AUTH_MODE": "disabled"}
-    command += ["--env", f"HVQRAY_CACHE_DIR={shared_cache}"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2/2 trials ended" in done.stdout
+    assert "1/1 trials ended" in done.stdout
     rows = pq.read_table(tmp_path / "runs" / "small" / "trials.parquet").to_pylist()
-    assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE"]
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
-    assert again.returncode == 2, again.stdout + again.stderr
-    assert "already holds a sweep" in again.stdout + again.stderr
+    assert [row["state"] for row in rows] == ["COMPLETE"]
 
 
 def assert_nothing_left(cluster: RayHead) -> None:
     """No actor of ours lives on, and every CPU is free again."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker"):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -1,0 +1,74 @@
+"""A scheduler of a resumed sweep judges as if it had seen everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from hvqray.config.sweep_file import Hyperband, Median
+from hvqray.results.history import Epochs
+from hvqray.tuning.earlier_epochs import EarlierEpochs
+from hvqray.tuning.schedulers import make_scheduler
+from hvqray.tuning.trial import TrialSpec
+
+METRIC = "val/image_auroc"
+HYPERBAND = Hyperband(type="hyperband", min_iter=2, eta=2)
+MEDIAN = Median(type="median", min_iter=2)
+NUM_EPOCHS = 8
+
+
+class TuneTrial:
+    """A trial of ours under an id that Tune made up."""
+
+    status = "RUNNING"
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = f"tune-{trial_id}"
+        spec = TrialSpec(trial_id, {}, "", METRIC, True, [METRIC], None, 1, 1.0, 0.0, "")
+        self.config = spec.to_config()
+
+
+def epochs(value: float | None, number: int = NUM_EPOCHS) -> Epochs:
+    return {epoch: {METRIC: value, "train/loss": 1.0} for epoch in range(1, number + 1)}
+
+
+def last_epoch(scheduler: Any, earlier: EarlierEpochs, trial_id: str, value: float, *, first: int = 1) -> int:
+    """The epoch at which a trial of constant value is stopped, or its last one."""
+    trial = TuneTrial(trial_id)
+    scheduler.on_trial_add(None, trial)
+    earlier.on_trial_start(0, [], trial)
+    for epoch in range(first, NUM_EPOCHS + 1):
+        if scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: value}) == TrialScheduler.STOP:
+            return epoch
+    return NUM_EPOCHS
+
+
+@pytest.mark.parametrize("rule", [HYPERBAND, MEDIAN], ids=lambda rule: rule.type)
+def test_trials_that_ended_are_what_new_ones_are_measured_by(rule: Hyperband | Median) -> None:
+    past = {f"t{number:04d}": epochs(0.7 + 0.05 * number) for number in range(4)}
+    # An undefined value is none, and a trial that the others beat by far had been stopped by rung 2.
+    past |= {"t0004": epochs(None), "t0005": epochs(0.1, 2)}
+    scheduler = make_scheduler(rule, METRIC, "max", NUM_EPOCHS)
+    assert scheduler is not None
+    earlier = EarlierEpochs(scheduler, METRIC, past, list(past))
+    assert last_epoch(scheduler, earlier, "t0006", 0.5) == 2
+    assert last_epoch(scheduler, earlier, "t0007", 0.9) == NUM_EPOCHS
+
+    forgetful = make_scheduler(rule, METRIC, "max", NUM_EPOCHS)
+    assert forgetful is not None
+    nothing = EarlierEpochs(forgetful, METRIC, {}, [])
+    assert last_epoch(forgetful, nothing, "t0006", 0.5) == NUM_EPOCHS, "the comparison would say nothing"
+
+
+def test_a_trial_that_goes_on_has_passed_the_rungs_that_it_had_passed() -> None:
+    past = {"t0000": epochs(0.9), "t0001": epochs(0.2, 5)}
+    scheduler: Any = make_scheduler(HYPERBAND, METRIC, "max", NUM_EPOCHS)
+    earlier = EarlierEpochs(scheduler, METRIC, past, ["t0000"])
+    # Rungs at 2, 4 and 8. It tells epoch 5 again, after which only the last rung lies ahead.
+    assert last_epoch(scheduler, earlier, "t0001", 0.2, first=5) == 8
+    # Its values at rungs 2 and 4 count for others: half of the trials there, it and t0000, are better than 0.3.
+    rungs = scheduler.debug_string()
+    assert "Iter 2.000: 0.55" in rungs
+    assert "Iter 4.000: 0.55" in rungs
