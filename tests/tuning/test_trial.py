@@ -129,7 +129,16 @@ def test_a_fault_of_the_user_is_a_line_too(
     monkeypatch.setattr("hvqray.data.prepare.prepare_data", unreadable)
     result = start(spec(tmp_path).to_config()).train()
     assert result["done"]
-    assert result[ERROR_KEY] == "InputError: a.png: cannot be read; replace it"
+    assert result[ERROR_KEY] == "a.png: cannot be read; replace it"
+
+
+def test_parameters_that_do_not_go_together_fail_the_trial_in_one_line(tmp_path: Path, start: Any) -> None:
+    refused = spec(tmp_path)
+    refused.run["model"]["num_heads"] = 3
+    result = start(refused.to_config()).train()
+    assert result["done"]
+    assert result[ERROR_KEY] == "model: num_heads: 3 does not divide width 16"
+    assert report_of(result) is None
 
 
 @pytest.mark.parametrize(

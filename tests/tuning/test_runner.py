@@ -1,0 +1,49 @@
+"""What a trial of the search is started with; whole searches run in the tests of sweeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_images import SPACE, write_space
+
+from hvqray.config.run_config import config_hash
+from hvqray.config.sections import RunConfig
+from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.tuning.runner import start_of
+
+SEARCHED = "  model.codebook_size: {values: [4, 8]}\n"
+SIZES = SEARCHED + "  model.score_pool_size: {values: [4, 96]}\n  data.image_size: {values: [128, 64]}\n"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepFile:
+    """A space in which a window of 96 pixels fits an image of 128 only; pairs across sections are not checked at load."""
+    text = SPACE.replace(SEARCHED, SIZES).replace("score_pool_size: 4}", "dropout: 0.2}")
+    text = text.replace("data: {image_size: 64, ", "data: {").replace("train: {", "train: {seed: 7, ")
+    return load_sweep(write_space(tmp_path, text))
+
+
+def params(pool: int, size: int) -> dict[str, object]:
+    return {
+        "model.codebook_size": 4,
+        "train.lr": 1e-3,
+        "model.score_pool_size": pool,
+        "data.image_size": size,
+    }
+
+
+def test_a_trial_has_the_whole_configuration(sweep: SweepFile) -> None:
+    start = start_of(sweep, 12, params(96, 128))
+    run = RunConfig.model_validate(start.config)
+    assert (start.trial_id, start.number, start.seed) == ("t0012", 12, 7)
+    assert (run.model.score_pool_size, run.data.image_size, run.train.lr) == (96, 128, 1e-3)
+    assert start.config_hash == config_hash(run)
+
+
+def test_parameters_that_do_not_go_together_make_a_trial_too(sweep: SweepFile) -> None:
+    start = start_of(sweep, 3, params(96, 64))
+    assert (start.trial_id, start.config_hash, start.seed) == ("t0003", "", 7)
+    assert start.params == params(96, 64)
+    with pytest.raises(ValueError, match=r"96 exceeds data\.image_size 64"):
+        RunConfig.model_validate(start.config)
