@@ -26,6 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_sweep_options(parser)
     add_cache_option(parser)
     parser.add_argument(
+        "--cache-limit",
+        metavar="SIZE",
+        help="before the search, clear what was not used for longest from the cache until it takes at most SIZE, such as 20GB (default: no limit)",
+    )
+    parser.add_argument(
         "--address",
         metavar="ADDR",
         help="Ray cluster to join, such as auto or HOST:6379 (default: $RAY_ADDRESS, else a local one)",
@@ -37,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Imported late: --help and a misspelt option should answer at once.
     from hvqray.config.sweep_file import load_sweep
+    from hvqray.data.cache import parse_bytes
     from hvqray.tuning.ray_runtime import quieten_ray
 
     quieten_ray()
     from hvqray.tuning.session import SweepOptions, SweepSession
 
     sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
+    limit = arguments.cache_limit
     options = SweepOptions(
         out=Path(arguments.out).resolve(),
         resume=arguments.resume,
@@ -50,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wandb=arguments.wandb,
         time_budget_s=arguments.time_budget,
         cache_dir=arguments.cache_dir.resolve() if arguments.cache_dir else None,
+        cache_limit_bytes=parse_bytes(limit, field="--cache-limit") if limit is not None else None,
     )
     session = SweepSession(sweep, options, Console(highlight=False))
     if arguments.dry_run:

@@ -139,15 +139,15 @@ def clear_cache(cache_dir: Path, *, limit_bytes: int = 0, keep: Path | None = No
     return removed
 
 
-def parse_bytes(text: str) -> int:
-    """Reads a size such as `20GB`, `500 MB` or `1GiB`.
+def parse_bytes(text: str, *, field: str) -> int:
+    """Reads a size such as `20GB`, `500 MB` or `1GiB`, which the option `field` was given.
 
     Raises:
         InputError: it is no size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
     if match is None:
-        raise InputError(f"{text!r} is no size in bytes; write it like 20GB or 500MB")
+        raise InputError(f"{text!r} is no size in bytes; write it like 20GB or 500MB", field=field)
     number, prefix, binary = match.groups()
     base = 1024 if binary else 1000
     return int(float(number) * base ** " kmgt".index(prefix.lower() or " "))

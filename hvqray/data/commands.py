@@ -121,7 +121,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _cache(arguments: argparse.Namespace) -> int:
     cache_dir = _cache_dir(arguments)
-    limit = None if arguments.limit is None else parse_bytes(arguments.limit)
+    limit = None if arguments.limit is None else parse_bytes(arguments.limit, field="--limit")
     if arguments.list:
         _list_entries(cache_dir)
         return DONE

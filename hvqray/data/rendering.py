@@ -54,6 +54,11 @@ def shade(image: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return image * factor[..., None].astype(np.float32)
 
 
+def surface(color: Color, factor: np.ndarray) -> np.ndarray:
+    """(S, S, 3) of one colour times `factor` (S, S): its shading and grain."""
+    return shade(np.broadcast_to(np.asarray(color, np.float32), (*factor.shape, 3)), factor)
+
+
 def random_point(rng: np.random.Generator, region: np.ndarray, margin: int = 0) -> tuple[float, float]:
     """(x, y) of a pixel of the boolean `region`, at least `margin` pixels from its border where there are any."""
     if margin:
@@ -63,6 +68,11 @@ def random_point(rng: np.random.Generator, region: np.ndarray, margin: int = 0) 
     rows, columns = np.nonzero(region)
     pick = rng.integers(len(rows))
     return float(columns[pick]), float(rows[pick])
+
+
+def anywhere(rng: np.random.Generator, size: int, margin: int) -> tuple[float, float]:
+    """(x, y) of a pixel of the square, at least `margin` pixels from its border."""
+    return random_point(rng, np.ones((size, size), bool), margin)
 
 
 def blob(
@@ -99,6 +109,24 @@ def stroke(
         draw.line(line, fill=255, width=max(round(width * taper * _SUPERSAMPLING), 1), joint="curve")
     small = canvas.reduce(_SUPERSAMPLING)
     return np.asarray(small, np.float32) / 255
+
+
+def random_stroke(
+    rng: np.random.Generator,
+    size: int,
+    start: tuple[float, float],
+    *,
+    angle: float | None = None,
+    length: tuple[float, float],
+    width: float | tuple[float, float],
+    wiggle: float,
+) -> np.ndarray:
+    """A `stroke` of a length and width within ranges, in any direction unless `angle` says which."""
+    if angle is None:
+        angle = rng.uniform(0, 6.3)
+    drawn_length = rng.uniform(*length)
+    drawn_width = rng.uniform(*width) if isinstance(width, tuple) else width
+    return stroke(rng, size, start, angle=angle, length=drawn_length, width=drawn_width, wiggle=wiggle)
 
 
 def changed(before: np.ndarray, after: np.ndarray, threshold: float = 0.02) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from hvqray.data.rendering import MASK_THRESHOLD, paint, random_point, smooth_noise, smoothstep, stroke
+from hvqray.data.rendering import MASK_THRESHOLD, anywhere, paint, smooth_noise, smoothstep, stroke
 
 _MIN_PIXELS = 12
 _MIN_DIFFERENCE = 8.0
@@ -24,9 +24,8 @@ def draw_synthetic_defect(image: np.ndarray, seed: int) -> tuple[np.ndarray, np.
     rng = np.random.default_rng(seed)
     size = image.shape[0]
     before = image.astype(np.float32) / 255
-    everywhere = np.ones((size, size), bool)
     for attempt in range(20):
-        center = random_point(rng, everywhere, size // 8)
+        center = anywhere(rng, size, size // 8)
         kind = rng.choice(["patch", "stain", "scratch"])
         # A defect that by chance resembles what lies below it is drawn again, stronger.
         strength = min(rng.uniform(0.3, 1.0) + 0.1 * attempt, 1.0)

@@ -9,15 +9,17 @@ from PIL import Image, ImageDraw
 
 from hvqray.data.rendering import (
     MASK_THRESHOLD,
+    anywhere,
     blob,
     changed,
     grid,
     paint,
     random_point,
+    random_stroke,
     shade,
     smooth_noise,
     smoothstep,
-    stroke,
+    surface,
 )
 
 
@@ -25,9 +27,7 @@ def nut(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nda
     """A hexagonal steel nut on dark rubber, turned at random."""
     center = (size / 2 + rng.normal(0, 4), size / 2 + rng.normal(0, 4))
     turn, light = rng.uniform(0, np.pi / 3), rng.uniform(-0.5, 0.5)
-    rubber = shade(
-        np.full((size, size, 3), (0.13, 0.13, 0.14), np.float32), 1 + 0.12 * smooth_noise(rng, size, 2)
-    )
+    rubber = surface((0.13, 0.13, 0.14), 1 + 0.12 * smooth_noise(rng, size, 2))
     grain = 0.05 * smooth_noise(rng, size, (1.5, 9)) + 0.05 * smooth_noise(rng, size, 30)
     thread = rng.uniform(0, 2 * np.pi)
     x, y = grid(size, center, turn)
@@ -63,9 +63,7 @@ def nut(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nda
     if defect == "crack":
         angle = rng.uniform(0, 2 * np.pi)
         start = (center[0] + 44 * np.cos(angle), center[1] + 44 * np.sin(angle))
-        alpha = (
-            stroke(rng, size, start, angle=angle, length=rng.uniform(20, 30), width=2.2, wiggle=0.2) * body
-        )
+        alpha = random_stroke(rng, size, start, angle=angle, length=(20, 30), width=2.2, wiggle=0.2) * body
         image = paint(image, alpha, image * 0.3)
     elif defect == "rust":
         alpha = blob(rng, size, random_point(rng, face, 3), rng.uniform(6, 14), 4.0) * face
@@ -73,9 +71,7 @@ def nut(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nda
         image = paint(image, alpha * strength, (0.45, 0.28, 0.16))
     elif defect == "scratch":
         start = random_point(rng, face, 8)
-        alpha = stroke(
-            rng, size, start, angle=rng.uniform(0, 6.3), length=rng.uniform(18, 45), width=1.8, wiggle=0.05
-        )
+        alpha = random_stroke(rng, size, start, length=(18, 45), width=1.8, wiggle=0.05)
         alpha *= face
         image = paint(image, alpha, image * rng.choice([0.65, 1.4]))
     return image, alpha > MASK_THRESHOLD
@@ -86,9 +82,7 @@ def pill(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nd
     center = (size / 2 + rng.normal(0, 5), size / 2 + rng.normal(0, 5))
     turn = rng.normal(0, 0.1)
     x, y = grid(size, center, turn)
-    table = shade(
-        np.full((size, size, 3), (0.80, 0.82, 0.84), np.float32), 1 + 0.012 * smooth_noise(rng, size, 3)
-    )
+    table = surface((0.80, 0.82, 0.84), 1 + 0.012 * smooth_noise(rng, size, 3))
     mottle = 0.012 * smooth_noise(rng, size, 2) + 0.02 * smooth_noise(rng, size, 18)
     speckle = np.clip(smooth_noise(rng, size, 1.8) - 2.6, 0, 0.4) * (x > 0)
     length, radius = 52, 36 + rng.normal(0, 0.5)
@@ -126,12 +120,7 @@ def pill(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nd
         return render(normal_imprint, shift), (half * body) > 0.5
     if defect == "crack":
         start = random_point(rng, inside, 8)
-        alpha = (
-            stroke(
-                rng, size, start, angle=rng.uniform(0, 6.3), length=rng.uniform(18, 45), width=2, wiggle=0.3
-            )
-            * body
-        )
+        alpha = random_stroke(rng, size, start, length=(18, 45), width=2, wiggle=0.3) * body
         image = paint(image, alpha, image * rng.uniform(0.35, 0.65))
     elif defect == "contamination":
         for _ in range(rng.integers(1, 5)):
@@ -212,10 +201,8 @@ def circuit(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np
         if rng.random() < 0.3:
             del board.resistors[which]
     elif defect == "scratch":
-        start = random_point(rng, np.ones((size, size), bool), 45)
-        scratch = stroke(
-            rng, size, start, angle=rng.uniform(0, 6.3), length=rng.uniform(25, 70), width=2, wiggle=0.06
-        )
+        start = anywhere(rng, size, 45)
+        scratch = random_stroke(rng, size, start, length=(25, 70), width=2, wiggle=0.06)
         scratch *= np.float32(rng.uniform(0.5, 0.95))
     after = render(board, scratch)
     return after, changed(image, after, 0.04)

@@ -6,15 +6,16 @@ import numpy as np
 
 from hvqray.data.rendering import (
     MASK_THRESHOLD,
+    anywhere,
     blob,
     changed,
     grid,
     paint,
-    random_point,
+    random_stroke,
     shade,
     smooth_noise,
     smoothstep,
-    stroke,
+    surface,
 )
 
 
@@ -38,9 +39,8 @@ def fabric(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.
         color = np.where((~warp_over & (np.asarray(gap) > 0))[..., None], (0.16, 0.18, 0.23), color)
         return shade(color.astype(np.float32), height + fuzz)
 
-    whole = np.ones((size, size), bool)
     image, mask = weave(0, 0), np.zeros((size, size), bool)
-    center = random_point(rng, whole, 30)
+    center = anywhere(rng, size, 30)
     if defect == "missing_thread":
         x, y = grid(size, center, angle)
         row = (np.abs(y + smooth_noise(rng, size, 60) * 0.4) < 4.5) & (np.abs(x) < rng.uniform(25, 70))
@@ -56,9 +56,7 @@ def fabric(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.
         tint = rng.uniform(0.6, 0.85) * np.array([1.0, 0.96, 0.86], np.float32)
         mask, image = alpha > MASK_THRESHOLD, paint(image, alpha, image * tint)
     elif defect == "loose_thread":
-        alpha = stroke(
-            rng, size, center, angle=rng.uniform(0, 6.3), length=rng.uniform(35, 80), width=3, wiggle=0.25
-        )
+        alpha = random_stroke(rng, size, center, length=(35, 80), width=3, wiggle=0.25)
         image = paint(image, 0.6 * np.roll(alpha, (2, 2), (0, 1)), image * 0.5)
         mask, image = alpha > MASK_THRESHOLD, paint(image, alpha, (0.74, 0.75, 0.76))
     return image, mask
@@ -71,15 +69,12 @@ def brushed_metal(rng: np.random.Generator, size: int, defect: str | None) -> tu
     reflection = np.exp(-(((y + lean - rng.uniform(-0.6, 0.6)) / rng.uniform(0.5, 0.8)) ** 2))
     marks = 0.6 * smooth_noise(rng, size, (1.2, 45)) + 0.5 * smooth_noise(rng, size, (2.5, 110))
     marks += 0.3 * smooth_noise(rng, size, (1.0, 9))
-    steel = np.array([0.50, 0.51, 0.53], np.float32)
-    image = shade(np.broadcast_to(steel, (size, size, 3)), 0.85 + 0.4 * reflection + 0.075 * marks)
+    image = surface((0.50, 0.51, 0.53), 0.85 + 0.4 * reflection + 0.075 * marks)
     alpha = np.zeros((size, size), np.float32)
-    center = random_point(rng, np.ones((size, size), bool), 30)
+    center = anywhere(rng, size, 30)
     if defect == "scratch":
         angle = rng.choice([-1, 1]) * rng.uniform(0.35, 1.5)
-        alpha = stroke(
-            rng, size, center, angle=angle, length=rng.uniform(30, 90), width=rng.uniform(1.5, 3), wiggle=0.03
-        )
+        alpha = random_stroke(rng, size, center, angle=angle, length=(30, 90), width=(1.5, 3), wiggle=0.03)
         image = paint(image, 0.4 * np.roll(alpha, 1, 1), image * 0.8)
         image = paint(image, alpha, image * rng.uniform(1.06, 1.3))
     elif defect == "dent":
@@ -91,7 +86,7 @@ def brushed_metal(rng: np.random.Generator, size: int, defect: str | None) -> tu
     elif defect == "corrosion":
         alpha = blob(rng, size, center, rng.uniform(7, 18), 4.0)
         alpha *= np.clip(0.75 + 0.4 * smooth_noise(rng, size, 3), 0, 1)
-        rust = shade(np.broadcast_to(np.array([0.42, 0.27, 0.17], np.float32), image.shape), 1 + 0.15 * marks)
+        rust = surface((0.42, 0.27, 0.17), 1 + 0.15 * marks)
         return paint(image, alpha * rng.uniform(0.25, 0.9), rust), alpha > MASK_THRESHOLD
     elif defect == "rubbed":
         alpha = blob(rng, size, center, rng.uniform(16, 30), 5.0)
@@ -112,18 +107,14 @@ def wood(rng: np.random.Generator, size: int, defect: str | None) -> tuple[np.nd
     image = light + (0.65 * late)[..., None] * (dark - light)
     image = shade(image, 1 + tone - 0.35 * pores).astype(np.float32)
     alpha = np.zeros((size, size), np.float32)
-    center = random_point(rng, np.ones((size, size), bool), 28)
+    center = anywhere(rng, size, 28)
     if defect == "crack":
         angle = np.pi / 2 + rng.normal(0, 0.12)
-        alpha = stroke(
-            rng, size, center, angle=angle, length=rng.uniform(35, 90), width=rng.uniform(2, 3.5), wiggle=0.12
-        )
+        alpha = random_stroke(rng, size, center, angle=angle, length=(35, 90), width=(2, 3.5), wiggle=0.12)
         image = paint(image, alpha, image * rng.uniform(0.3, 0.6))
     elif defect == "scratch":
         angle = rng.choice([0, np.pi]) + rng.uniform(-0.7, 0.7)
-        alpha = stroke(
-            rng, size, center, angle=angle, length=rng.uniform(25, 80), width=rng.uniform(1.5, 3), wiggle=0.05
-        )
+        alpha = random_stroke(rng, size, center, angle=angle, length=(25, 80), width=(1.5, 3), wiggle=0.05)
         image = paint(image, alpha * rng.uniform(0.45, 0.8), (0.84, 0.70, 0.53))
     elif defect == "hole":
         radius = rng.uniform(3, 8)

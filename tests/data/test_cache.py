@@ -152,12 +152,26 @@ def test_leftovers_of_killed_builders_are_cleared(tmp_path: Path) -> None:
     assert not (tmp_path / ".a-1.part-xyz").exists()
 
 
-def test_synthetic_set_outlives_a_limit(tmp_path: Path) -> None:
-    (tmp_path / "synthetic-v1-seed0").mkdir()
-    (tmp_path / "synthetic-v1-seed0" / "image.png").write_bytes(bytes(5000))
-    add(tmp_path, "a-1", used=1)
-    assert [entry.path.name for entry in clear_cache(tmp_path, limit_bytes=10)] == ["a-1"]
-    assert [entry.path.name for entry in clear_cache(tmp_path)] == ["synthetic-v1-seed0"]
+def test_the_synthetic_set_counts_and_goes_like_the_others(tmp_path: Path) -> None:
+    synthetic = tmp_path / "synthetic-v1-seed0"
+    synthetic.mkdir()
+    (synthetic / "image.png").write_bytes(bytes(5000))
+    os.utime(synthetic, (1, 1))
+    add(tmp_path, "a-1", used=2)
+    size = cache_entries(tmp_path)[-1].size_bytes
+    assert clear_cache(tmp_path, limit_bytes=size + 5000) == []
+    assert [entry.path for entry in clear_cache(tmp_path, limit_bytes=size + 4999)] == [synthetic]
+    assert names(tmp_path) == ["a-1"]
+
+
+def test_the_synthetic_set_that_is_trained_on_stays(tmp_path: Path) -> None:
+    synthetic = tmp_path / "synthetic-v1-seed0"
+    synthetic.mkdir()
+    (synthetic / "image.png").write_bytes(bytes(5000))
+    os.utime(synthetic, (1, 1))
+    add(tmp_path, "a-1", used=2)
+    assert [entry.path.name for entry in clear_cache(tmp_path, limit_bytes=10, keep=synthetic)] == ["a-1"]
+    assert names(tmp_path) == [synthetic.name]
 
 
 def test_entries_tell_what_they_hold(tmp_path: Path) -> None:
@@ -172,13 +186,13 @@ def test_entries_tell_what_they_hold(tmp_path: Path) -> None:
     [("20GB", 20 * 10**9), ("1.5 mb", 1_500_000), ("2GiB", 2 * 2**30), ("7", 7), ("3k", 3000)],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert parse_bytes(text) == size
+    assert parse_bytes(text, field="--limit") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "20 apples", "1e9"])
 def test_no_sizes(text: str) -> None:
-    with pytest.raises(InputError, match="is no size"):
-        parse_bytes(text)
+    with pytest.raises(InputError, match=r"^--limit: .* is no size"):
+        parse_bytes(text, field="--limit")
 
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
