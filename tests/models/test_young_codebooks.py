@@ -1,0 +1,84 @@
+"""Codes are of the data's size from the first step on, which in the published code they are not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import CHANNELS, hvq, make_batch, make_model, train_steps
+from torch import Tensor
+
+from hvqray.models.hvq import HvqModel
+from hvqray.models.interface import Batch
+from hvqray.quantizers.vq import VectorQuantizer
+
+INITS = ["normal", "kmeans"]
+
+
+def young_model(codebook_init: str, **fields: object) -> HvqModel:
+    model = make_model(hvq(codebook_init=codebook_init, ot_weight=80.0, ot_levels=[0, 1], **fields))
+    assert isinstance(model, HvqModel)
+    return model
+
+
+def token_norms(model: HvqModel, batch: Batch) -> list[Tensor]:
+    """Norms of what each level quantises, in the order of `vector_quantizers`."""
+    with torch.no_grad():
+        states = model.network.encode(model.standardizer(batch.features_BChw))
+        latents = model.network.quantize(states, batch.class_index_B)
+    return [x.norm(dim=-1) for x in (states[-1], *latents.lower_input_BLW)]
+
+
+@pytest.mark.parametrize("codebook_init", INITS)
+def test_every_one_of_the_first_steps_leaves_finite_codes_and_maps(codebook_init: str) -> None:
+    model = young_model(codebook_init, dropout=0.0)
+    start = [level.codebook_MKD.norm(dim=-1).amax() for level in model.network.vector_quantizers()]
+    for step in range(6):
+        batch = make_batch(seed=step)
+        if step < 3:  # one class after the other, so that the others stay young
+            batch = Batch(batch.features_BChw[step::3], batch.class_index_B[step::3])
+        norms = token_norms(model.train(), batch)
+        train_steps(model, [batch], num_steps=1)
+        for level, largest, norm in zip(model.network.vector_quantizers(), start, norms, strict=True):
+            assert level.codebook_MKD.isfinite().all()
+            assert level.codebook_MKD.norm(dim=-1).max() <= 1.5 * max(largest, norm.max())
+        prediction = model.predict(make_batch(seed=50 + step))
+        assert prediction.maps_BHW.isfinite().all()
+        # OT is at most 2 at either level; a standardised feature has a norm about the root of their number.
+        assert prediction.maps_BHW.max() < 2 * 2 * 80 + 10 * CHANNELS**0.5
+
+
+@pytest.mark.parametrize("codebook_init", INITS)
+def test_codes_that_nothing_chooses_do_not_grow(codebook_init: str) -> None:
+    model = young_model(codebook_init, codebook_size=32).train()
+    for step in range(4):
+        levels = model.network.vector_quantizers()
+        before = [level.codebook_MKD.norm(dim=-1) for level in levels]
+        batch = make_batch(3, seed=step)
+        model.random.begin_step(step, rows=slice(None), num_rows=3)
+        model.loss(batch, 0.0)
+        chosen = [level._statistics()[1] > 0 for level in levels]
+        model.after_step()
+        assert any((~of_level).any() for of_level in chosen)
+        for level, norm, of_level in zip(levels, before, chosen, strict=True):
+            grown = level.codebook_MKD.norm(dim=-1) / norm
+            assert (grown[~of_level] <= 1.001).all()
+
+
+@pytest.mark.parametrize("codebook_init", INITS)
+def test_codes_never_used_take_no_part_in_the_map(codebook_init: str) -> None:
+    """Wherever they lie: here as far away as the published code throws them."""
+    model = young_model(codebook_init, codebook_size=64)
+    train_steps(model, [make_batch(3)], num_steps=2)
+    batch = make_batch(3, seed=9)
+    expected = model.predict(batch)
+    for level in model.network.vector_quantizers():
+        assert isinstance(level, VectorQuantizer)
+        unused_MK = ~level.used_MK
+        assert unused_MK.any() == (codebook_init == "normal")
+        level.codebook_MKD[unused_MK] *= 1e5
+    seen = model.predict(batch)
+    assert seen.maps_BHW.isfinite().all()
+    # A code that was never used may be the nearest all the same, but not once it lies far away.
+    same_B = torch.stack([(seen.codes[name] == expected.codes[name]).all(1) for name in seen.codes]).all(0)
+    assert same_B.any() or codebook_init == "normal"
+    torch.testing.assert_close(seen.maps_BHW[same_B], expected.maps_BHW[same_B])

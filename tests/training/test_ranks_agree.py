@@ -1,0 +1,122 @@
+"""What two ranks share: after every step the same codes, after every exchange the same state, however uneven the batches."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray_head import unused_port
+from tiny_data import tiny_data
+from torch import Tensor, nn
+from two_ranks import run_two_ranks
+
+from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.quantizers.vq import VectorQuantizer
+from hvqray.training.communicator import ProcessGroup
+from hvqray.training.loop import Selection, _Run
+
+HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=16, codebook_size=12, score_pool_size=4)
+CASES: dict[str, HvqConfig | SquadConfig] = {
+    "kmeans": HVQ.model_copy(update={"router": "predicted", "map_distance": "mahalanobis"}),
+    "normal": HVQ.model_copy(update={"codebook_init": "normal"}),
+    "revival": HVQ.model_copy(
+        update={"codebook_init": "normal", "revive_dead_codes": True, "revive_after": 2}
+    ),
+    "squad": SquadConfig(
+        name="squad", width=16, quantizer="vq", codebook_size=12, image_head=False, score_pool_size=4
+    ),
+}
+# 14 + 9 + 5 images in batches of 5: the second rank has 2 of each, and seldom an image of every class.
+TRAIN = TrainConfig(epochs=1, batch_size=5, lr=3e-3, precision="fp32")
+
+
+class Watched(_Run):
+    """A run that notes what its rank holds: all of it after every exchange, and the codes after every step."""
+
+    def __init__(self, model: HvqConfig | SquadConfig, folder: Path) -> None:
+        config = RunConfig(model=model, train=TRAIN)
+        super().__init__(config, tiny_data(), folder, ProcessGroup("cpu"), Selection(), None)
+        self.shared: list[dict[str, Tensor]] = []
+        self.codes: list[str] = []
+        self._update, self.model.after_step = self.model.after_step, self._watched_update
+        if self.communicator.rank == 1:  # whatever is not shared stays wrong
+            for tensor in self._module().state_dict().values():
+                tensor.fill_(1)
+
+    def _share_state(self) -> None:
+        super()._share_state()
+        self.shared.append({name: tensor.clone() for name, tensor in self._module().state_dict().items()})
+
+    def _watched_update(self) -> None:
+        self._update()
+        self.codes.append(digest_of_codes(self._module()))
+
+
+def digest_of_codes(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for level in model.modules():
+        if isinstance(level, VectorQuantizer):
+            for tensor in level.state_dict().values():
+                digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rank(rank: int, root: str) -> None:
+    for case, model in CASES.items():
+        run = Watched(model, Path(root, case))
+        list(run.epochs())
+        torch.save({"shared": run.shared, "codes": run.codes}, Path(root, f"{case}-{rank}.pt"))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    root = tmp_path_factory.mktemp("ranks")
+    run_two_ranks(_rank, unused_port(), str(root))
+    return {case: [torch.load(root / f"{case}-{rank}.pt") for rank in range(2)] for case in CASES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_codes_are_identical_after_every_step(ranks: dict[str, list[dict[str, Any]]], case: str) -> None:
+    first, second = (rank["codes"] for rank in ranks[case])
+    assert first == second
+    assert len(set(first)) == len(first) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_everything_is_identical_after_every_exchange(
+    ranks: dict[str, list[dict[str, Any]]], case: str
+) -> None:
+    for first, second in zip(*(rank["shared"] for rank in ranks[case]), strict=True):
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.slow
+def test_what_is_measured_before_training_reaches_the_other_rank(
+    ranks: dict[str, list[dict[str, Any]]],
+) -> None:
+    data, second = tiny_data(), ranks["kmeans"][1]["shared"]
+    start, end = second[0], second[-1]
+    features = torch.from_numpy(data.splits["train"].features(range(28))).float()
+    torch.testing.assert_close(start["standardizer.mean_C"], features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert start["router.prototype_MC"].std() > 0
+    assert start["network.top.used_MK"].float().mean() > 0.9, "k-means gave the codes"
+    assert not ranks["normal"][1]["shared"][0]["network.top.used_MK"].any()
+    fitted = [
+        name for name in start if name.startswith("error_map.") and not torch.equal(start[name], end[name])
+    ]
+    assert len(fitted) >= 2, "the errors' distribution, which is measured before an evaluation"
+
+
+@pytest.mark.slow
+def test_revival_took_place(ranks: dict[str, list[dict[str, Any]]]) -> None:
+    """The two cases differ in revival alone."""
+    plain, revived = (ranks[case][1]["codes"] for case in ("normal", "revival"))
+    assert plain[0] == revived[0]
+    assert plain[-1] != revived[-1]
