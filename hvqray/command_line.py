@@ -98,14 +98,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         default="runs",
         help="results go to DIR/NAME; every node of a cluster must see it",
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override a field by its dotted path, such as train.epochs=4 (repeatable)",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--num-trials",
         metavar="N",
@@ -123,6 +116,18 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--wandb",
         choices=["online", "offline", "disabled"],
         help="Weights & Biases (default: online where a key is configured, else disabled)",
+    )
+
+
+def add_set_option(parser: argparse.ArgumentParser) -> None:
+    """`--set`, for every command that reads a configuration; its values come as `overrides`."""
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a field by its dotted path, such as train.epochs=4 (repeatable)",
     )
 
 

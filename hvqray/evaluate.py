@@ -26,8 +26,8 @@ from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware
 from hvqray.errors import InputError
-from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.terminal_table import results_table
 from hvqray.training.checkpoint import LoadedModel, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
@@ -158,22 +158,11 @@ def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str,
 
 def _table(results: ClassTable, facts: dict[str, Any]) -> Table:
     mark = " (selected on test)" if facts["selected_on_test"] else ""
-    table = Table(
-        title=f"{facts['dataset']}, {results.split}{mark}, {facts['image_size']} px, seed {facts['seed']}",
+    return results_table(
+        results,
+        f"{facts['dataset']}, {results.split}{mark}, {facts['image_size']} px, seed {facts['seed']}",
         caption=f"hvqray {facts['code_version']}, {facts['hardware']}",
-        title_justify="left",
-        caption_justify="left",
-        header_style="bold",
     )
-    table.add_column("class")
-    for label in METRIC_LABELS.values():
-        table.add_column(label, justify="right")
-    for class_name, values in results.rows[:-1]:
-        table.add_row(Text(class_name), *map(wording.number, values))
-    table.add_section()
-    mean, values = results.rows[-1]
-    table.add_row(mean, *map(wording.number, values), style="bold")
-    return table
 
 
 def _json(metrics: dict[str, float | None], facts: dict[str, Any]) -> str:

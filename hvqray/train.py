@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hvqray.command_line import DONE, FAILED, add_cache_option, argument_parser, print_error, run_command
+from hvqray.command_line import (
+    DONE,
+    FAILED,
+    add_cache_option,
+    add_set_option,
+    argument_parser,
+    print_error,
+    run_command,
+)
 from hvqray.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "config", metavar="CONFIG.yaml", nargs="?", help="sections model, data and train of one run"
     )
     parser.add_argument(
-        "--trial", metavar="SWEEP_DIR:TRIAL_ID", help="repeat a sweep's trial, such as runs/fsq:t0003"
+        "--trial",
+        metavar="SWEEP_DIR:TRIAL_ID",
+        help="repeat a sweep's trial, such as runs/fsq:t0003, or its retraining, such as runs/fsq:t0003-s1",
     )
     parser.add_argument(
         "--data", metavar="ROOT", help="folder of the dataset (default: data.root of the configuration)"
@@ -43,14 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="runs/train",
         help="folder of the checkpoint; a run interrupted there goes on",
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override a field by its dotted path (repeatable)",
-    )
+    add_set_option(parser)
     parser.add_argument(
         "--metric",
         metavar="NAME",

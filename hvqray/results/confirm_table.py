@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, class_names
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
+from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
 
-TERMINAL_METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_aupro")
+TERMINAL_METRICS = ("image_auroc", "pixel_auroc", "pixel_aupro")
 """As many as fit 80 columns; the report has all seven."""
 
 
@@ -46,11 +46,10 @@ def print_confirmed(
     *,
     objective: str,
     best_trial_id: str,
-    selected_on_test: bool,
+    mark: str,
 ) -> None:
-    """All configurations in one table by their means, then the best one per class."""
-    mark = " (selected on test)" if selected_on_test else ""
-    table = _table(f"Confirmed on test{mark}: mean ± standard deviation over seeds, 95 % interval")
+    """All configurations in one table by their means, then the best one per class; `mark` follows every "on test"."""
+    table = titled_table(f"Confirmed on test{mark}: mean ± std over seeds, 95 % interval")
     table.add_column("trial", no_wrap=True)
     table.add_column(Text(objective), justify="right")
     for metric in ("image_auroc", "pixel_auroc"):
@@ -69,8 +68,8 @@ def print_confirmed(
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _per_class(one: ConfirmTable, mark: str) -> RenderableType:
-    table = _table(f"{one.configuration.trial_id} confirmed on test{mark}")
+def _per_class(one: ConfirmTable, mark: str) -> Table:
+    table = titled_table(f"{one.configuration.trial_id} confirmed on test{mark}")
     table.add_column("class", no_wrap=True)
     for metric in TERMINAL_METRICS:
         table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
@@ -82,12 +81,6 @@ def _per_class(one: ConfirmTable, mark: str) -> RenderableType:
         cells = [_cell(spreads[position]) for position in positions]
         table.add_row(Text(class_name), *cells, style="bold" if is_mean else None)
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
 
 
 def _cell(spread: Spread | None) -> Text:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.class_table import class_table
 from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
 from hvqray.results.store import read_info, read_trials
 from hvqray.results.sweep_folder import read_best, read_description
+from hvqray.results.terminal_table import results_table, titled_table
 
 _NUM_ROWS = 30
 
@@ -26,12 +25,7 @@ def print_summary(console: Console, folder: Path) -> None:
     """
     description = read_description(folder)
     trials = ranked(read_trials(folder), description.goals)
-    table = Table(
-        title=f"{description.name}: {len(trials)} trials",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-    )
+    table = titled_table(f"{description.name}: {len(trials)} trials")
     for heading in ("trial", "state", *description.goals, "epochs", "time"):
         table.add_column(
             Text(heading), justify="left" if heading in ("trial", "state") else "right", no_wrap=True
@@ -65,10 +59,11 @@ def print_summary(console: Console, folder: Path) -> None:
     if best is None:
         console.print("There is no best model: no trial was completed and evaluated.", highlight=False)
         return
+    mark = " (selected on test)" if best.selected_on_test else ""
     for split in ("val", "test"):
         results = class_table(best.metrics, split)
         if results is not None:
-            console.print(_class_table(results, best.run_id, selected_on_test=best.selected_on_test))
+            console.print(results_table(results, f"{best.run_id} on {split}{mark}"))
             if results.note:
                 console.print(results.note, markup=False, highlight=False, soft_wrap=True)
     if best.confirmed:
@@ -77,7 +72,7 @@ def print_summary(console: Console, folder: Path) -> None:
             best.confirmed,
             objective=next(iter(description.goals)),
             best_trial_id=best.trial_id,
-            selected_on_test=best.selected_on_test,
+            mark=mark,
         )
     if best.selected_on_test:
         console.print(
@@ -93,20 +88,3 @@ def print_summary(console: Console, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _class_table(results: ClassTable, trial_id: str, *, selected_on_test: bool) -> Table:
-    mark = " (selected on test)" if selected_on_test else ""
-    title = f"{trial_id} on {results.split}{mark}"
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("class", no_wrap=True)
-    for label in METRIC_LABELS.values():
-        table.add_column(label, justify="right")
-    for class_name, values in results.rows:
-        is_mean = class_name == results.rows[-1][0]
-        if is_mean:
-            table.add_section()
-        table.add_row(Text(class_name), *map(wording.number, values), style="bold" if is_mean else None)
-    return table
