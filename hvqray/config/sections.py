@@ -55,22 +55,24 @@ class ErrorMapFields(Section):
 
     map_distance: Literal["l2", "mahalanobis", "local_mahalanobis"] = "l2"
     """Size of a location's error: its norm, or its distance from normal images' errors, of all locations or of its own."""
-    map_scales: list[Literal[1, 3, 5]] = Field(default=[1], min_length=1)
-    """Windows (locations) over which errors are averaged first; the maps of several are added (not with `map_distance: l2`)."""
     map_shrinkage: Fraction = 0.1
     """Share of the class's covariance in each location's own (used with `map_distance: local_mahalanobis`)."""
+    map_coarse_weight: NonNegativeFloat = 0.0
+    """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (not with `map_distance: l2`)."""
+    score_from: Literal["map", "coarse"] = "map"
+    """What the image score is taken from: the map, or the distance of errors averaged over 3 x 3 locations alone."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
     score_top_fraction: Fraction = 0.0
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans)."""
 
     @model_validator(mode="after")
-    def _scales_need_normal_errors(self) -> ErrorMapFields:
-        if len(set(self.map_scales)) != len(self.map_scales):
-            raise ValueError(f"map_scales: {self.map_scales} names a scale twice; keep one")
-        if self.map_distance == "l2" and self.map_scales != [1]:
+    def _coarse_needs_normal_errors(self) -> ErrorMapFields:
+        if self.map_distance == "l2" and (self.map_coarse_weight > 0 or self.score_from == "coarse"):
+            field = "map_coarse_weight" if self.map_coarse_weight > 0 else "score_from"
             raise ValueError(
-                f"map_scales: {self.map_scales} needs map_distance mahalanobis or local_mahalanobis; with l2 it is [1]"
+                f"{field}: {getattr(self, field)} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it"
+                f" at {type(self).model_fields[field].default}"
             )
         return self
 
@@ -316,7 +318,7 @@ class ConfirmConfig(Section):
     """Retraining of the best configurations once the search is over, measured on `test`."""
 
     top_k: Annotated[int, Field(ge=0)] = 0
-    """How many of the best configurations are retrained; 0 retrains none, and more is refused in this version."""
+    """How many of the best configurations are retrained; 0 retrains none."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Seeds of the retraining runs."""
 

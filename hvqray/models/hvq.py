@@ -133,12 +133,7 @@ class HvqModel(nn.Module):
         self.codebooks_per_class = config.quantizer == "vq" and config.router != "none"
         self.network = HvqNetwork(config, context, num_routes=self.router.num_routes, random=self.random)
         self.error_map = ErrorMap(
-            config.map_distance,
-            num_routes=self.router.num_routes,
-            channels=channels,
-            grid_size=context.grid_size,
-            scales=config.map_scales,
-            shrinkage=config.map_shrinkage,
+            config, num_routes=self.router.num_routes, channels=channels, grid_size=context.grid_size
         )
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
@@ -185,8 +180,6 @@ class HvqModel(nn.Module):
     @torch.no_grad()
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """The distribution of errors on normal images, where `map_distance` asks for it."""
-        if not self.error_map.needs_fit:
-            return
 
         def errors() -> Iterator[tuple[Tensor, Tensor]]:
             for batch in batches():
@@ -195,7 +188,7 @@ class HvqModel(nn.Module):
                 yield self.network(features_BChw, route_B)[0] - features_BChw, route_B
 
         with evaluating(self):
-            self.error_map.fit(errors())
+            self.error_map.fit(errors)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -204,18 +197,24 @@ class HvqModel(nn.Module):
             features_BChw = self.standardizer(batch.features_BChw)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             output_BChw, latents = self.network(features_BChw, route_B)
-            map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
+            map_Bhw, score_map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
             if self.config.quantizer == "vq" and self.config.ot_weight > 0:
                 _, *lower = self.network.vector_quantizers()
                 for i in self.config.ot_levels:
                     cost_BL = lower[i].transport_cost(latents.lower_input_BLW[i], route_B)
-                    map_Bhw += self.config.ot_weight * cost_BL.view_as(map_Bhw)
+                    cost_Bhw = self.config.ot_weight * cost_BL.view_as(map_Bhw)
+                    map_Bhw, score_map_Bhw = map_Bhw + cost_Bhw, score_map_Bhw + cost_Bhw
         maps_BHW = upsample_map(map_Bhw, self.context.image_size)
+        scored_BHW = (
+            upsample_map(score_map_Bhw, self.context.image_size)
+            if self.config.score_from == "coarse"
+            else maps_BHW
+        )
         outputs = {"top": latents.top} | {
             f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
         }
         codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
-        scores_B = pooled_score(maps_BHW, self.config.score_pool_size, self.config.score_top_fraction)
+        scores_B = pooled_score(scored_BHW, self.config.score_pool_size, self.config.score_top_fraction)
         routed_class_B = route_B if self.router.mode == "predicted" else None
         return Prediction(maps_BHW, scores_B, codes, routed_class_B)
 

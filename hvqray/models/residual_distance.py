@@ -7,15 +7,14 @@ Shapes: B batch, C feature channels, h x w feature grid, L = h * w locations, R 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-DistanceName = Literal["l2", "mahalanobis", "local_mahalanobis"]
+from hvqray.config.sections import ErrorMapFields
 
 RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
@@ -103,7 +102,7 @@ class MahalanobisDistance(nn.Module):
             self.mean_RPC[route] = mean_PC
             self.whitening_RPCC[route] = whitening_PCC
             self.scale_R[route] = variance.sqrt()
-            # The mean of squared distances is tr(W covariance W^T).
+            # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.
             mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
             self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
 
@@ -117,7 +116,7 @@ class MahalanobisDistance(nn.Module):
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
     ) -> Float[Tensor, "B h w"]:
-        """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location, in float32."""
+        """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location over its root mean square, in float32."""
         distance_BL = error_BChw.new_zeros((len(error_BChw), error_BChw[0, 0].numel()), dtype=torch.float32)
         # Matrices gathered for every image would fill the memory, and batches seldom mix routes. An exported graph cannot
         # depend on the routes that it sees.
@@ -126,7 +125,7 @@ class MahalanobisDistance(nn.Module):
             for route in range(len(self.scale_R)) if exporting else route_B.unique().tolist():
                 x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
                 z_PnC = (x_PnC / self.scale_R[route]) @ self.whitening_RPCC[route].float().mT
-                distance_Pn = z_PnC.square().sum(-1).sqrt()
+                distance_Pn = z_PnC.square().sum(-1).sqrt() / self.rms_R[route]
                 found_BL = distance_Pn.mT if self.local else distance_Pn.view_as(distance_BL)
                 distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
@@ -138,68 +137,60 @@ class MahalanobisDistance(nn.Module):
 
 
 class ErrorMap(nn.Module):
-    """The size of the error at every location: its L2 norm, or its Mahalanobis distance at one or several scales.
+    """The size of the error at every location: its L2 norm, or its Mahalanobis distance, finely and coarsely seen.
 
-    At scale s the error is first averaged over s x s locations, as PatchCore (Roth et al., 2022, arXiv 2106.08265)
-    averages features: noise cancels, small defects blur. Maps of several scales are added, each in units of its root
-    mean square on normal images of the route.
+    Coarsely, errors are averaged over 3 x 3 locations before their distance is taken, as PatchCore (Roth et al., 2022,
+    arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
+    maps. Distances are in units of their root mean square on normal images of the route.
     """
 
     def __init__(
-        self,
-        distance: DistanceName,
-        *,
-        num_routes: int,
-        channels: int,
-        grid_size: tuple[int, int],
-        scales: Sequence[int],
-        shrinkage: float,
+        self, config: ErrorMapFields, *, num_routes: int, channels: int, grid_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.scales = tuple(scales)
-        self.distances = nn.ModuleList(
-            MahalanobisDistance(
+        self.coarse_weight, self.score_from = config.map_coarse_weight, config.score_from
+
+        def distance() -> MahalanobisDistance:
+            return MahalanobisDistance(
                 num_routes,
                 channels,
                 math.prod(grid_size),
-                local=distance == "local_mahalanobis",
-                shrinkage=shrinkage,
+                local=config.map_distance == "local_mahalanobis",
+                shrinkage=config.map_shrinkage,
             )
-            for _ in (self.scales if distance != "l2" else ())
-        )
 
-    @property
-    def needs_fit(self) -> bool:
-        """Whether the map depends on normal images; the L2 norm does not."""
-        return len(self.distances) > 0
+        wants_coarse = config.map_coarse_weight > 0 or config.score_from == "coarse"
+        self.fine = distance() if config.map_distance != "l2" else None
+        self.coarse = distance() if wants_coarse else None
 
     @torch.no_grad()
-    def fit(self, errors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Measure the errors' distributions on `(error_BChw, route_B)` of normal images."""
-        for error_BChw, route_B in errors:
-            for scale, distance in self._by_scale():
-                distance.add(_average(error_BChw, scale), route_B)
-        for _, distance in self._by_scale():
-            distance.finish()
+    def fit(self, errors: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
+        """Measure the distributions on `(error_BChw, route_B)` of normal images; L2 norms need none and ask for none."""
+        if self.fine is None:
+            return
+        for error_BChw, route_B in errors():
+            self.fine.add(error_BChw, route_B)
+            if self.coarse is not None:
+                self.coarse.add(_average(error_BChw), route_B)
+        self.fine.finish()
+        if self.coarse is not None:
+            self.coarse.finish()
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B h w"]:
-        if not self.distances:
-            return error_BChw.float().norm(dim=1)
-        maps = [
-            distance(_average(error_BChw, scale), route_B) / distance.rms_R[route_B][:, None, None]
-            for scale, distance in self._by_scale()
-        ]
-        return torch.stack(maps).sum(0)
+    ) -> tuple[Float[Tensor, "B h w"], Float[Tensor, "B h w"]]:
+        """The map, and the map that the image score is taken from."""
+        if self.fine is None:
+            map_Bhw = error_BChw.float().norm(dim=1)
+            return map_Bhw, map_Bhw
+        map_Bhw = self.fine(error_BChw, route_B)
+        if self.coarse is None:
+            return map_Bhw, map_Bhw
+        coarse_Bhw = self.coarse(_average(error_BChw), route_B)
+        map_Bhw = map_Bhw + self.coarse_weight * coarse_Bhw
+        return map_Bhw, coarse_Bhw if self.score_from == "coarse" else map_Bhw
 
-    def _by_scale(self) -> Iterator[tuple[int, MahalanobisDistance]]:
-        for scale, distance in zip(self.scales, self.distances, strict=False):  # no distances with L2
-            yield scale, cast(MahalanobisDistance, distance)
 
-
-def _average(x_BChw: Float[Tensor, "B C h w"], size: int) -> Float[Tensor, "B C h w"]:
-    """Means over windows of `size` x `size` locations (odd), cut at the grid's edges."""
-    if size == 1:
-        return x_BChw
-    return F.avg_pool2d(x_BChw.float(), size, stride=1, padding=size // 2, count_include_pad=False)
+def _average(x_BChw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    """Means over 3 x 3 locations, at the edges over those that exist."""
+    return F.avg_pool2d(x_BChw.float(), 3, stride=1, padding=1, count_include_pad=False)

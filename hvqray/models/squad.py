@@ -62,15 +62,19 @@ class SquadModel(nn.Module):
             config.router, num_classes=len(context.class_names), channels=context.feature_channels
         )
         self.error_map = ErrorMap(
-            config.map_distance,
+            config,
             num_routes=self.router.num_routes,
             channels=context.feature_channels,
             grid_size=context.grid_size,
-            scales=config.map_scales,
-            shrinkage=config.map_shrinkage,
         )
+        self.map_weights = self._component_weights()
+        self.score_weights = dict(self.map_weights)
+        if config.score_from == "coarse" and "l2" in self.map_weights:
+            self.score_weights = {
+                "coarse" if name == "l2" else name: w for name, w in self.map_weights.items()
+            }
         self.component_map = ComponentMap(
-            self._component_weights(),
+            sorted(self.map_weights | self.score_weights),
             image_size=context.image_size,
             smoothing_sigma=config.smoothing_sigma,
         )
@@ -104,8 +108,8 @@ class SquadModel(nn.Module):
     def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """On normal images the distribution of errors, then mean and deviation of every component of the map."""
         with evaluating(self):
-            if "l2" in self.component_map.weights and self.error_map.needs_fit:
-                self.error_map.fit(self._errors(batch) for batch in batches())
+            if "l2" in self.map_weights:
+                self.error_map.fit(lambda: (self._errors(batch) for batch in batches()))
             self.component_map.fit(self._components(batch)[0] for batch in batches())
 
     @torch.no_grad()
@@ -113,8 +117,13 @@ class SquadModel(nn.Module):
         """The map of `ComponentMap`; its pooled maximum, or the mean of its top fraction, is the image score."""
         with evaluating(self):
             components, reconstruction = self._components(batch)
-        maps_BHW = self.component_map(components)
-        scores_B = pooled_score(maps_BHW, self.config.score_pool_size, self.config.score_top_fraction)
+        maps_BHW = self.component_map(components, self.map_weights)
+        scored_BHW = (
+            maps_BHW
+            if self.score_weights == self.map_weights
+            else self.component_map(components, self.score_weights)
+        )
+        scores_B = pooled_score(scored_BHW, self.config.score_pool_size, self.config.score_top_fraction)
         codes = {
             name: output.indices_BL
             for name, output in reconstruction.quantized.levels.items()
@@ -216,7 +225,7 @@ class SquadModel(nn.Module):
 
     def _components(self, batch: Batch) -> tuple[dict[str, Tensor], Reconstruction]:
         """The map's components, each (B, a, b) on its own grid, float32."""
-        wanted = self.component_map.weights
+        wanted = self.map_weights
         features_BChw = self.standardizer(batch.features_BChw)
         reconstruction = self.generator(features_BChw)
         components = {}
@@ -224,7 +233,9 @@ class SquadModel(nn.Module):
             components["cosine"] = 1 - F.cosine_similarity(reconstruction.features_BChw, features_BChw, dim=1)
         if "l2" in wanted:
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-            components["l2"] = self.error_map(reconstruction.features_BChw - features_BChw, route_B)
+            components["l2"], components["coarse"] = self.error_map(
+                reconstruction.features_BChw - features_BChw, route_B
+            )
         if reconstruction.image_B3TT is not None and wanted.keys() & {"image", "discriminator"}:
             target_B3TT = self._target_image(batch)
             if "image" in wanted:

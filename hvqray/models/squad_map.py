@@ -5,7 +5,7 @@ Shapes: B batch, n components, a x b a component's own grid, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -27,19 +27,19 @@ class ComponentMap(nn.Module):
     mean_n: Tensor
     std_n: Tensor
 
-    def __init__(self, weights: Mapping[str, float], *, image_size: int, smoothing_sigma: float) -> None:
+    def __init__(self, names: Sequence[str], *, image_size: int, smoothing_sigma: float) -> None:
         super().__init__()
-        self.weights = dict(weights)
+        self.names = tuple(names)
         self.image_size, self.smoothing_sigma = image_size, smoothing_sigma
-        self.register_buffer("mean_n", torch.zeros(len(weights)))
-        self.register_buffer("std_n", torch.ones(len(weights)))
+        self.register_buffer("mean_n", torch.zeros(len(names)))
+        self.register_buffer("std_n", torch.ones(len(names)))
 
     @torch.no_grad()
     def fit(self, components: Iterable[Mapping[str, Tensor]]) -> None:
         """Measure mean and deviation of every component, (B, a, b), over all images and locations, in float64."""
         count_n, total_n, square_n = (torch.zeros_like(self.mean_n, dtype=torch.float64) for _ in range(3))
         for parts in components:
-            for index, name in enumerate(self.weights):
+            for index, name in enumerate(self.names):
                 values = parts[name].double()
                 count_n[index] += values.numel()
                 total_n[index] += values.sum()
@@ -56,14 +56,15 @@ class ComponentMap(nn.Module):
         """Components in units of their deviation on normal images."""
         return {
             name: (components[name] - self.mean_n[index]) / self.std_n[index]
-            for index, name in enumerate(self.weights)
+            for index, name in enumerate(self.names)
         }
 
-    def forward(self, components: Mapping[str, Float[Tensor, "B a b"]]) -> Float[Tensor, "B H W"]:
+    def forward(
+        self, components: Mapping[str, Float[Tensor, "B a b"]], weights: Mapping[str, float]
+    ) -> Float[Tensor, "B H W"]:
+        """The components that `weights` names, added up."""
         normalized = self.normalize(components)
-        maps = [
-            weight * upsample_map(normalized[name], self.image_size) for name, weight in self.weights.items()
-        ]
+        maps = [weight * upsample_map(normalized[name], self.image_size) for name, weight in weights.items()]
         # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
         with torch.autocast(maps[0].device.type, enabled=False):
             return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)

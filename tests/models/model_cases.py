@@ -49,13 +49,13 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "hvq-vq-one-route": hvq(router="none", ot_levels=[0, 1]),
     "hvq-vq-mahalanobis": hvq(map_distance="mahalanobis"),
     "hvq-fsq": hvq(quantizer="fsq"),
-    "hvq-fsq-local": hvq(quantizer="fsq", map_distance="local_mahalanobis", map_scales=[1, 3]),
+    "hvq-fsq-local": hvq(quantizer="fsq", map_distance="local_mahalanobis", map_coarse_weight=0.5),
     "hvq-none-depth-1": hvq(quantizer="none", hierarchy_depth=1),
     "squad-fsq": squad(discriminator_start=0.0),
     "squad-fsq-residual": squad(hierarchy="residual", image_head=False),
     "squad-vq": squad(quantizer="vq", image_head=False),
     "squad-fsq-local": squad(
-        map_distance="local_mahalanobis", map_scales=[3], router="predicted", discriminator=False
+        map_distance="local_mahalanobis", score_from="coarse", router="predicted", discriminator=False
     ),
     "squad-none": squad(quantizer="none", discriminator=False),
 }

@@ -9,6 +9,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
+from hvqray.config.sections import ErrorMapFields
 from hvqray.models.residual_distance import RIDGE, ErrorMap, MahalanobisDistance
 
 CHANNELS, GRID = 5, (3, 4)
@@ -50,6 +51,7 @@ def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
     distance.fit((part, one_route(len(part))) for part in fitted.split([7, 12, 1]))
     found = distance(asked, one_route(4))
     assert found.dtype == torch.float32
+    found = found * distance.rms_R[0]
     np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
 
 
@@ -60,9 +62,9 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
     order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
     distance.fit([(mixed, (order >= 9).long())])
     for route, fitted in enumerate((first, second)):
-        found = distance(asked, torch.full((2,), route))
+        found = distance(asked, torch.full((2,), route)) * distance.rms_R[route]
         np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
-    together = distance(asked, torch.tensor([1, 0]))
+    together = distance(asked, torch.tensor([1, 0])) * distance.rms_R[[1, 0]][:, None, None]
     np.testing.assert_allclose(together[0].numpy(), expected_distance(second, asked[:1])[0], rtol=1e-4)
     np.testing.assert_allclose(together[1].numpy(), expected_distance(first, asked[1:])[0], rtol=1e-4)
 
@@ -79,9 +81,8 @@ def test_a_second_fit_forgets_the_first() -> None:
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
     distance.fit([(errors(8, seed=9, scale=5.0, shift=3.0), one_route(8))])
     distance.fit([(fitted, one_route(8))])
-    np.testing.assert_allclose(
-        distance(asked, one_route(2)).numpy(), expected_distance(fitted, asked), rtol=1e-4
-    )
+    found = distance(asked, one_route(2)) * distance.rms_R[0]
+    np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
 
 
 @pytest.mark.parametrize("flaw", ["fewer locations than channels", "no error at all"])
@@ -132,7 +133,7 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
     fitted[:, :, 1] *= 3  # one row of locations errs more
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
     distance.fit((part, one_route(len(part))) for part in fitted.split([11, 19]))
-    found = distance(asked, one_route(4))
+    found = distance(asked, one_route(4)) * distance.rms_R[0]
     # half precision of the stored matrices
     np.testing.assert_allclose(found.numpy(), expected_local_distance(fitted, asked, shrinkage), rtol=5e-3)
 
@@ -149,56 +150,56 @@ def test_local_distances_do_not_depend_on_the_unit(size: float) -> None:
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_the_root_mean_square_is_that_of_the_fitted_errors(local: bool) -> None:
+def test_normal_errors_have_a_root_mean_square_of_1_in_every_route(local: bool) -> None:
     fitted = torch.cat([errors(16, seed=20), errors(16, seed=21, scale=5.0, shift=1.0)])
     route_B = torch.arange(32) // 16
     distance = MahalanobisDistance(2, CHANNELS, LOCATIONS, local=local)
     distance.fit([(fitted, route_B)])
     for route in (0, 1):
-        found = distance(fitted, route_B)[route_B == route].square().mean().sqrt()
-        torch.testing.assert_close(distance.rms_R[route], found, rtol=2e-3, atol=0)
+        root_mean_square = distance(fitted, route_B)[route_B == route].square().mean().sqrt()
+        torch.testing.assert_close(root_mean_square, torch.tensor(1.0), rtol=2e-3, atol=0)
 
 
-def test_scales_average_errors_first_and_add_their_maps_in_units_of_normal_errors() -> None:
-    fitted, asked = errors(20, seed=22), errors(3, seed=23)
-    routes, ask = one_route(20), one_route(3)
+def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
+    config = ErrorMapFields.model_validate({"map_distance": "local_mahalanobis"} | fields)
+    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID)
+    made.fit(lambda: [(fitted, one_route(len(fitted)))])
+    return made
 
-    def error_map(scales: list[int]) -> ErrorMap:
-        made = ErrorMap(
-            "local_mahalanobis",
-            num_routes=1,
-            channels=CHANNELS,
-            grid_size=GRID,
-            scales=scales,
-            shrinkage=0.2,
-        )
-        made.fit([(fitted, routes)])
-        return made
 
-    both = error_map([1, 3])(asked, ask)
-    torch.testing.assert_close(both, error_map([1])(asked, ask) + error_map([3])(asked, ask))
+def average(x: Tensor) -> Tensor:
+    """Means over the neighbours that exist, one location after the other."""
+    rows, columns = GRID
+    return torch.stack(
+        [
+            x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+            for i in range(rows)
+            for j in range(columns)
+        ],
+        dim=-1,
+    ).view_as(x)
 
-    def average(x: Tensor) -> Tensor:
-        """Means over the neighbours that exist, one location after the other."""
-        rows, columns = GRID
-        return torch.stack(
-            [
-                x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
-                for i in range(rows)
-                for j in range(columns)
-            ],
-            dim=-1,
-        ).view_as(x)
 
-    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=0.2)
-    coarse.fit([(average(fitted), routes)])
-    expected = coarse(average(asked), ask) / coarse.rms_R
-    torch.testing.assert_close(error_map([3])(asked, ask), expected)
+def test_the_coarse_map_averages_errors_first() -> None:
+    fitted, asked, routes = errors(20, seed=22), errors(3, seed=23), one_route(3)
+    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=0.1)
+    coarse.fit([(average(fitted), one_route(20))])
+    expected = coarse(average(asked), routes)
+    fine, _ = error_map(fitted)(asked, routes)
+
+    map_Bhw, score_map_Bhw = error_map(fitted, map_coarse_weight=0.5)(asked, routes)
+    torch.testing.assert_close(map_Bhw, fine + 0.5 * expected)
+    torch.testing.assert_close(score_map_Bhw, map_Bhw)
+
+    map_Bhw, score_map_Bhw = error_map(fitted, score_from="coarse")(asked, routes)
+    torch.testing.assert_close(map_Bhw, fine)
+    torch.testing.assert_close(score_map_Bhw, expected)
 
 
 def test_the_l2_norm_needs_no_normal_images() -> None:
-    error_map = ErrorMap("l2", num_routes=2, channels=CHANNELS, grid_size=GRID, scales=[1], shrinkage=0.1)
+    made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID)
+    made.fit(lambda: pytest.fail("asked for images"))
     asked = errors(2, seed=24)
-    assert not error_map.needs_fit
-    assert not error_map.state_dict()
-    torch.testing.assert_close(error_map(asked, one_route(2)), asked.norm(dim=1))
+    assert not made.state_dict()
+    for found in made(asked, one_route(2)):
+        torch.testing.assert_close(found, asked.norm(dim=1))

@@ -86,7 +86,7 @@ def test_without_an_image_head_no_image_is_asked_for() -> None:
     blind = Batch(batch.features_BChw, batch.class_index_B)
     assert not any(name.startswith("image") for name in model.objectives[0].loss(blind, 0.5))
     assert model.predict(blind).maps_BHW.shape == (6, 48, 48)
-    assert model.component_map.weights.keys() == {"cosine", "l2"}
+    assert set(model.component_map.names) == {"cosine", "l2"}
 
 
 def test_without_a_discriminator_there_is_one_objective() -> None:
@@ -94,7 +94,7 @@ def test_without_a_discriminator_there_is_one_objective() -> None:
     assert model.needs_images
     assert [objective.name for objective in model.objectives] == ["generator"]
     assert "adversarial" not in model.objectives[0].loss(make_batch(), 0.99)
-    assert model.component_map.weights.keys() == {"cosine", "l2", "image"}
+    assert set(model.component_map.names) == {"cosine", "l2", "image"}
 
 
 def test_without_a_quantiser_there_are_no_codes() -> None:
@@ -105,7 +105,7 @@ def test_without_a_quantiser_there_are_no_codes() -> None:
 
 def test_parts_of_weight_0_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(map_image_weight=0, map_discriminator_weight=0, map_l2_weight=0)
-    assert model.component_map.weights.keys() == {"cosine"}
+    assert set(model.component_map.names) == {"cosine"}
 
     def fail(*_: object) -> None:
         raise AssertionError
