@@ -101,7 +101,12 @@ def _hub_file(name: str) -> Path:
     """The backbone's file in the hub's local cache, else downloaded."""
     import timm
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
     if cfg is None or not cfg.hf_hub_id:
@@ -127,6 +132,12 @@ def _hub_file(name: str) -> Path:
             return Path(hf_hub_download(cfg.hf_hub_id, file, etag_timeout=HUB_TIMEOUT_S))
         except EntryNotFoundError:
             continue
+        except RepositoryNotFoundError:  # also raised where a licence has to be accepted first
+            raise InputError(
+                f"the hub refuses the weights of {name!r}; see {constants.ENDPOINT}/{cfg.hf_hub_id}, and set HF_TOKEN"
+                " where they ask for an account, or give a .safetensors or .pth file",
+                field=_FIELD,
+            ) from None
         except (HfHubHTTPError, OSError):
             raise unreachable from None
     raise InputError(f"the hub has no file of weights for {name!r}; give a file", field=_FIELD)

@@ -6,6 +6,7 @@ import pickle
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import timm
 import torch
@@ -61,6 +62,23 @@ def test_no_hub_is_told_quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "cannot be reached" in message
     assert "tf_efficientnet_lite0" in message
     assert "\n" not in message
+
+
+def test_weights_behind_a_licence_are_no_missing_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    def refuse(*_: object, local_files_only: bool = False, **__: object) -> None:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        raise GatedRepoError(
+            "accept the licence", response=httpx.Response(403, request=httpx.Request("GET", "http://hub"))
+        )
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(backbone_weights, "_answers", lambda _: True)
+    with pytest.raises(InputError, match=r"the hub refuses the weights of 'resnet18'; see http.*HF_TOKEN"):
+        find_weights(BackboneConfig(name="resnet18"))
 
 
 def test_silent_server_counts_as_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:

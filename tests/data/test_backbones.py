@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional as F
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.sections import BackboneConfig, DataConfig
 from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.data.backbones import estimate_batchnorm, load_backbone
+from hvqray.data.tensors import features_key
 from hvqray.errors import InputError
 
 
@@ -150,6 +151,16 @@ class TestVit:
         torch.testing.assert_close(features([4, 1]), torch.cat([four, one], dim=1))
         torch.testing.assert_close(features([[1, 3], [4]]), torch.cat([(one + three) / 2, four], dim=1))
         assert (one - three).abs().max() > 0.1
+
+    def test_blocks_and_padding_have_cached_features_of_their_own(self, tmp_path: Path) -> None:
+        backbones = [{}, {"blocks": [1]}, {"blocks": [[1, 2]]}, {"padding": "published"}]
+        keys = {
+            features_key(
+                DataConfig.model_validate({"backbone": VIT_TINY | fields}), "images", np.arange(3), tmp_path
+            )
+            for fields in backbones
+        }
+        assert len(keys) == len(backbones)
 
     def test_blocks_after_the_last_one_used_are_not_run(self) -> None:
         network = load_backbone(BackboneConfig(**VIT_TINY, blocks=[2]), 32).network
