@@ -70,7 +70,8 @@ def run(
     Closing the generator between two reports ends the run; it can be resumed from `folder`.
 
     Raises:
-        InputError: The training split or the batch is smaller than the number of workers.
+        InputError: The training split or the batch is smaller than the number of workers, or the workers do not see the
+            same `folder`.
     """
     return _Run(config, data, folder, communicator, selection, trial_id).epochs()
 
@@ -237,6 +238,13 @@ class _Run:
     def _start_or_resume(self) -> dict[str, float | None]:
         """Build up the run's state; returns the metrics of the last epoch done (none for a new run)."""
         state = load_resume_state(self.folder, device=self.communicator.device)
+        found = self.communicator.all_gather_object(None if state is None else state["epochs_done"])
+        if len(set(found)) > 1:  # else some would prepare a new run and wait for ranks that go on with an old one
+            raise InputError(
+                f"the workers find different checkpoints in {self.folder} (epochs {', '.join(map(str, found))}); choose a"
+                " folder that every node sees",
+                field="--out",
+            )
         if self.communicator.rank == 0:
             save_config(self.folder, self.config)
         if state is None and self.communicator.rank == 0:

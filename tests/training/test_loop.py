@@ -181,6 +181,19 @@ def test_two_ranks_equal_one(tmp_path: Path, on_two_ranks: Path, case: str) -> N
         )
 
 
+class SeesNothing(SingleProcess):
+    """A rank without the checkpoint that its peer has gone on from for three epochs."""
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return [value, 3]
+
+
+def test_workers_that_see_different_checkpoints_say_so_instead_of_waiting(tmp_path: Path) -> None:
+    message = r"--out: the workers find different checkpoints in .* \(epochs None, 3\); choose a folder"
+    with pytest.raises(InputError, match=message):
+        run_shared("hvq", tmp_path, SeesNothing())
+
+
 def test_more_workers_than_images_a_step_is_refused(tmp_path: Path) -> None:
     communicator = SingleProcess()
     communicator.world_size = 8
