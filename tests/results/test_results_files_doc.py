@@ -24,7 +24,7 @@ def test_examples_run(sweep: Path) -> None:
     names: dict[str, object] = {}
     for block in BLOCKS:
         exec(block, names)
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert names["complete"]["trial_id"].iloc[0] == "t0005"
     assert set(names["curves"]["class_name"]) == {"ballscrew", "cookie", "magnetic_tile", "mean", "road"}
     assert names["by_quantizer"]["trials"].sum() == 4
