@@ -17,15 +17,17 @@ def make_hvq(*, seed: int = 0, prepared: bool = True, **fields: object) -> HvqMo
     return model
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_hierarchy_quantizes_the_state_of_its_layer_beside_the_top_code(depth: int) -> None:
-    model = make_hvq(hierarchy_depth=depth).eval()
+@pytest.mark.parametrize("quantizer", ["vq", "fsq"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 6])
+def test_hierarchy_quantizes_the_state_of_its_layer_beside_the_top_code(depth: int, quantizer: str) -> None:
+    model = make_hvq(hierarchy_depth=depth, quantizer=quantizer, codebook_init="normal").eval()
     batch = make_batch()
     route_B = batch.class_index_B
     states = model.network.encode(model.standardizer(batch.features_BChw))
     latents = model.network.quantize(states, route_B)
     assert len(states) == depth + 1
-    assert model.codebook_sizes() == dict.fromkeys(["top", *(f"q{i}" for i in reversed(range(depth)))], 8)
+    size = 8 if quantizer == "vq" else 60
+    assert model.codebook_sizes() == dict.fromkeys(["top", *(f"q{i}" for i in reversed(range(depth)))], size)
     top_BLD = model.network.top(states[depth], route_B).quantized_BLD
     for i in range(depth):
         input_BLW = torch.cat([states[i], top_BLD], dim=-1)

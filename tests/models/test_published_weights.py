@@ -34,6 +34,7 @@ def converted(theirs: PublishedStyle, **changes: object) -> HvqModel:
         {},
         {"depth": 1, "classes": 1, "width": 8, "grid": (2, 2)},
         {"depth": 2, "classes": 15, "codes": 5, "channels": 7, "hidden": 9},
+        *({"depth": depth, "classes": 2, "width": 24, "codes": 6} for depth in (3, 5, 6)),
     ],
 )
 def test_maps_of_converted_weights_are_those_of_the_formulas(sizes: dict[str, object]) -> None:

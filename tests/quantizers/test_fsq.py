@@ -58,6 +58,21 @@ def test_every_level_is_reached_and_none_beyond(levels: list[int]) -> None:
         assert digits.tolist() == list(range(level))
 
 
+@pytest.mark.parametrize("levels", [[3], [4], [3, 4], [8, 6, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5]])
+def test_every_index_is_reached_and_comes_back(levels: list[int]) -> None:
+    """The latent in the middle of every cell, from the inverse of the bound, gives that cell's index and code."""
+    fsq = FSQ(levels)
+    digits = np.stack(np.unravel_index(np.arange(fsq.codebook_size), levels[::-1]), axis=1)[:, ::-1]
+    level = np.array(levels, dtype=np.float64)
+    half = (level - 1) * (1 + 1e-3) / 2
+    offset = np.where(level % 2 == 0, 0.5, 0)
+    z = np.arctanh((digits - level // 2 + offset) / half) - np.arctanh(offset / half)
+    codes, indices = fsq(torch.from_numpy(z))
+    assert torch.equal(indices, torch.arange(fsq.codebook_size))
+    torch.testing.assert_close(codes, fsq.indices_to_codes(indices), rtol=0, atol=1e-6)
+    assert torch.equal(fsq.codes_to_indices(codes), indices)
+
+
 def test_the_first_level_varies_fastest() -> None:
     fsq = FSQ([3, 4])
     digits = (fsq.indices_to_codes(torch.arange(12)) * torch.tensor([1, 2]) + torch.tensor([1, 2])).long()
@@ -86,6 +101,19 @@ def test_autocast_changes_nothing() -> None:
     assert mixed.codes.dtype == torch.float32
     assert torch.equal(plain.codes, mixed.codes)
     assert torch.equal(plain.indices, mixed.indices)
+
+
+def test_latents_in_bf16_are_quantised_as_the_same_numbers_in_float32() -> None:
+    fsq = FSQ([8, 8, 8, 5, 5, 5])
+    z = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        codes, indices = fsq(z.requires_grad_())
+        codes.sum().backward()
+    expected_codes, expected_indices = fsq(z.detach().float())
+    assert torch.equal(codes, expected_codes)
+    assert torch.equal(indices, expected_indices)
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
