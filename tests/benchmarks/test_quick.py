@@ -1,0 +1,103 @@
+"""Every benchmark runs through with --quick and prints a table.
+
+Those that start whole commands get made-up ones here, for each takes a minute; test_commands.py runs a real one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import benchmarks
+from benchmarks.commands import Finished, Samples
+from hvqray.config.yaml_loader import load_yaml
+
+IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result")
+WHOLE_COMMANDS = ("trial_gap", "trivial_trials", "slots", "second_sweep", "sweep")
+
+
+def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
+    """Trials of one step a process, 2 s apart in a sweep and 20 s in the reference; a machine that starts in 5 s."""
+    started = time.time() - 100
+    options = dict(itertools.pairwise(arguments))
+    if arguments[0] == "-c":
+        Path(arguments[2]).write_text(str(started + 5))
+        return Finished(started, 6.0, [], Samples(), folder)
+    if arguments[1] == "hvqray.sweep":
+        num_trials, gap = int(options["--num-trials"]), 2
+        workers = load_yaml(arguments[2]).get("resources", {}).get("workers", 1)
+        rows = [
+            {"number": n, "state": "COMPLETE", "duration_s": 1.5, "val/image_auroc": 0.9}
+            for n in range(num_trials)
+        ]
+        (folder / "sweep").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), folder / "sweep" / "trials.parquet")
+    else:
+        assert arguments[1] == "benchmarks.train_per_trial"
+        workers, num_trials, gap = int(options.get("--workers", 1)), int(options.get("--trials", 1)), 20
+        trials = [{"image_auroc": None, "started": 0.0, "ended": 30.0}] * num_trials
+        Path(arguments[3]).write_text(json.dumps(trials))
+    steps = [(started + 10 + gap * n, rank) for n in range(num_trials) for rank in range(workers)]
+    samples = Samples([10**8] * 3, [0, 10**8, 10**8], [0, 1, 1])
+    return Finished(started, 60.0, steps, samples, folder)
+
+
+@pytest.fixture
+def _made_up_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("commands", "trial_gap", "second_sweep", "sweep"):
+        monkeypatch.setattr(f"benchmarks.{module}.run_command", made_up_command)
+    monkeypatch.setattr("benchmarks.commands.write_synthetic", lambda folder, **_: folder)
+
+
+def _table_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    importlib.import_module(f"benchmarks.{name}").main(["--quick"])
+    printed = capsys.readouterr().out
+    assert "QUICK" in printed
+    lines = [line.strip("| ") for line in printed.splitlines() if line.startswith("|")]
+    return [line.split(" | ") for line in lines[2:]]
+
+
+def test_every_benchmark_is_listed() -> None:
+    (folder,) = benchmarks.__path__
+    found = {path.stem for path in Path(folder).glob("*.py") if "def main(argv" in path.read_text()}
+    assert found == {*IN_PROCESS, *WHOLE_COMMANDS}
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
+def test_benchmark_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _table_of(name, capsys)
+
+
+@pytest.mark.usefixtures("_made_up_commands")
+class TestWholeCommands:
+    def test_trial_gap_compares_the_gaps(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert _table_of("trial_gap", capsys) == [["1", "20 (20 to 20)", "2 (2 to 2)", "10", "2.00"]]
+
+    def test_trivial_trials_tell_what_is_beyond_own_work(self, capsys: pytest.CaptureFixture[str]) -> None:
+        ((method, trials, slots, _, wall, own, beyond, *_),) = _table_of("trivial_trials", capsys)
+        assert [method, trials, slots, wall, own, beyond] == ["random", "4", "1", "2", "1.5", "0.5"]
+
+    def test_slots_tell_trials_per_hour(self, capsys: pytest.CaptureFixture[str]) -> None:
+        ((slots, _, _, per_hour, against_first, threads, *_),) = _table_of("slots", capsys)
+        assert [slots, per_hour, against_first, threads] == ["1", "1800", "1.00", "1, 1"]
+
+    def test_second_sweep_is_set_against_torch_and_ray_alone(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ((alone, second, ratio, *_),) = _table_of("second_sweep", capsys)
+        assert [alone, second, ratio] == ["5 (5 to 5)", "10 (10 to 10)", "2 (2 to 2)"]
+
+    def test_sweep_extrapolates_and_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
+        ours, published = _table_of("sweep", capsys)
+        assert ours[:3] == ["this project", "60", "0.9"]
+        assert published[0] == "published loop"
+        assert published[2] == "undefined (maps not finite)"
+        assert published[3].startswith("EXTRAPOLATED from one trial of 30 s and Train starts of 20 s")
