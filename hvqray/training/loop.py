@@ -39,7 +39,10 @@ from hvqray.training.evaluation import Evaluator
 from hvqray.training.optimisation import ObjectiveTrainer, autocast
 
 REFERENCE_IMAGES_PER_CLASS = 48
-"""Normal training images per class from which statistics, first codes and map calibration are taken."""
+"""Normal training images per class from which statistics and first codes are taken."""
+BATCH_SIZE_WITHOUT_GRADIENTS = 64
+MEASURED_ANEW = "error_map."
+"""What every evaluation measures anew is not kept for resuming: a matrix a location would be most of that file."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class _Run:
             data.splits["val"],
             data.context,
             communicator,
-            batch_size=64,
+            batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
             precision_context=lambda: autocast(train, communicator.device),
         )
         self.epochs_done = 0
@@ -196,7 +199,7 @@ class _Run:
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
         if self.communicator.rank == 0:
             with autocast(self.config.train, self.communicator.device):
-                self.model.calibrate(self._reference_batches)
+                self.model.calibrate(self._calibration_batches)
         self._share_state()
         wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
         return self.evaluator.evaluate(self.model, pixel_metrics=wanted or is_last)
@@ -239,7 +242,9 @@ class _Run:
         """Build up the run's state; returns the metrics of the last epoch done (none for a new run)."""
         state = load_resume_state(self.folder, device=self.communicator.device)
         found = self.communicator.all_gather_object(None if state is None else state["epochs_done"])
-        if len(set(found)) > 1:  # else some would prepare a new run and wait for ranks that go on with an old one
+        if (
+            len(set(found)) > 1
+        ):  # else some would prepare a new run and wait for ranks that go on with an old one
             raise InputError(
                 f"the workers find different checkpoints in {self.folder} (epochs {', '.join(map(str, found))}); choose a"
                 " folder that every node sees",
@@ -251,7 +256,10 @@ class _Run:
             with autocast(self.config.train, self.communicator.device):
                 self.model.prepare(self._reference_batches, seed=self.config.train.seed)
         elif state is not None:
-            self._module().load_state_dict(state["model"])
+            keys = self._module().load_state_dict(state["model"], strict=False)
+            assert not keys.unexpected_keys and all(k.startswith(MEASURED_ANEW) for k in keys.missing_keys), (
+                keys
+            )
         self._share_state()
         self.trainers = [
             ObjectiveTrainer(objective, self.config.train, self.communicator)
@@ -270,7 +278,11 @@ class _Run:
         save_resume_state(
             self.folder,
             {
-                "model": self._module().state_dict(),
+                "model": {
+                    name: tensor
+                    for name, tensor in self._module().state_dict().items()
+                    if not name.startswith(MEASURED_ANEW)
+                },
                 "optimizers": [trainer.optimizer.state_dict() for trainer in self.trainers],
                 "epochs_done": self.epochs_done,
                 "best_epoch": self.best_epoch,
@@ -303,12 +315,18 @@ class _Run:
         return make_batch(split, indices, device=self.communicator.device, images=self.model.needs_images)
 
     def _reference_batches(self) -> Iterator[Batch]:
+        return self._class_batches(REFERENCE_IMAGES_PER_CLASS)
+
+    def _calibration_batches(self) -> Iterator[Batch]:
+        return self._class_batches(self.config.train.calibration_images)
+
+    def _class_batches(self, images_per_class: int | None) -> Iterator[Batch]:
+        """Training images class by class, at most `images_per_class` of each, spread evenly over the class."""
         for _, members in self.train_split.by_class():
-            chosen = members[:: max(1, len(members) // REFERENCE_IMAGES_PER_CLASS)][
-                :REFERENCE_IMAGES_PER_CLASS
-            ]
-            if len(chosen):
-                yield self._batch(self.train_split, chosen)
+            limit = min(images_per_class or len(members), len(members))
+            chosen = members[np.arange(limit) * len(members) // max(limit, 1)]
+            for start in range(0, limit, BATCH_SIZE_WITHOUT_GRADIENTS):
+                yield self._batch(self.train_split, chosen[start : start + BATCH_SIZE_WITHOUT_GRADIENTS])
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -81,7 +81,11 @@ def test_checkpoint_last_takes_the_last_epoch(tmp_path: Path) -> None:
     assert found[-1].selected["val/pixel_auroc"] == found[-1].metrics["val/pixel_auroc"]
 
 
-@pytest.mark.parametrize("model", [HVQ, SQUAD], ids=["hvq", "squad"])
+@pytest.mark.parametrize(
+    "model",
+    [HVQ, SQUAD.model_copy(update={"map_distance": "local_mahalanobis", "score_from": "coarse"})],
+    ids=["hvq", "squad-local"],
+)
 def test_a_run_repeats_bit_for_bit_and_resumes_to_the_same_end(
     tmp_path: Path, model: HvqConfig | SquadConfig
 ) -> None:
@@ -93,6 +97,17 @@ def test_a_run_repeats_bit_for_bit_and_resumes_to_the_same_end(
     assert rest[0].metrics == whole[0].metrics
     assert rest[-1].metrics == whole[-1].metrics
     assert rest[-1].selected == whole[-1].selected
+
+
+def test_the_map_is_measured_on_as_many_normal_images_as_asked_for(tmp_path: Path) -> None:
+    model = HVQ.model_copy(update={"map_distance": "local_mahalanobis"})
+    few, many, most = (
+        reports(config(model, epochs=1, calibration_images=number), tmp_path / str(number))[0].metrics
+        for number in (2, None, 1000)
+    )
+    assert many == most, "more than there are is all"
+    assert few["train/loss"] == many["train/loss"]
+    assert few["val/pixel_auroc"] != many["val/pixel_auroc"]
 
 
 def test_a_run_that_had_ended_says_so_again(tmp_path: Path) -> None:
