@@ -32,8 +32,22 @@ class _Row:
     num_epochs: int = 0
     metrics: Mapping[str, float | None] | None = None
     duration_s: float = 0.0
+    told_at_s: float = 0.0
+    """When the trial was last heard of, by the monotonic clock."""
+    begun_at_epoch: int = 0
+    """Epochs that an earlier start of the sweep had trained."""
     earlier: bool = False
     """Whether the trial had ended before this start of the sweep."""
+
+    @property
+    def progress(self) -> float:
+        """The share of its epochs that is done; all where it has ended."""
+        return self.epoch / max(self.num_epochs, 1) if self.state == "RUNNING" else 1.0
+
+    @property
+    def progress_before(self) -> float:
+        """The share that an earlier start had done."""
+        return self.begun_at_epoch / max(self.num_epochs, 1)
 
     def value(self, name: str) -> float | None:
         return (self.metrics or {}).get(name)
@@ -64,6 +78,7 @@ class LiveTable:
         self._num_trials = num_trials
         self._time_budget_s = time_budget_s
         self._began = time.monotonic()
+        self._first_trial_began: float | None = None
         self._rows = {
             trial.trial_id: _Row(
                 trial_id=trial.trial_id,
@@ -98,11 +113,21 @@ class LiveTable:
         self._console = Console(quiet=True)
 
     def on_trial_start(self, event: TrialStart) -> None:
-        self._rows[event.trial_id] = _Row(event.trial_id, event.number, event.params)
+        now = time.monotonic()
+        if self._first_trial_began is None:
+            self._first_trial_began = now
+        row = _Row(event.trial_id, event.number, event.params, told_at_s=now)
+        row.num_epochs = event.config.get("train", {}).get("epochs", 0)
+        self._rows[event.trial_id] = row
         self._say(f"{event.trial_id} started: {wording.one_line(event.params)}")
 
     def on_epoch(self, trial_id: str, report: EpochReport) -> None:
         row = self._rows[trial_id]
+        if (
+            row.epoch == 0 and report.epoch > 1
+        ):  # it goes on, and tells the last epoch of the earlier start again
+            row.begun_at_epoch = report.epoch
+        row.told_at_s = time.monotonic()
         row.epoch, row.num_epochs, row.duration_s = report.epoch, report.num_epochs, report.duration_s
         row.metrics = report.selected or report.metrics
         self._say(
@@ -156,7 +181,7 @@ class LiveTable:
         shown = [*running, *ended][:_NUM_ROWS]
         table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
         table.add_column("trial", no_wrap=True)
-        table.add_column("state", no_wrap=True)
+        table.add_column("state", no_wrap=True, min_width=max(map(len, _STATE_STYLE)))
         table.add_column("parameters", ratio=1, overflow="ellipsis", no_wrap=True)
         table.add_column("epoch", justify="right", no_wrap=True)
         for name in self._goals:
@@ -170,7 +195,7 @@ class LiveTable:
                 Text(wording.one_line(row.params)),
                 f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-",
                 *(wording.number(row.value(name)) for name in self._goals),
-                wording.duration(row.duration_s),
+                wording.duration(self._duration_s(row)),
                 style="bold" if row is best else None,
             )
         more = len(rows) - len(shown)
@@ -192,18 +217,22 @@ class LiveTable:
         return row.state == "FAIL", value is None, signed
 
     def _time_left_s(self, rows: list[_Row]) -> float | None:
-        """From the trials' own pace: the share of this start's work that is done, epochs of running trials included."""
-        elapsed_s = time.monotonic() - self._began
+        """From the pace of this start's trials, epochs of running ones included, since the first of them began."""
+        now = time.monotonic()
         estimates = []
         if self._time_budget_s is not None:
-            estimates.append(self._time_budget_s - elapsed_s)
-        mine = [row for row in rows if not row.earlier]
-        if self._num_trials is not None:
-            to_do = self._num_trials - (len(rows) - len(mine))
-            done = sum(1.0 if row.state != "RUNNING" else row.epoch / max(row.num_epochs, 1) for row in mine)
+            estimates.append(self._time_budget_s - (now - self._began))
+        if self._num_trials is not None and self._first_trial_began is not None:
+            left = self._num_trials - sum(row.progress for row in rows)
+            done = sum(row.progress - row.progress_before for row in rows if not row.earlier)
             if done > 0:
-                estimates.append(elapsed_s * max(to_do - done, 0.0) / done)
+                estimates.append((now - self._first_trial_began) * max(left, 0.0) / done)
         return max(min(estimates), 0.0) if estimates else None
+
+    def _duration_s(self, row: _Row) -> float:
+        """A running trial's time goes on between its reports."""
+        since_s = time.monotonic() - row.told_at_s if row.state == "RUNNING" else 0.0
+        return row.duration_s + since_s
 
     def _objectives(self, metrics: Metrics) -> str:
         return ", ".join(f"{name} {wording.number(metrics.get(name))}" for name in self._goals)

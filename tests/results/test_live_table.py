@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from dataclasses import replace
 
 import pytest
 from fake_sweep import OBJECTIVE, play, start_of
@@ -118,13 +119,38 @@ def test_time_left_follows_the_work_done_and_the_budget(clock: Clock) -> None:
     earlier = [TrialRecord("t0090", 90, "COMPLETE", {}, {OBJECTIVE: 0.9}, 3, 9.0, "h", 0, None, "v")]
     table, _ = plain_table(num_trials=5, time_budget_s=1000.0, earlier=earlier)
     assert table.status() == "1/5 trials ended, best val/image_auroc 0.9000 (t0090), about 16 min 40 s left"
-    clock.now += 100
+    clock.now += 10  # the workers start
     table.on_trial_start(start_of(0))
+    clock.now += 25
+    table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 25.0))
+    clock.now += 75
     table.on_epoch("t0000", EpochReport(4, 8, {OBJECTIVE: 0.5}, 100.0))
     # Half of one of four trials in 100 s: three and a half are left.
     assert table.status().endswith("about 11 min 40 s left")
-    clock.now += 850
+    clock.now += 840
     assert table.status().endswith("about 50 s left")
+
+
+def test_epochs_of_an_earlier_start_are_no_pace_of_this_one(clock: Clock) -> None:
+    table, _ = plain_table(num_trials=2)
+    table.on_trial_start(start_of(0))
+    table.on_epoch("t0000", EpochReport(6, 8, {OBJECTIVE: 0.5}, 60.0))
+    assert "left" not in table.status()
+    clock.now += 10
+    table.on_epoch("t0000", EpochReport(7, 8, {OBJECTIVE: 0.5}, 70.0))
+    # An eighth of a trial in 10 s: nine eighths are left.
+    assert table.status().endswith("about 1 min 30 s left")
+
+
+def test_a_running_trial_s_time_goes_on_between_its_reports(clock: Clock) -> None:
+    table, _ = plain_table()
+    start = start_of(0)
+    table.on_trial_start(replace(start, config={**start.config, "train": {"epochs": 8}}))
+    clock.now += 7
+    assert shown(table)[1][-4:] == ["0/8", "-", "7", "s"]
+    table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 5.0, selected={OBJECTIVE: 0.5}))
+    clock.now += 3
+    assert shown(table)[1][-4:] == ["1/8", "0.5000", "8", "s"]
 
 
 def test_a_copy_in_another_process_is_silent() -> None:
