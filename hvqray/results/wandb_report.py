@@ -10,6 +10,7 @@ from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, class_names, codebook_levels
+from hvqray.results.confirm_table import spread_lines
 from hvqray.results.history import TrialRecord
 from hvqray.results.store import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
@@ -51,7 +52,10 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
     info = read_info(folder)
     trials = read_trials(folder)
     # Neither entity nor project: the report's own hold, and wandb-workspaces would ask the server for others.
-    runs = wr.Runset(name=description.name, filters=f"Group == {description.name!r}")
+    # Retraining runs would count twice in what is drawn of the search.
+    runs = wr.Runset(
+        name=description.name, filters=f"Group == {description.name!r} and Tags not in ['confirm']"
+    )
     facts = [
         f"{description.dataset}, {description.image_size} px",
         f"val: from {description.validation}",
@@ -68,7 +72,13 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
             f"{name} {wording.number(best.metrics.get(name))}"
             for name in (*description.goals, "test/image_auroc")
         ]
-        blocks.append(wr.P(text=f"Best trial {best.trial_id}: {', '.join(values)}."))
+        blocks.append(wr.P(text=f"Best model, {best.run_id}: {', '.join(values)}."))
+        for each in best.confirmed:
+            shown = ", ".join(spread_lines(each.metrics.get("test/image_auroc")))
+            seeds = ", ".join(map(str, each.seeds))
+            blocks.append(
+                wr.P(text=f"{each.trial_id} confirmed over seeds {seeds}: test/image_auroc {shown}.")
+            )
     for heading, panels in _panels(description, trials):
         blocks += [wr.H2(text=heading), wr.PanelGrid(runsets=[runs], panels=panels)]
     return blocks

@@ -36,8 +36,11 @@ def test_the_file_has_the_panels_of_the_sweep(tmp_path: Path) -> None:
         "Bar Chart",
         "Media Browser",
     } <= kinds
-    (filtered,) = grids[0]["runSets"][0]["filters"]["filters"]
-    assert (filtered["key"]["name"], filtered["value"]) == ("group", "it's a sweep")
+    filters = grids[0]["runSets"][0]["filters"]["filters"]
+    assert [(one["key"]["name"], one["op"], one["value"]) for one in filters] == [
+        ("group", "=", "it's a sweep"),
+        ("tags", "NIN", ["confirm"]),
+    ]
     text = json.dumps(panels)
     assert "config:model.value.codebook_size" in text
     assert f"summary:{OBJECTIVE}" in text
