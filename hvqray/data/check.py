@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvqray.data.dataset import Dataset, Sample
-from hvqray.data.files import is_image
+from hvqray.data.files import NORMAL_ONLY, counted, is_image
 from hvqray.data.images import image_dimensions, load_image, load_mask, mask_size_fault
 from hvqray.data.layouts import LAYOUTS
 from hvqray.data.progress import Progress, silent
@@ -106,8 +106,8 @@ def _unread_files(dataset: Dataset) -> Iterator[str]:
                     others[path.parent].append(path.name)
         for parent, names in others.items():
             yield (
-                f"{parent}: {len(names)} image{'s are' if len(names) > 1 else ' is'} not read ({names[0]}, ...),"
-                f" as training is on normal images alone and the layout is {_shape(dataset)}; move or remove them"
+                f"{parent}: {counted(len(names), 'image')} not read ({names[0]}{', ...' if len(names) > 1 else ''}):"
+                f" {NORMAL_ONLY}, and the layout is {_shape(dataset)}; move or remove them"
             )
         for path in masks:
             # A normal image may have a mask, which is not looked at.

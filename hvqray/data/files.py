@@ -11,6 +11,8 @@ MEAN = "mean"
 """What the mean over classes is called in all results, so that no class can be."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 PARTS = ("train", "test")
+NORMAL_ONLY = "training is on normal images alone"
+"""Why defective images of a training part are left out."""
 
 
 def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | None) -> list[str]:
@@ -57,6 +59,11 @@ def subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def inside(folder: Path, relative: str, *, source: Path) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, image_files, masks_by_stem, subfolders
+from hvqray.data.files import PARTS, choose_classes, counted, image_files, masks_by_stem, subfolders
 from hvqray.data.mvtec import read_class_folder
 from hvqray.errors import InputError
 
@@ -49,7 +49,7 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
         normal_test = normal[TEST_SHARE - 1 :: TEST_SHARE]
         normal = [path for position, path in enumerate(normal, start=1) if position % TEST_SHARE]
         remarks.append(
-            f"{root}: no folder {NORMAL_TEST}, so {len(normal_test)} images of {NORMAL}, each fifth, are for the test"
+            f"{root}: no folder {NORMAL_TEST}, so {counted(len(normal_test), 'image')} of {NORMAL}, every fifth, for the test"
         )
     samples = [Sample(path, name, "train", GOOD) for path in normal]
     if (root / ABNORMAL / GOOD).is_dir():

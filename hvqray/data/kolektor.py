@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, image_files
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, image_files
 from hvqray.data.images import load_mask
 from hvqray.errors import InputError
 
@@ -51,13 +51,13 @@ def read_kolektor(root: Path, classes: Sequence[str] | None = None) -> Dataset:
         left_out += [path for path in files if _COPY.fullmatch(path.stem)]
         if unpaired := len(images) - len(paired):
             remarks.append(
-                f"{root / part}: {unpaired} images without NNNNN_GT.png are left out, for nothing says if they are normal"
+                f"{root / part}: {counted(unpaired, 'image')} without NNNNN_GT.png left out: nothing says which are normal"
             )
         with ThreadPoolExecutor() as pool:
             labels = list(pool.map(_is_marked, masks))
         if part == "train" and any(labels):
             remarks.append(
-                f"{root / part}: {sum(labels)} defective images are not used: training is on normal images alone"
+                f"{root / part}: {counted(sum(labels), 'defective image')} not used: {NORMAL_ONLY}"
             )
         for path, mask, is_defective in zip(paired, masks, labels, strict=True):
             if not is_defective:

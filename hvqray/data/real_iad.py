@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, inside, subfolders
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, inside, subfolders
 from hvqray.errors import InputError
 
 _JSONS, _IMAGES = "realiad_jsons", "realiad_"
@@ -135,13 +135,11 @@ def _read_class(file: Path, images: Path, name: str) -> tuple[list[Sample], list
                         mask = None
                 samples.append(Sample(image, name, part, GOOD if is_good else entry.anomaly_class, mask))
     samples.sort(key=lambda sample: (PARTS.index(sample.part), sample.defect, sample.path))
-    remarks = [
-        f"{file}: {number} {what}"
-        for number, what in (
-            (missing_images, "images are not on disk and are left out"),
-            (missing_masks, "masks are not on disk; the class has no pixel metrics"),
-            (num_defective, "defective training images are not used: training is on normal images alone"),
-        )
-        if number
-    ]
-    return samples, remarks
+    remarks = []
+    if missing_images:
+        remarks.append(f"{counted(missing_images, 'image')} left out: not on disk")
+    if missing_masks:
+        remarks.append(f"{counted(missing_masks, 'mask')} not on disk: no pixel metrics for this class")
+    if num_defective:
+        remarks.append(f"{counted(num_defective, 'defective training image')} not used: {NORMAL_ONLY}")
+    return samples, [f"{file}: {remark}" for remark in remarks]

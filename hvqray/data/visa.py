@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, inside
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, inside
 from hvqray.errors import InputError
 
 SPLIT_FILE = Path("split_csv", "1cls.csv")
@@ -55,24 +55,21 @@ def read_visa(root: Path, classes: Sequence[str] | None = None) -> Dataset:
                 Sample(image, row["object"], row["split"], defect, mask, mask_is_nonzero=mask is not None)
             )
     samples.sort(key=lambda sample: (sample.class_name, PARTS.index(sample.part), sample.defect, sample.path))
-    remarks = [
-        f"{root}: {number} {what}"
-        for number, what in (
-            (missing_images, f"images of {SPLIT_FILE} are not in the folder and are left out"),
-            (
-                missing_masks,
-                f"masks of {SPLIT_FILE} are not in the folder; their classes have no pixel metrics",
-            ),
-            (num_defective, "defective training images are not used: training is on normal images alone"),
+    remarks = []
+    if missing_images:
+        remarks.append(f"{counted(missing_images, 'image')} of {SPLIT_FILE} left out: not in the folder")
+    if missing_masks:
+        remarks.append(
+            f"{counted(missing_masks, 'mask')} of {SPLIT_FILE} not in the folder: no pixel metrics for that class"
         )
-        if number
-    ]
+    if num_defective:
+        remarks.append(f"{counted(num_defective, 'defective training image')} not used: {NORMAL_ONLY}")
     return Dataset(
         root,
         tuple(names),
         tuple(samples),
         folders=tuple(root / name for name in names),
-        remarks=tuple(remarks),
+        remarks=tuple(f"{root}: {remark}" for remark in remarks),
     )
 
 

@@ -60,12 +60,19 @@ def write_visa(root: Path, names: tuple[str, ...] = ("candle", "pcb1")) -> None:
             copy.image(image)
             rows.append((name, "train" if number < 3 else "test", "normal", image, ""))
         for number in range(2):
-            image, mask = (f"{name}/Data/{part}" for part in (f"Images/Anomaly/{number:03d}.JPG", f"Masks/Anomaly/{number:03d}.png"))
+            image, mask = (
+                f"{name}/Data/{part}"
+                for part in (f"Images/Anomaly/{number:03d}.JPG", f"Masks/Anomaly/{number:03d}.png")
+            )
             copy.image(image)
             copy.mask(mask, value=number + 1)
             rows.append((name, "test", "anomaly", image, mask))
     _write_csv(root / "split_csv" / "1cls.csv", ("object", "split", "label", "image", "mask"), rows)
-    annotations = [(image, {"000.JPG": "melt", "001.JPG": "wax, melt"}.get(Path(image).name, "normal"), mask) for name, _, _, image, mask in rows if name == names[0]]
+    annotations = [
+        (image, {"000.JPG": "melt", "001.JPG": "wax, melt"}.get(Path(image).name, "normal"), mask)
+        for name, _, _, image, mask in rows
+        if name == names[0]
+    ]
     _write_csv(root / names[0] / "image_anno.csv", ("image", "label", "mask"), annotations)
 
 
@@ -99,8 +106,14 @@ def write_real_iad(root: Path, names: tuple[str, ...] = ("audiojack", "toy")) ->
     for name in names:
         train = [_real_iad_entry(copy, name, "OK", number) for number in range(3)]
         test = [_real_iad_entry(copy, name, "OK", number) for number in (3, 4)]
-        test += [_real_iad_entry(copy, name, kind, number) for number, kind in enumerate(("HS", "QS"), start=5)]
-        content = {"meta": {"pre_transform": None, "prefix": f"{name}/", "normal_class": "OK"}, "train": train, "test": test}
+        test += [
+            _real_iad_entry(copy, name, kind, number) for number, kind in enumerate(("HS", "QS"), start=5)
+        ]
+        content = {
+            "meta": {"pre_transform": None, "prefix": f"{name}/", "normal_class": "OK"},
+            "train": train,
+            "test": test,
+        }
         file = root / "realiad_jsons" / "realiad_jsons" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
@@ -112,7 +125,12 @@ def _real_iad_entry(copy: Copy, name: str, kind: str, number: int) -> dict[str, 
     copy.image(f"{name}/{stem}.jpg")
     if kind != "OK":
         copy.mask(f"{name}/{stem}.png")
-    return {"category": name, "anomaly_class": kind, "image_path": f"{stem}.jpg", "mask_path": None if kind == "OK" else f"{stem}.png"}
+    return {
+        "category": name,
+        "anomaly_class": kind,
+        "image_path": f"{stem}.jpg",
+        "mask_path": None if kind == "OK" else f"{stem}.png",
+    }
 
 
 def write_plain(root: Path, *, normal: int = 5, normal_test: int = 2) -> None:

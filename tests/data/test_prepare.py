@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layout_copies import write_visa
 from PIL import Image
 
 from hvqray.config.sections import BackboneConfig, DataConfig
@@ -205,6 +206,22 @@ def test_synthetic_set_is_the_default(tmp_path: Path, monkeypatch: pytest.Monkey
     data = prepare_data(DataConfig.model_validate(fields), cache_dir=tmp_path)
     assert data.context.class_names == ("nut",)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 3, "test": 3}
+
+
+def test_a_published_layout_through_the_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_visa(tmp_path / "set")
+    data = prepare_data(
+        config(tmp_path / "set", layout="visa", validation={"from": "none"}),
+        cache_dir=tmp_path / "cache",
+        progress=lambda *_: None,
+    )
+    test = data.splits["test"]
+    shares = test.masks(np.arange(len(test))).mean(axis=(1, 2))
+    np.testing.assert_array_equal(shares, np.where(test.is_anomalous, 0.25, 0))
+    assert test.has_mask.all()
+    assert any("class pcb1 has 3 train good" in message for message in caplog.messages)
 
 
 @pytest.mark.slow
