@@ -24,3 +24,4 @@ def start(tmp_path: Path, small_images: Path, shared_cache: Path) -> Iterator[St
     for sweep in sweeps:
         if sweep.process.poll() is None:
             end([*sweep.descendants(), psutil.Process(sweep.process.pid)])
+            sweep.process.wait()  # one left behind would fail the next test, by Python's warning of it

@@ -43,10 +43,10 @@ class Sweep:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
             )
 
-    def wait(self, timeout_s: float = 300) -> int:
+    def wait(self, timeout_s: float = 540) -> int:
         return self.process.wait(timeout_s)
 
-    def wait_for(self, text: str, timeout_s: float = 240) -> None:
+    def wait_for(self, text: str, timeout_s: float = 540) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()

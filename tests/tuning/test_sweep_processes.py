@@ -20,7 +20,7 @@ from sweep_command import Start
 
 from hvqray.results.store import read_trials
 
-ONE_AT_A_TIME = ("--set", "resources.cpus_per_worker=2")
+ONE_AT_A_TIME = ("--set", "resources.max_concurrent_trials=1")
 """One process trains all trials in turn; a second one would double what a sweep costs."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
