@@ -24,8 +24,9 @@ LAYERS: dict[str, set[str]] = {
     "models": {"quantizers", "config"},
     "data": {"config", "models.interface"},
     "training": {"config", "data", "models", "metrics"},
+    "baselines": {"config", "data", "models", "metrics"},
     "results": {"config", "training.epoch_report"},
-    "tuning": {"config", "data", "models", "metrics", "training", "results"},
+    "tuning": {"config", "data", "models", "metrics", "training", "baselines", "results"},
 }
 """Layer to what it may import besides itself and `SHARED`, as docs/architecture.md has it."""
 

@@ -1,0 +1,1 @@
+"""Methods without training by gradient, measured on the same features, splits and metrics as the models."""

@@ -1,0 +1,96 @@
+"""What is measured of a baseline: every setting, class by class, on both splits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+from tiny_data import SIZE, tiny_data
+
+from hvqray.baselines.measure import BaselineName, BaselineResult, choose, measure_baseline
+from hvqray.baselines.padim import Padim
+from hvqray.metrics import METRIC_NAMES
+
+
+def test_padim_by_hand() -> None:
+    data = tiny_data()
+    results = {result.settings["image_score"]: result.metrics for result in measure_baseline("padim", data)}
+    assert list(results) == ["maximum", "top 1%", "top 5%", "top 20%"]
+    train, test = data.splits["train"], data.splits["test"]
+    for class_index, class_name in enumerate(data.context.class_names):
+        of_train, of_test = (np.flatnonzero(split.class_index == class_index) for split in (train, test))
+        model = Padim()
+        model.fit(torch.from_numpy(train.features(of_train)))
+        map_nhw, _ = model.predict(torch.from_numpy(test.features(of_test)))
+        size = (SIZE, SIZE)
+        large = torch.nn.functional.interpolate(map_nhw[:, None], size, mode="bilinear", align_corners=True)
+        maps = [ndimage.gaussian_filter(each.numpy(), 4.0, mode="nearest") for each in large[:, 0]]
+        labels, masks = test.is_anomalous[of_test], test.masks(of_test)
+        highest = [float(each.max()) for each in maps]
+        expected = {
+            "image_auroc": roc_auc_score(labels, highest),
+            "image_ap": average_precision_score(labels, highest),
+            "pixel_auroc": roc_auc_score(masks.ravel(), np.ravel(maps)),
+        }
+        for metric, value in expected.items():
+            assert results["maximum"][f"test/{class_name}/{metric}"] == pytest.approx(value, abs=1e-3)
+    shares = [np.sort(np.ravel(each))[-round(0.05 * SIZE * SIZE) :].mean() for each in maps]
+    assert results["top 5%"][f"test/{class_name}/image_auroc"] == roc_auc_score(labels, shares)
+
+
+@pytest.mark.parametrize(("name", "number"), [("padim", 4), ("patchcore", 10)])
+def test_every_setting_has_all_metrics(name: BaselineName, number: int) -> None:
+    data = tiny_data()
+    results = measure_baseline(name, data)
+    assert len({str(result.settings) for result in results}) == number
+    for result in results:
+        for split in ("val", "test"):
+            for metric in METRIC_NAMES:
+                of_classes = [result.metrics[f"{split}/{c}/{metric}"] or 0 for c in data.context.class_names]
+                assert result.metrics[f"{split}/{metric}"] == pytest.approx(np.mean(of_classes))
+
+
+def test_both_find_the_defects() -> None:
+    data = tiny_data(counts=(40,))
+    names: tuple[BaselineName, ...] = ("padim", "patchcore")
+    for name in names:
+        best = choose(measure_baseline(name, data), "val/image_auroc", "maximize")
+        assert (best.metrics["test/pixel_auroc"] or 0) > 0.8
+
+
+def test_chosen_on_test_the_splits_are_one() -> None:
+    data = tiny_data()
+    data = replace(data, splits={**data.splits, "val": data.splits["test"]}, selected_on_test=True)
+    metrics = measure_baseline("padim", data)[0].metrics
+    of_test = {
+        name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")
+    }
+    assert of_test == {
+        name.removeprefix("val/"): value for name, value in metrics.items() if name.startswith("val/")
+    }
+    assert of_test
+
+
+def test_without_a_mask_there_are_no_pixel_metrics() -> None:
+    data = tiny_data()
+    test = data.splits["test"]
+    test = replace(test, has_mask=test.class_index != 1)
+    metrics = measure_baseline("padim", replace(data, splits={**data.splits, "test": test}))[0].metrics
+    assert metrics["test/class1/pixel_auroc"] is None
+    assert metrics["test/class1/image_auroc"] is not None
+    assert metrics["test/pixel_auroc.num_classes"] == 2
+
+
+def result(objective: float | None, image_auroc: float = 0.5) -> BaselineResult:
+    return BaselineResult("padim", {}, {"val/pixel_ap": objective, "val/image_auroc": image_auroc})
+
+
+def test_choice_by_the_objective_then_by_image_auroc() -> None:
+    results = [result(None, 0.9), result(0.3), result(0.7, 0.6), result(0.7, 0.8)]
+    assert choose(results, "val/pixel_ap", "maximize") is results[3]
+    assert choose(results, "val/pixel_ap", "minimize") is results[1]
+    assert choose(results[:1], "val/pixel_ap", "minimize") is results[0]
