@@ -77,7 +77,8 @@ class MahalanobisDistance(nn.Module):
             x_PnC = self._places(error_BChw[route_B == route]).to(square_RPCC.dtype)
             count_R[route] += x_PnC.shape[1]
             sum_RPC[route] += x_PnC.sum(1)
-            square_RPCC[route].baddbmm_(x_PnC.mT, x_PnC)
+            with torch.autocast(x_PnC.device.type, enabled=False):
+                square_RPCC[route].baddbmm_(x_PnC.mT, x_PnC)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -103,7 +104,8 @@ class MahalanobisDistance(nn.Module):
             self.whitening_RPCC[route] = whitening_PCC
             self.scale_R[route] = variance.sqrt()
             # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.
-            mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
+            with torch.autocast(whitening_PCC.device.type, enabled=False):
+                mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
             self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
 
     @torch.no_grad()

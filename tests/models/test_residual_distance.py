@@ -93,9 +93,10 @@ def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
     assert distance(errors(2, seed=11), one_route(2)).isfinite().all()
 
 
-def test_autocast_changes_nothing() -> None:
+@pytest.mark.parametrize("local", [False, True])
+def test_autocast_changes_nothing(local: bool) -> None:
     fitted, asked = errors(10, seed=12, shift=30.0), errors(3, seed=13, shift=30.0)
-    plain, cast = MahalanobisDistance(1, CHANNELS, LOCATIONS), MahalanobisDistance(1, CHANNELS, LOCATIONS)
+    plain, cast = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
     plain.fit([(fitted, one_route(10))])
     expected = plain(asked, one_route(3))
     with torch.autocast("cpu", torch.bfloat16):
