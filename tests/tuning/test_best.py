@@ -17,7 +17,8 @@ from hvqray.training.checkpoint import METRICS_FILE, load_model, trial_folder
 from hvqray.training.measure import SCORES_FILE, read_test_scores
 from hvqray.tuning import best as best_module
 from hvqray.tuning.best import best_confirmed, best_trials, install_best
-from hvqray.tuning.measured import measure_run, measured_folder
+from hvqray.tuning.measured import measure_run, measure_runs, measured_folder
+from hvqray.tuning.resources import TrialResources
 
 METRIC = "val/image_auroc"
 
@@ -125,6 +126,21 @@ def test_a_run_whose_measuring_was_cut_off_counts_as_not_measured(
     with pytest.raises(RuntimeError, match="no test data"):
         measure_run(folder, "t0000", 1, False, cache)
     assert not measured_folder(folder, "t0000").exists()
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Remote:
+        def remote(self, folder: Path, run_id: str, *arguments: Any) -> None:
+            asked.append(run_id)
+
+    monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
+    monkeypatch.setattr("ray.get", lambda pending: pending)
+    measured_folder(tmp_path, "t0000-s1").mkdir(parents=True)
+    resources = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
+    measure_runs(tmp_path, ["t0000-s0", "t0000-s1", "t0000-s2"], resources=resources, cache_dir=None)
+    assert asked == ["t0000-s0", "t0000-s2"]
 
 
 def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
