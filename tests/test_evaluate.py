@@ -129,7 +129,7 @@ def test_the_weights_file_alone_will_do(place: Place, tmp_path: Path) -> None:
 def test_faults_of_the_user_are_one_line(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty" / "nut" / "test").mkdir(parents=True)
+    (tmp_path / "empty" / "nut" / "test" / "good").mkdir(parents=True)
     for arguments, expected in (
         (["--out", "x.txt"], "x.txt: must end in .json or .csv"),
         (["--data", str(tmp_path / "nowhere")], "nowhere"),

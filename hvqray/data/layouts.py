@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hvqray.data.btad import btad_classes, read_btad
-from hvqray.data.dataset import Dataset
+from hvqray.data.dataset import GOOD, Dataset
+from hvqray.data.files import PARTS, subfolders
 from hvqray.data.folder import is_class_folder, is_plain_folder, read_folder
 from hvqray.data.kolektor import is_kolektor, read_kolektor
 from hvqray.data.mvtec import class_folders, read_mvtec
@@ -40,7 +41,7 @@ def _is_mvtec(root: Path) -> bool:
 
 
 def _has_mvtec_shape(root: Path) -> bool:
-    return bool(class_folders(root)) and not btad_classes(root)
+    return any((folder / part / GOOD).is_dir() for folder in class_folders(root) for part in PARTS)
 
 
 def _class_names(root: Path) -> set[str]:
@@ -100,8 +101,6 @@ def _recognise(root: Path) -> str:
         raise InputError(
             f"{root} could be read as {' or '.join(found)}; say which with data.layout", field="data.layout"
         )
-    shapes = "; ".join(f"{name}: {layout.shape}" for name, layout in LAYOUTS.items())
-    raise InputError(
-        f"{root} holds no dataset of a known layout; see docs/data.md, and name the layout with data.layout ({shapes})",
-        field="data.root",
-    )
+    near = [sub for sub in subfolders(root) if any(layout.matches(sub) for layout in LAYOUTS.values())]
+    mend = f"did you mean {near[0]}?" if near else f"docs/data.md shows how {', '.join(LAYOUTS)} lie on disk"
+    raise InputError(f"{root} holds no dataset of a known layout; {mend}", field="data.root")

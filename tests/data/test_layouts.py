@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from layout_copies import WRITERS, write_mvtec, write_plain, write_visa
+from layout_copies import WRITERS, write_kolektor, write_mvtec, write_plain, write_visa
 
 from hvqray.config.sections import DataConfig
 from hvqray.data import commands
@@ -62,6 +62,12 @@ def test_no_layout_and_no_folder(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         read_dataset(tmp_path / "missing")
+
+
+def test_a_folder_too_high_up(tmp_path: Path) -> None:
+    write_kolektor(tmp_path / "downloads" / "KolektorSDD2")
+    with pytest.raises(InputError, match=r"did you mean .*/downloads/KolektorSDD2\?$"):
+        read_dataset(tmp_path / "downloads")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
