@@ -129,7 +129,11 @@ class SquadModel(nn.Module):
             for name, output in reconstruction.quantized.levels.items()
             if output.indices_BL is not None
         }
-        return Prediction(maps_BHW, scores_B, codes)
+        routed_class_B = None
+        if self.router.mode == "predicted":
+            with evaluating(self):
+                routed_class_B = self.router(batch.features_BChw, batch.class_index_B)
+        return Prediction(maps_BHW, scores_B, codes, routed_class_B)
 
     # -- training -----------------------------------------------------------------------------------------------
 

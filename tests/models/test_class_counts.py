@@ -21,8 +21,9 @@ from hvqray.models.interface import Batch, ModelContext
         hvq(router="none"),
         hvq(router="predicted", quantizer="fsq"),
         squad(image_head=False),
+        squad(image_head=False, router="predicted"),
     ],
-    ids=["oracle", "predicted", "none", "fsq", "squad"],
+    ids=["oracle", "predicted", "none", "fsq", "squad", "squad-predicted"],
 )
 def test_it_trains_and_predicts(num_classes: int, config: object) -> None:
     torch.manual_seed(0)
@@ -42,8 +43,8 @@ def test_it_trains_and_predicts(num_classes: int, config: object) -> None:
     prediction = model.predict(next(batches()))
     assert prediction.maps_BHW.shape == (2 * num_classes, 24, 24)
     assert prediction.maps_BHW.isfinite().all()
-    if getattr(config, "router", None) == "predicted" and config.name == "hvq":
+    if config.router == "predicted":
         assert prediction.routed_class_B is not None
         assert torch.equal(prediction.routed_class_B, labels)
-    elif config.name == "hvq":
+    else:
         assert prediction.routed_class_B is None
