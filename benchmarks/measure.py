@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,11 +96,11 @@ class Limits:
         numel = (2**28 if device == "cuda" else 2**25) if not quick else 2**18
         self.copied_bytes = 2 * 4 * numel
         """Bytes read and written by one copy."""
-        source, self._target = torch.ones(numel, device=device), torch.empty(numel, device=device)
-        self.works: dict[str, Work] = {"limit copy": lambda: self._target.copy_(source)}
+        source, target = torch.ones(numel, device=device), torch.empty(numel, device=device)
+        self.works: dict[str, Work] = {"limit copy": partial(target.copy_, source)}
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             a, b, out = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(3))
-            self.works[f"limit {name}"] = lambda a=a, b=b, out=out: torch.mm(a, b, out=out)  # type: ignore[misc]
+            self.works[f"limit {name}"] = partial(torch.mm, a, b, out=out)
 
     def describe(self, rounds: Rounds) -> str:
         """One line: the rates measured, medians."""

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_classes, images, side, slow = (
         (2, 6, 32, 1) if quick else (NUM_CLASSES, IMAGES_PER_CLASS, SIDE, SLOW_CLASSES)
     )
-    first, again, ratios, rows = 0.0, 0.0, [], []
+    first, again = 0.0, 0.0
+    ratios: list[float] = []
+    rows: list[list[object]] = []
     for number in range(num_classes):
         case = _one_class(number, images, side)
         first_s, values = _timed(lambda case=case: ours(*case))

@@ -71,13 +71,11 @@ def problems(*, quick: bool) -> list[Problem]:
         }
         hvq = HvqConfig.model_validate(small | {"num_heads": 2, "feedforward_width": 32})
         squad = SquadConfig.model_validate(small | {"name": "squad", "image_width": 8})
-        lite = {
-            "backbone": "tf_efficientnet_lite0",
-            "feature_channels": 192,
-            "image_size": 64,
-            "batch_size": 4,
-        }
-        return [Problem("HVQ-Trans, tiny", hvq, **lite), Problem("SQUAD, tiny", squad, **lite)]  # type: ignore[arg-type]
+        backbone, channels = "tf_efficientnet_lite0", 192
+        return [
+            Problem("HVQ-Trans, tiny", hvq, backbone, channels, image_size=64, batch_size=4),
+            Problem("SQUAD, tiny", squad, backbone, channels, image_size=64, batch_size=4),
+        ]
     return [
         Problem("HVQ-Trans, default", HvqConfig(codebook_init="normal"), "tf_efficientnet_lite0", 192),
         Problem("HVQ-Trans, paper", HVQ_PAPER, "tf_efficientnet_b4", 272),

@@ -23,6 +23,10 @@ EPSILON = 1e-5
 class Codebook(nn.Module):
     """The codes of one class at one level, for one image at a time."""
 
+    codes_KD: Tensor
+    sum_KD: Tensor
+    count_K: Tensor
+
     def __init__(self, size: int, width: int, decay: float) -> None:
         super().__init__()
         self.decay = decay

@@ -109,14 +109,16 @@ class PlainSquad:
         self.discriminator.train()
         features_BChw, target_B3TT = self.backbone(images_B3SS), self._target(images_B3SS)
         made = self.generator(features_BChw)
-        made_B3TT = made.image_B3TT
+        made_B3TT, head = made.image_B3TT, self.generator.image_head
+        assert made_B3TT is not None
+        assert head is not None
         feature_loss = F.mse_loss(made.features_BChw, features_BChw)
         feature_loss = (
             feature_loss + (1 - F.cosine_similarity(made.features_BChw, features_BChw, dim=1)).mean()
         )
         image_loss = F.l1_loss(made_B3TT, target_B3TT) + 0.5 * _ssim_error(made_B3TT, target_B3TT).mean()
         adversarial = -self.discriminator(made_B3TT).mean()
-        last = self.generator.image_head.last.weight  # type: ignore[union-attr]
+        last = head.last.weight
         (image_gradient,) = torch.autograd.grad(image_loss, last, retain_graph=True)
         (judged_gradient,) = torch.autograd.grad(adversarial, last, retain_graph=True)
         weight = (image_gradient.norm() / (judged_gradient.norm() + 1e-4)).clamp(max=1e4).detach()
@@ -135,6 +137,7 @@ class PlainSquad:
         self.discriminator.eval()
         features_BChw, target_B3TT = self.backbone(images_B3SS), self._target(images_B3SS)
         made = self.generator(features_BChw)
+        assert made.image_B3TT is not None
         size = (self.size, self.size)
         maps_BSS = (1 - F.cosine_similarity(made.features_BChw, features_BChw, dim=1))[:, None]
         maps_BSS = maps_BSS + (made.features_BChw - features_BChw).norm(dim=1)[:, None]

@@ -7,6 +7,7 @@ study on disk (SQLite), with the driver's own bookkeeping. Plain Optuna asks the
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from hvqray.tuning.samplers import make_sampler
 from hvqray.tuning.space import SearchSpace
 
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "hvq.yaml"
+STUDY = "benchmark"
 METRIC = "val/image_auroc"
 SIZES = (10, 100, 300, 1000)
 NUM_SUGGESTIONS = 20
@@ -38,10 +40,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     sweep = load_sweep(SPACE)
     rows = []
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for method in ("bayes", "random"):
+    space = SearchSpace(sweep.parameters)
+    with tempfile.TemporaryDirectory() as folder:
         for size in SIZES[:1] if quick else SIZES:
-            suggest, told, plain = _measure(sweep, method, size, 2 if quick else NUM_SUGGESTIONS)
-            rows.append([method, size, spread(1e3 * suggest), spread(1e3 * told), spread(1e3 * plain)])
+            finished = _finished_trials(space, size)
+            filled = Path(folder) / f"{size}.db"
+            optuna.create_study(
+                study_name=STUDY, storage=open_storage(filled, STUDY), direction="maximize"
+            ).add_trials(finished)
+            for method in ("bayes", "random"):
+                database = filled.with_name(f"{size}-{method}.db")
+                shutil.copyfile(filled, database)
+                sampler = make_sampler(method, 0, 1, space=space, num_trials=2 * size)
+                num_suggestions = 2 if quick else NUM_SUGGESTIONS
+                suggest, told = _in_a_sweep(sweep, database, sampler, num_suggestions)
+                plain = _plain(space, finished, method, num_suggestions)
+                rows.append([method, size, spread(1e3 * suggest), spread(1e3 * told), spread(1e3 * plain)])
     print_table(
         (
             "method",
@@ -54,50 +68,52 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def _measure(
-    sweep: SweepFile, method: str, num_trials: int, num_suggestions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds per suggestion, per trial's telling, and per plain ask."""
+def _in_a_sweep(
+    sweep: SweepFile, database: Path, sampler: optuna.samplers.BaseSampler, num_suggestions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds per suggestion, and seconds per trial for telling its epochs and its end."""
     quieten_ray()
     from hvqray.tuning.study_search import StudySearch
 
-    space = SearchSpace(sweep.parameters)
-    finished = _finished_trials(space, num_trials)
-    with tempfile.TemporaryDirectory() as folder:
-        search = StudySearch(
-            space,
-            metrics=[METRIC],
-            goals=["maximize"],
-            sampler=make_sampler(method, 0, 1, space=space, num_trials=2 * num_trials),
-            study_name="benchmark",
-            storage=open_storage(Path(folder) / "study.db", "benchmark"),
-            resolve=lambda number, params: _start(sweep, number, params),
-            announce=lambda start: None,
-            to_config=lambda start: {"spec": json.dumps(asdict(start))},
-        )
-        search.study.add_trials(finished)
-        suggest, told = [], []
-        for number in range(num_suggestions):
-            begun = time.perf_counter()
-            search.suggest(str(number))
-            suggested = time.perf_counter()
-            for epoch in range(1, NUM_EPOCHS + 1):
-                search.on_trial_result(str(number), _result(epoch))
-            search.on_trial_complete(str(number), _result(NUM_EPOCHS))
-            suggest.append(suggested - begun)
-            told.append(time.perf_counter() - suggested)
-    study = optuna.create_study(
-        direction="maximize", sampler=make_sampler(method, 0, 1, space=space, num_trials=2 * num_trials)
+    search = StudySearch(
+        SearchSpace(sweep.parameters),
+        metrics=[METRIC],
+        goals=["maximize"],
+        sampler=sampler,
+        study_name=STUDY,
+        storage=open_storage(database, STUDY),
+        resolve=lambda number, params: _start(sweep, number, params),
+        announce=lambda start: None,
+        to_config=lambda start: {"spec": json.dumps(asdict(start))},
     )
+    suggest, told = [], []
+    for number in range(num_suggestions):
+        begun = time.perf_counter()
+        search.suggest(str(number))
+        suggested = time.perf_counter()
+        for epoch in range(1, NUM_EPOCHS + 1):
+            search.on_trial_result(str(number), _result(epoch))
+        search.on_trial_complete(str(number), _result(NUM_EPOCHS))
+        suggest.append(suggested - begun)
+        told.append(time.perf_counter() - suggested)
+    return np.array(suggest), np.array(told)
+
+
+def _plain(
+    space: SearchSpace, finished: list[optuna.trial.FrozenTrial], method: str, num_suggestions: int
+) -> np.ndarray:
+    """Seconds per suggestion of the same sampler, whose study lies in memory."""
+    sampler = make_sampler(method, 0, 1, space=space, num_trials=2 * len(finished))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(finished)
-    plain = []
+    seconds = []
     for _ in range(num_suggestions):
         begun = time.perf_counter()
         trial = study.ask()
         space(trial)
-        plain.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - begun)
         study.tell(trial, 0.5)
-    return np.array(suggest), np.array(told), np.array(plain)
+    return np.array(seconds)
 
 
 def _finished_trials(space: SearchSpace, number: int) -> list[optuna.trial.FrozenTrial]:

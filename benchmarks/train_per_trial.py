@@ -112,7 +112,8 @@ def published_trial(config: Path, cache: Path) -> float | None:
     )
     loop = PlainHvq(problem, "cpu", lr=run.train.lr)
     train, val = data.splits["train"], data.splits["val"]
-    rng, best = np.random.default_rng(0), None
+    rng = np.random.default_rng(0)
+    best: float | None = None
     per_epoch = min(run.train.images_per_epoch or len(train), len(train))
     for _ in range(run.train.epochs):
         order = rng.permutation(len(train))[:per_epoch]

@@ -16,9 +16,10 @@ POLL_S = 0.02
 
 
 def _watch(log: str) -> None:
-    while not hasattr(
-        module := sys.modules.get("torch.optim.optimizer"), "register_optimizer_step_post_hook"
-    ):
+    while True:
+        module = sys.modules.get("torch.optim.optimizer")
+        if module is not None and hasattr(module, "register_optimizer_step_post_hook"):
+            break
         time.sleep(POLL_S)
 
     def note(*_: Any) -> None:
@@ -31,5 +32,11 @@ def _watch(log: str) -> None:
     module.register_optimizer_step_post_hook(note)
 
 
-if path := os.environ.get("HVQRAY_STEP_CLOCK"):
+def _may_train() -> bool:
+    """Not Ray's own services, which have enough threads; its workers are the exception."""
+    program = " ".join(sys.orig_argv[1:3])
+    return "/ray/" not in program or "default_worker.py" in program
+
+
+if (path := os.environ.get("HVQRAY_STEP_CLOCK")) and _may_train():
     threading.Thread(target=_watch, args=(path,), daemon=True, name="step-clock").start()
