@@ -59,6 +59,8 @@ class ErrorMapFields(Section):
     """Share of the class's covariance in each location's own (used with `map_distance: local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (not with `map_distance: l2`)."""
+    map_norm_weight: NonNegativeFloat = 0.0
+    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm)."""
     score_from: Literal["map", "coarse"] = "map"
     """What the image score is taken from: the map, or the distance of errors averaged over 3 x 3 locations alone."""
     score_pool_size: PositiveInt = 16
@@ -67,13 +69,14 @@ class ErrorMapFields(Section):
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans)."""
 
     @model_validator(mode="after")
-    def _coarse_needs_normal_errors(self) -> ErrorMapFields:
-        if self.map_distance == "l2" and (self.map_coarse_weight > 0 or self.score_from == "coarse"):
-            field = "map_coarse_weight" if self.map_coarse_weight > 0 else "score_from"
-            raise ValueError(
-                f"{field}: {getattr(self, field)} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it"
-                f" at {type(self).model_fields[field].default}"
-            )
+    def _is_beside_a_distance(self) -> ErrorMapFields:
+        if self.map_distance == "l2":
+            for field in ("map_coarse_weight", "map_norm_weight", "score_from"):
+                value, default = getattr(self, field), type(self).model_fields[field].default
+                if value != default:
+                    raise ValueError(
+                        f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
+                    )
         return self
 
 
@@ -328,6 +331,9 @@ class ConfirmConfig(Section):
         if len(set(seeds)) != len(seeds):
             raise ValueError("seeds must differ from each other")
         return seeds
+
+
+BaselineChoice = Literal["padim", "patchcore", "no_quantizer"]
 
 
 class RunConfig(Section):

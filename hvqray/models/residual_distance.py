@@ -143,14 +143,18 @@ class ErrorMap(nn.Module):
 
     Coarsely, errors are averaged over 3 x 3 locations before their distance is taken, as PatchCore (Roth et al., 2022,
     arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
-    maps. Distances are in units of their root mean square on normal images of the route.
+    maps. The norm may be added to the distance: it finds small defects better, and less of what is unusual at large.
+    All are in units of their root mean square on normal images of the route.
     """
+
+    norm_rms_R: Tensor
 
     def __init__(
         self, config: ErrorMapFields, *, num_routes: int, channels: int, grid_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.coarse_weight, self.score_from = config.map_coarse_weight, config.score_from
+        self.coarse_weight, self.norm_weight = config.map_coarse_weight, config.map_norm_weight
+        self.score_from = config.score_from
 
         def distance() -> MahalanobisDistance:
             return MahalanobisDistance(
@@ -164,19 +168,27 @@ class ErrorMap(nn.Module):
         wants_coarse = config.map_coarse_weight > 0 or config.score_from == "coarse"
         self.fine = distance() if config.map_distance != "l2" else None
         self.coarse = distance() if wants_coarse else None
+        if self.norm_weight > 0:
+            self.register_buffer("norm_rms_R", torch.ones(num_routes))
 
     @torch.no_grad()
     def fit(self, errors: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
         """Measure the distributions on `(error_BChw, route_B)` of normal images; L2 norms need none and ask for none."""
         if self.fine is None:
             return
+        square_R, count_R = (torch.zeros_like(self.fine.scale_R, dtype=torch.float64) for _ in range(2))
         for error_BChw, route_B in errors():
             self.fine.add(error_BChw, route_B)
             if self.coarse is not None:
                 self.coarse.add(_average(error_BChw), route_B)
+            square_R.index_add_(0, route_B, error_BChw.double().square().sum(1).mean((1, 2)))
+            count_R.index_add_(0, route_B, torch.ones_like(route_B, dtype=torch.float64))
         self.fine.finish()
         if self.coarse is not None:
             self.coarse.finish()
+        if self.norm_weight > 0:
+            seen_R = count_R > 0
+            self.norm_rms_R[seen_R] = (square_R / count_R)[seen_R].sqrt().clamp_min(1e-6).float()
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
@@ -186,6 +198,9 @@ class ErrorMap(nn.Module):
             map_Bhw = error_BChw.float().norm(dim=1)
             return map_Bhw, map_Bhw
         map_Bhw = self.fine(error_BChw, route_B)
+        if self.norm_weight > 0:
+            norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
+            map_Bhw = map_Bhw + self.norm_weight * norm_Bhw
         if self.coarse is None:
             return map_Bhw, map_Bhw
         coarse_Bhw = self.coarse(_average(error_BChw), route_B)

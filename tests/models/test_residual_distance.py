@@ -197,6 +197,24 @@ def test_the_coarse_map_averages_errors_first() -> None:
     torch.testing.assert_close(score_map_Bhw, expected)
 
 
+def test_the_norm_is_added_in_units_of_normal_norms() -> None:
+    fitted, asked, routes = errors(20, seed=25), errors(3, seed=26), one_route(3)
+    fine, _ = error_map(fitted)(asked, routes)
+    norm = asked.norm(dim=1) / fitted.square().sum(1).mean().sqrt()
+    map_Bhw, score_map_Bhw = error_map(fitted, map_norm_weight=2.0)(asked, routes)
+    torch.testing.assert_close(map_Bhw, fine + 2 * norm)
+    torch.testing.assert_close(score_map_Bhw, map_Bhw)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"map_norm_weight": 1.0}, {"map_coarse_weight": 0.5}, {"score_from": "coarse"}]
+)
+def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, object]) -> None:
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"{name}: .* needs map_distance"):
+        ErrorMapFields.model_validate(fields)
+
+
 def test_the_l2_norm_needs_no_normal_images() -> None:
     made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID)
     made.fit(lambda: pytest.fail("asked for images"))
