@@ -186,6 +186,7 @@ class TestExitCode:
         assert mend in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ctrl_c")
 class TestCtrlC:
     @pytest.fixture
     def cluster(self, space, monkeypatch):

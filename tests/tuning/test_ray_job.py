@@ -57,6 +57,7 @@ class TestOnACluster:
         with pytest.raises(InputError, match="attached: taken on this cluster"):
             ray_job.submit(client, ["true"], working_dir=tmp_path, env_vars={}, submission_id="attached")
 
+    @pytest.mark.usefixtures("ctrl_c")
     def test_ctrl_c_leaves_the_job_running_and_stop_lets_it_end_in_its_own_time(self, client, tmp_path):
         ended = tmp_path / "ended"
         program = (
