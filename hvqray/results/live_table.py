@@ -113,10 +113,9 @@ class LiveTable:
         self._console = Console(quiet=True)
 
     def on_trial_start(self, event: TrialStart) -> None:
-        now = time.monotonic()
         if self._first_trial_began is None:
-            self._first_trial_began = now
-        row = _Row(event.trial_id, event.number, event.params, told_at_s=now)
+            self._first_trial_began = time.monotonic()
+        row = _Row(event.trial_id, event.number, event.params)
         row.num_epochs = event.config.get("train", {}).get("epochs", 0)
         self._rows[event.trial_id] = row
         self._say(f"{event.trial_id} started: {wording.one_line(event.params)}")
@@ -195,7 +194,7 @@ class LiveTable:
                 Text(wording.one_line(row.params)),
                 f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-",
                 *(wording.number(row.value(name)) for name in self._goals),
-                wording.duration(self._duration_s(row)),
+                self._duration(row),
                 style="bold" if row is best else None,
             )
         more = len(rows) - len(shown)
@@ -229,10 +228,11 @@ class LiveTable:
                 estimates.append((now - self._first_trial_began) * max(left, 0.0) / done)
         return max(min(estimates), 0.0) if estimates else None
 
-    def _duration_s(self, row: _Row) -> float:
-        """A running trial's time goes on between its reports."""
-        since_s = time.monotonic() - row.told_at_s if row.state == "RUNNING" else 0.0
-        return row.duration_s + since_s
+    def _duration(self, row: _Row) -> str:
+        """A running trial's time goes on between its reports; before the first, its worker may still be starting."""
+        if row.state != "RUNNING":
+            return wording.duration(row.duration_s)
+        return wording.duration(row.duration_s + time.monotonic() - row.told_at_s) if row.epoch else "-"
 
     def _objectives(self, metrics: Metrics) -> str:
         return ", ".join(f"{name} {wording.number(metrics.get(name))}" for name in self._goals)

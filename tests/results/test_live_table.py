@@ -147,7 +147,7 @@ def test_a_running_trial_s_time_goes_on_between_its_reports(clock: Clock) -> Non
     start = start_of(0)
     table.on_trial_start(replace(start, config={**start.config, "train": {"epochs": 8}}))
     clock.now += 7
-    assert shown(table)[1][-4:] == ["0/8", "-", "7", "s"]
+    assert shown(table)[1][-3:] == ["0/8", "-", "-"], "its worker may still be starting"
     table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 5.0, selected={OBJECTIVE: 0.5}))
     clock.now += 3
     assert shown(table)[1][-4:] == ["1/8", "0.5000", "8", "s"]
