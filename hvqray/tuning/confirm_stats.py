@@ -19,7 +19,7 @@ from scipy import stats
 
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
 from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
-from hvqray.results.confirmation import Spread
+from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
 
 NUM_RESAMPLES = 1000
@@ -47,7 +47,7 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     for name, values_R in replicates.items():
         if name in found and found[name].mean is not None:
             low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            over = "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
+            over: Interval = "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
             found[name] = replace(found[name], low=float(low), high=float(high), interval=over)
     return found
 
