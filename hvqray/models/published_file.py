@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ _NUMPY_NAMES = (
     "numpy.dtypes.Float64DType",
     "numpy.dtypes.Float32DType",
 )
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (OrderedDict, "easydict.EasyDict"),  # the one kind of dict that may be given attributes
     *((_Inert, name) for name in _NUMPY_NAMES),
 ]
