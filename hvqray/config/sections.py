@@ -55,8 +55,8 @@ class ErrorMapFields(Section):
 
     map_distance: Literal["l2", "mahalanobis", "local_mahalanobis"] = "l2"
     """Size of a location's error: its norm, or its distance from normal images' errors, of all locations or of its own."""
-    map_shrinkage: Fraction = 0.1
-    """Share of the class's covariance in each location's own (used with `map_distance: local_mahalanobis`)."""
+    map_shrinkage: Fraction | Literal["oas"] = "oas"
+    """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (not with `map_distance: l2`)."""
     map_norm_weight: NonNegativeFloat = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ class MahalanobisDistance(nn.Module):
     Directions in which even normal images are badly reconstructed count for little, as in PaDiM (Defard et al., 2021,
     arXiv 2011.08785), but of errors rather than features. `local`: with a Gaussian for every location, as PaDiM's,
     whose covariance is (1 - shrinkage) of the location's own and `shrinkage` of the mean over locations; else one
-    Gaussian for all locations.
+    Gaussian for all locations. Shrinkage `oas` is estimated (`oas_shrinkage`), the same for all locations of a route.
     """
 
     mean_RPC: Tensor
@@ -41,7 +42,7 @@ class MahalanobisDistance(nn.Module):
         num_locations: int,
         *,
         local: bool = False,
-        shrinkage: float = 0.1,
+        shrinkage: float | Literal["oas"] = "oas",
     ) -> None:
         super().__init__()
         self.local, self.shrinkage = local, shrinkage
@@ -93,13 +94,16 @@ class MahalanobisDistance(nn.Module):
             pooled_CC = covariance_PCC.mean(0)
             # In units of the typical error, so that half precision holds the factors for features of any size.
             variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
-            covariance_PCC /= variance
-            shrunk_PCC = covariance_PCC.lerp(pooled_CC / variance, self.shrinkage)
+            covariance_PCC, pooled_CC = covariance_PCC / variance, pooled_CC / variance
+            if not self.local:
+                shrinkage = 0.0  # the mean over one place is itself
+            elif self.shrinkage == "oas":
+                shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, round(count_R[route].item()))
+            else:
+                shrinkage = self.shrinkage
+            shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
             shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
-            eye_CC = torch.eye(len(pooled_CC), dtype=pooled_CC.dtype, device=pooled_CC.device)
-            whitening_PCC = torch.linalg.solve_triangular(
-                torch.linalg.cholesky(shrunk_PCC), eye_CC, upper=False
-            )
+            whitening_PCC = _inverse_factor(shrunk_PCC)
             self.mean_RPC[route] = mean_PC
             self.whitening_RPCC[route] = whitening_PCC
             self.scale_R[route] = variance.sqrt()
@@ -136,6 +140,35 @@ class MahalanobisDistance(nn.Module):
         """Errors by place, (P, n, C): (L, B, C) where `local`, else (1, B * L, C)."""
         x_BLC = error_BChw.flatten(2).mT
         return x_BLC.transpose(0, 1) if self.local else x_BLC.reshape(1, -1, x_BLC.shape[-1])
+
+
+def oas_shrinkage(
+    covariance_PCC: Float[Tensor, "P C C"], target_CC: Float[Tensor, "C C"], num_samples: int
+) -> float:
+    """How much of `target_CC` to mix into the places' covariances, each measured on `num_samples` samples.
+
+    Oracle approximating shrinkage (Chen et al., 2010, arXiv 0907.4698, eq. 23) in coordinates in which the target is the
+    identity; the mean over places. 1 where a place is all that there is to the target.
+    """
+    channels = len(target_CC)
+    with torch.autocast(target_CC.device.type, enabled=False):
+        factor_CC = _inverse_factor(
+            target_CC + RIDGE * target_CC.diagonal().mean() * torch.eye(channels).to(target_CC)
+        )
+        white_PCC = factor_CC @ covariance_PCC @ factor_CC.mT
+    trace_P = white_PCC.diagonal(dim1=1, dim2=2).sum(1)
+    square_P = white_PCC.square().sum((1, 2))  # tr(S S), S being symmetric
+    numerator_P = (1 - 2 / channels) * square_P + trace_P.square()
+    denominator_P = (num_samples + 1 - 2 / channels) * (square_P - trace_P.square() / channels)
+    # A denominator of 0, a covariance that is a multiple of the target's, makes the share 1: nothing is lost by it.
+    share_P = torch.where(denominator_P > numerator_P, numerator_P / denominator_P, 1.0)
+    return share_P.mean().item()
+
+
+def _inverse_factor(covariance_xCC: Float[Tensor, "*x C C"]) -> Float[Tensor, "*x C C"]:
+    """L^-1 of the Cholesky factor L: it makes a vector of that covariance white."""
+    eye_CC = torch.eye(covariance_xCC.shape[-1], dtype=covariance_xCC.dtype, device=covariance_xCC.device)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance_xCC), eye_CC, upper=False)
 
 
 class ErrorMap(nn.Module):

@@ -10,7 +10,7 @@ from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
 from hvqray.config.sections import ErrorMapFields
-from hvqray.models.residual_distance import RIDGE, ErrorMap, MahalanobisDistance
+from hvqray.models.residual_distance import RIDGE, ErrorMap, MahalanobisDistance, oas_shrinkage
 
 CHANNELS, GRID = 5, (3, 4)
 LOCATIONS = GRID[0] * GRID[1]
@@ -161,6 +161,41 @@ def test_normal_errors_have_a_root_mean_square_of_1_in_every_route(local: bool) 
         torch.testing.assert_close(root_mean_square, torch.tensor(1.0), rtol=2e-3, atol=0)
 
 
+def test_shrinkage_is_oracle_approximating_where_it_is_not_given() -> None:
+    num_images, locations, channels = 30, 4, 6
+    rng = np.random.default_rng(27)
+    spread = np.linspace(0.5, 2.0, channels)
+    samples = rng.normal(size=(locations, num_images, channels)) * spread
+    samples[0, :, 0] *= 4.0  # one location has a covariance of its own
+    covariances = np.stack([np.cov(place.T, bias=True) for place in samples])
+    target = covariances.mean(0)
+    values, vectors = np.linalg.eigh(target + RIDGE * np.diag(target).mean() * np.eye(channels))
+    expected = []
+    for covariance in covariances:
+        white = vectors.T @ covariance @ vectors / np.sqrt(np.outer(values, values))
+        trace, trace_of_square = np.trace(white), np.trace(white @ white)
+        numerator = (1 - 2 / channels) * trace_of_square + trace**2
+        denominator = (num_images + 1 - 2 / channels) * (trace_of_square - trace**2 / channels)
+        expected.append(min(numerator / denominator, 1.0))
+    found = oas_shrinkage(torch.from_numpy(covariances), torch.from_numpy(target), num_images)
+    assert 0 < found < 1
+    assert found == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_an_estimated_shrinkage_is_used_by_the_distance() -> None:
+    fitted, asked, routes = errors(30, seed=28), errors(3, seed=29), one_route(3)
+    fitted[:, :, 1] *= 3
+    estimated = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
+    estimated.fit([(fitted, one_route(30))])
+    x_LnC = fitted.flatten(2).permute(2, 0, 1).double()
+    x_LnC = x_LnC - x_LnC.mean(1, keepdim=True)
+    covariance_LCC = x_LnC.mT @ x_LnC / 30
+    shrinkage = oas_shrinkage(covariance_LCC, covariance_LCC.mean(0), 30)
+    given = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
+    given.fit([(fitted, one_route(30))])
+    torch.testing.assert_close(estimated(asked, routes), given(asked, routes), rtol=5e-3, atol=0)
+
+
 def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
     config = ErrorMapFields.model_validate({"map_distance": "local_mahalanobis"} | fields)
     made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID)
@@ -183,7 +218,7 @@ def average(x: Tensor) -> Tensor:
 
 def test_the_coarse_map_averages_errors_first() -> None:
     fitted, asked, routes = errors(20, seed=22), errors(3, seed=23), one_route(3)
-    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=0.1)
+    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
     coarse.fit([(average(fitted), one_route(20))])
     expected = coarse(average(asked), routes)
     fine, _ = error_map(fitted)(asked, routes)
