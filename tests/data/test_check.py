@@ -63,9 +63,7 @@ def test_mask_of_zeros_and_ones(mvtec_root: Path) -> None:
 
 def test_mask_without_image(mvtec_root: Path) -> None:
     (mvtec_root / "bolt/test/cut/01.png").unlink()
-    assert only_fault(mvtec_root).startswith(
-        "bolt/ground_truth/cut/01_mask.png: a mask without an image"
-    )
+    assert only_fault(mvtec_root).startswith("bolt/ground_truth/cut/01_mask.png: a mask without an image")
 
 
 def test_class_without_training_images(mvtec_root: Path) -> None:
@@ -95,7 +93,11 @@ def test_what_is_not_read(mvtec_root: Path) -> None:
         shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / folder)
     shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / "cloth/test/loose.png")
     found = faults(mvtec_root)
-    assert [fault.split(":")[0] for fault in found] == ["bolt/train/cut", "bolt/validation/good", "cloth/test"]
+    assert [fault.split(":")[0] for fault in found] == [
+        "bolt/train/cut",
+        "bolt/validation/good",
+        "cloth/test",
+    ]
 
 
 def test_every_fault_is_named(mvtec_root: Path) -> None:
