@@ -14,6 +14,7 @@ COMMANDS = {
     "sweep": "search a space: train many configurations, results per class on disk, reports",
     "train": "one run of one configuration, or a sweep's trial again",
     "evaluate": "all metrics per class of a saved model",
+    "baseline": "PaDiM and PatchCore on the same data, beside a sweep's best model or by themselves",
     "predict": "score, label and anomaly map of images",
     "export": "a deployable file of a saved model",
     "convert": "a checkpoint of the published HVQ-Trans code as one of hvqray",

@@ -23,6 +23,7 @@ _log = logging.getLogger("hvqray.config")
 _NOT_SEARCHABLE = {
     "resources": "say what a trial takes, not what it computes; set them under `resources`",
     "confirm": "come after the search; set them under `confirm`",
+    "baselines": "come after the search; list them under `baselines`",
     "data.root": "is the same for all trials; set it under `data` or with --data",
     "data.layout": "is the same for all trials; set it under `data`",
     "data.classes": "must be the same for all trials, whose metrics are compared; set it under `data`",

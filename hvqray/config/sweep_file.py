@@ -20,6 +20,7 @@ from hvqray.config.overrides import apply_overrides, flatten_parameters
 from hvqray.config.parameters import Parameter
 from hvqray.config.run_config import absolute_data_root, build_run_config, config_hash, load_run_config
 from hvqray.config.sections import (
+    BaselineChoice,
     ConfirmConfig,
     PositiveInt,
     ResourcesConfig,
@@ -149,6 +150,8 @@ class SweepFile(Section):
     """What one trial takes."""
     confirm: ConfirmConfig = ConfirmConfig()
     """Retraining of the best configurations."""
+    baselines: list[BaselineChoice] = Field(default=["padim", "patchcore"])
+    """What the best model is held against on the same data; `no_quantizer` trains its configuration once more without one."""
 
     @field_validator("name")
     @classmethod
@@ -158,6 +161,13 @@ class SweepFile(Section):
                 f"{show(name)} cannot name a folder; use up to 100 letters, digits, '.', '_', '-'"
             )
         return name
+
+    @field_validator("baselines")
+    @classmethod
+    def _each_once(cls, baselines: list[BaselineChoice]) -> list[BaselineChoice]:
+        if len(set(baselines)) < len(baselines):
+            raise ValueError(f"{show(baselines)} names a baseline twice; keep one")
+        return baselines
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -212,6 +222,8 @@ class SweepFile(Section):
             content["early_terminate"] = self.early_terminate.model_dump(exclude_none=True)
         content["run_cap"] = self.run_cap
         content |= self.sections() | {"confirm": self.confirm.model_dump(exclude_unset=True)}
+        if "baselines" in self.model_fields_set:
+            content["baselines"] = self.baselines
         return dump_yaml({key: value for key, value in content.items() if value is not None and value != {}})
 
 

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results import wording
+from hvqray.results.baseline_table import baseline_tables, cell_texts
 from hvqray.results.class_table import METRIC_LABELS, class_table
 from hvqray.results.confirm_table import confirm_table, spread_lines
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
@@ -59,7 +60,11 @@ def build_html_report(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=wording.number, setting=wording.setting, duration=wording.duration, spread=spread_lines
+        number=wording.number,
+        setting=wording.setting,
+        duration=wording.duration,
+        spread=spread_lines,
+        compared=lambda cell: cell_texts(*cell),
     )
     params = list(dict.fromkeys(name for trial in trials for name in trial.params))
     html = environment.get_template("report.html.j2").render(
@@ -82,6 +87,7 @@ def build_html_report(folder: Path) -> Path:
             table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
         ],
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
+        baseline_tables=baseline_tables(best.metrics, best.baselines) if best else [],
         metric_labels=METRIC_LABELS,
         charts=[(chart, _chart_html(chart, index)) for index, chart in enumerate(charts)],
         examples=_examples(folder / "best" / "maps"),

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hvqray.results import wording
+from hvqray.results.baseline_table import print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
@@ -74,6 +75,7 @@ def print_summary(console: Console, folder: Path) -> None:
             best_trial_id=best.trial_id,
             mark=mark,
         )
+    print_baselines(console, best.metrics, best.baselines, run_id=best.run_id, mark=mark)
     if best.selected_on_test:
         console.print(
             "Selected on test: the search looked at the test images, so these figures are optimistic.",

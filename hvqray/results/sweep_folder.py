@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hvqray.errors import InputError
+from hvqray.results.baseline_table import BaselineRecord, read_baselines
 from hvqray.results.confirmation import ConfirmedConfiguration, read_confirm_record
 from hvqray.results.events import Goal
 from hvqray.results.history import Metrics
@@ -52,6 +53,8 @@ class BestResult:
     environment: dict[str, str]
     confirmed: list[ConfirmedConfiguration]
     """The best configurations over seeds, best of the search first; empty where none was confirmed."""
+    baselines: list[BaselineRecord] = field(default_factory=list)
+    """What the best model is held against; empty where nothing was measured."""
 
 
 def read_description(folder: Path) -> SweepDescription:
@@ -101,4 +104,5 @@ def read_best(folder: Path) -> BestResult | None:
         metrics=content["metrics"],
         environment={name: str(value) for name, value in content.get("environment", {}).items()},
         confirmed=read_confirm_record(content.get("confirm", [])),
+        baselines=read_baselines(content.get("baselines", [])),
     )

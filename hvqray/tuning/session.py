@@ -27,6 +27,12 @@ from hvqray.results.live_table import LiveTable
 from hvqray.results.store import SweepStore, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
+from hvqray.tuning.baseline_runs import (
+    NO_QUANTIZER,
+    measure_baselines,
+    train_without_quantizer,
+    write_baselines,
+)
 from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
 from hvqray.tuning.confirm import (
     completed_runs,
@@ -144,6 +150,8 @@ class SweepSession:
             self._say(f"measuring the best trial, {chosen[0]}, on test")
             self._measure([chosen[1]], plan)
         install_best(self.folder, *chosen, confirmed)
+        if self.sweep.baselines:
+            self._hold_against_baselines(chosen[0], plan, store, sink)
         if sink:
             sink.log_best(self.folder / FOLDER)
         return True
@@ -175,6 +183,33 @@ class SweepSession:
             sink.log_confirmed(confirmed)
         return confirmed
 
+    def _hold_against_baselines(self, trial_id: str, plan: SearchPlan, store: SweepStore, sink: Any) -> None:
+        """Measure the baselines and lay their results down beside the best model's."""
+        best, names = self.folder / FOLDER, self.sweep.baselines
+        self._say(f"holding {trial_id} against {', '.join(names)}")
+        with progress_bar(self.console) as progress:
+            results = measure_baselines(
+                best,
+                [name for name in names if name != NO_QUANTIZER],
+                next(iter(self.goals.items())),
+                cache_dir=plan.cache_dir,
+                device="cuda" if self._use_gpu() else "cpu",
+                progress=progress,
+            )
+        write_baselines(best, results)
+        if NO_QUANTIZER in names:
+            result = train_without_quantizer(
+                self.sweep,
+                plan,
+                trial_id,
+                code_version=store.info.environment["code_version"],
+                listeners=[sink] if sink else [],
+            )
+            if result is None:
+                self._say(f"{trial_id} without a quantiser failed, so it is left out")
+            else:
+                write_baselines(best, [result])
+
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
         measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)
 
@@ -199,7 +234,7 @@ class SweepSession:
         )
 
     def _prepare(self) -> PreparedData:
-        use_gpu = torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
+        use_gpu = self._use_gpu()
         with progress_bar(self.console) as progress:
             data = prepare_data(
                 self.data_config,
@@ -212,6 +247,9 @@ class SweepSession:
             torch.cuda.empty_cache()  # the trials want the memory
         check_metric_classes(self.sweep, data.context.class_names)
         return data
+
+    def _use_gpu(self) -> bool:
+        return torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
 
     def _wandb_sink(self, mode: str, store: SweepStore) -> Any:
         if mode == "disabled":

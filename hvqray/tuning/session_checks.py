@@ -10,7 +10,7 @@ from hvqray.results.store import check_folder
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
 
-MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "description", "project", "entity")
+MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "baselines", "description", "project", "entity")
 
 
 def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:

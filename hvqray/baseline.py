@@ -1,0 +1,141 @@
+"""`python -m hvqray.baseline`: PaDiM and PatchCore on a dataset, or on the data of a sweep, beside its best model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import torch
+from rich.console import Console
+
+from hvqray.atomic import write_atomically
+from hvqray.baselines.measure import BaselineName, BaselineResult, choose
+from hvqray.baselines.stored import baseline_results
+from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.run_config import load_run_config
+from hvqray.config.sections import DataConfig
+from hvqray.data.prepare import prepare_data
+from hvqray.data.progress import progress_bar
+from hvqray.environment import code_version, hardware
+from hvqray.errors import InputError
+from hvqray.results.baseline_table import BaselineRecord, print_baselines
+from hvqray.results.class_table import class_table
+from hvqray.results.html_report import build_html_report
+from hvqray.results.sweep_folder import read_best, read_description
+from hvqray.results.terminal_table import results_table
+from hvqray.tuning.baseline_runs import measure_baselines, write_baselines
+
+NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the baselines and print a table each; of a sweep, add them to best/metrics.json and report.html."""
+    parser = argument_parser(
+        "baseline",
+        "PaDiM and PatchCore, one model a class, on the features and by the metrics of the models.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SWEEP_DIR|CONFIG.yaml",
+        type=Path,
+        nargs="?",
+        help="a sweep's folder, whose best model they are held against, or a run's configuration, whose data they take",
+    )
+    parser.add_argument(
+        "--data", metavar="ROOT", help="folder of a dataset, in place of the configuration's or by itself"
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="val/image_auroc",
+        help="what their settings are chosen by, without a sweep",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE.json", type=Path, help="also write all settings' metrics to FILE.json"
+    )
+    add_cache_option(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.out is not None and arguments.out.suffix != ".json":
+        raise InputError(f"--out {arguments.out}: must end in .json")
+    if arguments.source is not None and arguments.source.is_dir():
+        if arguments.data is not None or arguments.out is not None:
+            raise InputError("--data and --out do not go with a sweep's folder; leave them out")
+        _of_sweep(arguments.source, arguments.cache_dir)
+    else:
+        _of_data(arguments.source, arguments.data, arguments.metric, arguments.out, arguments.cache_dir)
+    return DONE
+
+
+def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
+    objective = next(iter(read_description(folder).goals.items()))
+    if read_best(folder) is None:
+        raise InputError("has no best model to hold baselines against", source=str(folder))
+    with progress_bar() as progress:
+        results = measure_baselines(
+            folder / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
+        )
+    write_baselines(folder / "best", results)
+    best = read_best(folder)
+    assert best is not None
+    mark = " (selected on test)" if best.selected_on_test else ""
+    print_baselines(Console(), best.metrics, best.baselines, run_id=best.run_id, mark=mark)
+    sys.stdout.write(f"{build_html_report(folder)}\n")
+
+
+def _of_data(
+    source: Path | None, root: str | None, metric: str, out: Path | None, cache_dir: Path | None
+) -> None:
+    if source is None:
+        config = DataConfig(root=root)
+    else:
+        config = load_run_config(source, [] if root is None else [f"data.root={root}"]).data
+    console = Console()
+    with progress_bar() as progress:
+        data = prepare_data(config, cache_dir=cache_dir, device=_device(), progress=progress)
+        measured: list[BaselineResult] = []
+        chosen: list[BaselineResult] = []
+        for name in NAMES:
+            results = baseline_results(name, data, cache_dir=cache_dir, device=_device(), progress=progress)
+            if metric not in results[0].metrics:
+                raise InputError(
+                    "is no metric of these data; give val/METRIC or val/CLASS/METRIC",
+                    field=f"--metric {metric}",
+                )
+            measured += results
+            chosen.append(choose(results, metric, "maximize"))
+    dataset = Path(config.root).resolve().name if config.root else "synthetic"
+    mark = " (selected on test)" if data.selected_on_test else ""
+    for result in chosen:
+        title = BaselineRecord(result.name, dict(result.settings), result.metrics).title
+        for split in ("val", "test"):
+            results_of_split = class_table(result.metrics, split)
+            assert results_of_split is not None
+            caption = f"{dataset}, {config.image_size} px, {config.backbone.name}; hvqray {code_version()}, {hardware()}"
+            console.print(results_table(results_of_split, f"{title} on {split}{mark}", caption=caption))
+            if results_of_split.note:
+                console.print(results_of_split.note, markup=False, highlight=False, soft_wrap=True)
+    if out is not None:
+        facts = {
+            "dataset": dataset,
+            "image_size": config.image_size,
+            "backbone": config.backbone.name,
+            "selected_on_test": data.selected_on_test,
+            "chosen_by": metric,
+            "code_version": code_version(),
+            "hardware": hardware(),
+        }
+        content = {**facts, "baselines": [{**asdict(each), "chosen": each in chosen} for each in measured]}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,127 @@
+"""What the best model won or lost by against each baseline, per class on `test`, for the terminal and the HTML report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from hvqray.results import wording
+from hvqray.results.class_table import METRIC_LABELS, class_names
+from hvqray.results.confirm_table import TERMINAL_METRICS
+from hvqray.results.terminal_table import titled_table
+from hvqray.training.epoch_report import MEAN
+
+LABELS = {"padim": "PaDiM", "patchcore": "PatchCore", "no_quantizer": "no quantiser"}
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """One entry of `baselines` in `best/metrics.json`."""
+
+    name: str
+    settings: dict[str, Any]
+    """How it was set, as chosen on `val`."""
+    metrics: dict[str, float | None]
+    """Flat names of `val` and `test`."""
+
+    @property
+    def title(self) -> str:
+        """`PatchCore (image score top 5%, neighbourhood 1)`."""
+        settings = ", ".join(
+            f"{key.replace('_', ' ')} {value}" for key, value in sorted(self.settings.items())
+        )
+        return LABELS.get(self.name, self.name) + (f" ({settings})" if settings else "")
+
+
+@dataclass(frozen=True)
+class BaselineTable:
+    """The best model against one baseline; a row's cells are in the order of `METRIC_LABELS`."""
+
+    baseline: BaselineRecord
+    rows: list[tuple[str, list[tuple[float | None, float | None]]]]
+    """Class name and, a metric, the baseline's value and what the best model has more; the mean last."""
+
+
+def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]:
+    """What `best/metrics.json` has under `baselines`."""
+    return [BaselineRecord(each["name"], each["settings"], each["metrics"]) for each in content]
+
+
+def baseline_tables(
+    best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]
+) -> list[BaselineTable]:
+    """A table a baseline; `best` are the best model's flat metrics."""
+    names = class_names(best, "test")
+    return [
+        BaselineTable(
+            baseline,
+            [
+                (
+                    name,
+                    [_compare(best, baseline.metrics, f"test/{prefix}{metric}") for metric in METRIC_LABELS],
+                )
+                for name, prefix in [*((name, f"{name}/") for name in names), (MEAN, "")]
+            ],
+        )
+        for baseline in baselines
+    ]
+
+
+def print_baselines(
+    console: Console,
+    best: Mapping[str, float | None],
+    baselines: Sequence[BaselineRecord],
+    *,
+    run_id: str,
+    mark: str,
+) -> None:
+    """Each baseline's figures with what the best model won (+) or lost (-) by; `mark` follows "on test"."""
+    positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
+    for each in baseline_tables(best, baselines):
+        table = titled_table(f"{each.baseline.title} on test{mark}, and what {run_id} has more")
+        table.add_column("class", no_wrap=True)
+        for metric in TERMINAL_METRICS:
+            table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
+        for class_name, cells in each.rows:
+            is_mean = class_name == each.rows[-1][0]
+            if is_mean:
+                table.add_section()
+            shown = [Text(" ".join(cell_texts(*cells[position]))) for position in positions]
+            table.add_row(Text(class_name), *shown, style="bold" if is_mean else None)
+        console.print(table)
+    for line in headline(best, baselines):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]) -> list[str]:
+    """A line a baseline: `PaDiM: image AUROC won by 0.0123, pixel AUROC lost by 0.0045 (test, mean over the classes)`."""
+    lines = []
+    for baseline in baselines:
+        parts = []
+        for metric in TERMINAL_METRICS:
+            _, more = _compare(best, baseline.metrics, f"test/{metric}")
+            if more is not None:
+                verdict = (
+                    f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
+                )
+                parts.append(f"{METRIC_LABELS[metric]} {verdict}")
+        if parts:
+            label = LABELS.get(baseline.name, baseline.name)
+            lines.append(f"against {label}: {', '.join(parts)} (test, mean over the classes)")
+    return lines
+
+
+def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:
+    """`0.9490` and `+0.0123`."""
+    return wording.number(value), wording.number(None) if more is None else f"{more:+.4f}"
+
+
+def _compare(
+    best: Mapping[str, float | None], baseline: Mapping[str, float | None], name: str
+) -> tuple[float | None, float | None]:
+    own, other = best.get(name), baseline.get(name)
+    return other, None if own is None or other is None else own - other

@@ -1,0 +1,60 @@
+"""Won and lost against the baselines, as the terminal tells it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from hvqray.results.baseline_table import baseline_tables, headline, print_baselines, read_baselines
+
+BEST = {
+    "test/image_auroc": 0.9,
+    "test/pixel_auroc": 0.8,
+    "test/pixel_aupro": None,
+    "test/cap/image_auroc": 0.95,
+    "test/nut/image_auroc": 0.85,
+}
+BASELINES = read_baselines(
+    [
+        {
+            "name": "patchcore",
+            "settings": {"neighbourhood": 1, "image_score": "top 5%"},
+            "metrics": {
+                "test/image_auroc": 0.875,
+                "test/pixel_auroc": 0.85,
+                "test/pixel_aupro": 0.7,
+                "test/cap/image_auroc": 0.97,
+                "test/nut/image_auroc": None,
+            },
+        }
+    ]
+)
+
+
+def test_each_class_and_the_mean() -> None:
+    (table,) = baseline_tables(BEST, BASELINES)
+    rows = {name: cells[0] for name, cells in table.rows}
+    assert list(rows) == ["cap", "nut", "mean"]
+    assert rows["cap"] == (0.97, 0.95 - 0.97)
+    assert rows["nut"] == (None, None)
+    assert rows["mean"] == (0.875, 0.9 - 0.875)
+
+
+def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
+    assert headline(BEST, BASELINES) == [
+        "against PatchCore: image AUROC won by 0.0250, pixel AUROC lost by 0.0500 (test, mean over the classes)"
+    ]
+    assert "image AUROC equal" in headline(BASELINES[0].metrics, BASELINES)[0]
+    assert headline({}, BASELINES) == []
+
+
+def test_the_terminal_holds_it_in_80_columns() -> None:
+    console = Console(width=80, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        print_baselines(console, BEST, BASELINES, run_id="t0003", mark=" (selected on test)")
+    text = capture.get()
+    assert "PatchCore (image score top 5%, neighbourhood 1) on test (selected on test)" in " ".join(
+        text.split()
+    )
+    assert "0.9700 -0.0200" in text
+    assert "0.8750 +0.0250" in text
+    assert "…" not in text

@@ -1,0 +1,64 @@
+"""The command `baseline` without a sweep, and its faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hvqray.baseline import main
+from hvqray.command_line import run_command
+from hvqray.metrics import METRIC_NAMES
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_images: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data: {{root: {small_images}, image_size: 64, backbone: {{weights: random}}}}\n")
+    return path
+
+
+def test_of_a_configuration(
+    config: Path, shared_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results" / "baselines.json"
+    assert main([str(config), "--out", str(out), "--cache-dir", str(shared_cache)]) == 0
+    printed = capsys.readouterr().out
+    assert "PaDiM" in printed
+    assert "PatchCore" in printed
+    content = json.loads(out.read_text())
+    assert content["image_size"] == 64
+    assert len(content["baselines"]) == 14
+    chosen = [each for each in content["baselines"] if each["chosen"]]
+    assert [each["name"] for each in chosen] == ["padim", "patchcore"]
+    for each in chosen:
+        of_name = [other for other in content["baselines"] if other["name"] == each["name"]]
+        best = max(other["metrics"]["val/image_auroc"] for other in of_name)
+        assert each["metrics"]["val/image_auroc"] == best
+        assert all(f"test/{metric}" in each["metrics"] for metric in METRIC_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{config}", "--out", "x.csv"], "--out x.csv: must end in .json"),
+        (["{config}", "--metric", "val/acc"], "--metric val/acc"),
+        (["{folder}", "--data", "x"], "--data and --out do not go with a sweep's folder"),
+        (["{folder}"], "sweep.yaml is missing"),
+        (["{folder}/nothing.yaml"], "nothing.yaml"),
+    ],
+)
+def test_faults_in_one_line(
+    config: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    given = [each.format(config=config, folder=tmp_path) for each in arguments]
+    assert run_command(main, [*given, "--cache-dir", str(shared_cache)]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert told in errors[-1]
+    assert errors[-1].startswith("hvqray: error: ")
