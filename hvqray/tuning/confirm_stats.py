@@ -47,7 +47,9 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     for name, values_R in replicates.items():
         if name in found and found[name].mean is not None:
             low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            over: Interval = "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
+            over: Interval = (
+                "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
+            )
             found[name] = replace(found[name], low=float(low), high=float(high), interval=over)
     return found
 
