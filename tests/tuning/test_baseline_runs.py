@@ -13,9 +13,9 @@ from hvqray.tuning.baseline_runs import without_quantizer, write_baselines
 
 
 def test_without_a_quantizer_all_else_stays() -> None:
-    config = RunConfig.model_validate({"model": {"name": "hvq", "width": 64}, "train": {"seed": 7}}).model_dump(
-        by_alias=True
-    )
+    config = RunConfig.model_validate(
+        {"model": {"name": "hvq", "width": 64}, "train": {"seed": 7}}
+    ).model_dump(by_alias=True)
     start = TrialStart("t0004", 4, {"train.lr": 0.1}, config, "abc", seed=7)
     run = without_quantizer(start)
     assert run.trial_id == "t0004-no-quantizer"
