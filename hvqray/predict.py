@@ -21,8 +21,6 @@ from rich.text import Text
 
 from hvqray.atomic import replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
-from hvqray.config.sections import HvqConfig
-from hvqray.data.backbones import load_backbone
 from hvqray.data.files import image_files
 from hvqray.data.images import load_image
 from hvqray.data.progress import Progress, progress_bar
@@ -142,7 +140,7 @@ def class_of(path: Path, loaded: LoadedModel, given: str | None) -> str | None:
             return folder.name
     if len(known) == 1:
         return known[0]
-    if isinstance(loaded.config.model, HvqConfig) and loaded.config.model.router == "oracle":
+    if loaded.config.model.router == "oracle":
         raise InputError(
             f"its class is unknown, and this model (router: oracle) must be told; give --class ({', '.join(known)})",
             source=str(path),
@@ -166,6 +164,8 @@ def predict(
     progress: Progress,
 ) -> np.ndarray:
     """Scores (n,) float32 of images; their maps are written into `maps_nSS`."""
+    from hvqray.data.backbones import load_backbone  # timm takes seconds to import
+
     config, context = loaded.config, loaded.context
     batchnorm = batchnorm_of(loaded, cache_dir=cache_dir, device=str(device), progress=progress)
     backbone = load_backbone(config.data.backbone, context.image_size, batchnorm=batchnorm).to(device)

@@ -121,7 +121,10 @@ def _hub_file(name: str) -> Path:
         except LocalEntryNotFoundError:
             continue
     # The hub's client tries again for half a minute where there is no network, so ask once ourselves.
-    instead = _install(name) or "use weights: bundled with name: tf_efficientnet_lite0"
+    if _bundled_file(name):
+        instead = "use weights: bundled"
+    else:
+        instead = _install(name) or "use weights: bundled with name: tf_efficientnet_lite0"
     unreachable = InputError(
         f"the weights of {name!r} come from {constants.ENDPOINT}, which cannot be reached; {instead}, or give a"
         " .safetensors or .pth file",

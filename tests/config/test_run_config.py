@@ -50,7 +50,7 @@ def test_data_root_is_made_absolute(path: Path, tmp_path: Path, monkeypatch: pyt
     [
         ("train.lrr=1", "--set: train.lrr: unknown key; did you mean 'lr'?"),
         ("trains.lr=1", "--set: trains.lr: unknown key; did you mean 'train'?"),
-        ("model.router=none", "--set: model.router: unknown key"),
+        ("model.num_heads=4", "--set: model.num_heads: unknown key"),
         ("model=hvq", "--set: model: is not a mapping"),
         ("model={name: hvq, width: 64, num_heads: 5}", "model: num_heads: 5 does not divide width 64"),
     ],

@@ -35,7 +35,7 @@ FAULTS = [
     # Each value is valid beside the first of the other, but not every pair is.
     ("{model.width: {values: [48, 64]}, model.num_heads: {values: [8, 12, 16]}}", "num_heads: 12 does not divide width 64"),
     ("{model.hierarchy_depth: {values: [2, 1]}, model.ot_levels: {values: [[0], [0, 1]]}}", "must lie below hierarchy_depth 1"),
-    ("{model.name: {values: [hvq, squad]}, model.router: {values: [none, oracle]}}", "squad has no such field; add `when: {model.name: hvq}`"),
+    ("{model.name: {values: [hvq, squad]}, model.num_heads: {values: [4, 8]}}", "squad has no such field; add `when: {model.name: hvq}`"),
     ("{model.name: {values: [hvq, 3]}}", "parameters.model.name: 3 is no model"),
     ("{train.lr: {value: 1, when: {train.epochs: 2}}}", "when: train.epochs is no parameter of this file"),
     ("{train.lr: {value: 1, when: {train.epochs: 2}}}\ntrain: {epochs: 2}", "train.epochs is fixed at 2; remove the condition"),
