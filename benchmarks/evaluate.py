@@ -52,7 +52,7 @@ def _measure(
     ours = {precision: _pass(model, split, problem, precision, device) for precision in ("fp32", "bf16")}
     # Outside of inference mode, where the counter and spectral norm do not go together.
     flops = count_flops(lambda: model.predict(reference))
-    works: dict[str, Work] = {"plain": _plain_pass(problem, split, device)} | ours
+    works: dict[str, Work] = {"plain": _plain_pass(problem, split, device), **ours}
     measured = interleave(works | limits.works, rounds=rounds, device=device)
     row: list[object] = [problem.name]
     row += [measured.seconds(name) / num_images for name in works]

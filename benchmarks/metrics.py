@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -36,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[list[object]] = []
     for number in range(num_classes):
         case = _one_class(number, images, side)
-        first_s, values = _timed(lambda case=case: ours(*case))
+        first_s, values = _timed(partial(ours, *case))
         regions = MaskRegions.from_masks(case.masks)
-        again_s, _ = _timed(lambda case=case, regions=regions: ours(*case, regions))
+        again_s, _ = _timed(partial(ours, *case, regions=regions))
         first, again = first + first_s, again + again_s
         if number < slow:
-            slow_s, expected = _timed(lambda case=case: libraries(*case))
+            slow_s, expected = _timed(partial(libraries, *case))
             ratios.append(slow_s / again_s)
             difference = abs((values["pixel_aupro"] or 0.0) - expected["pixel_aupro"])
             rows += [

@@ -9,6 +9,8 @@ Legend: B batch, C feature channels, h x w feature grid, S x S image, T x T imag
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import timm
 import torch
@@ -17,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from benchmarks.problems import Problem
-from benchmarks.published_hvq import PublishedHvq
+from benchmarks.published_hvq import Codebook, PublishedHvq
 from hvqray.config.sections import BackboneConfig, HvqConfig, SquadConfig
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.models.patchgan import PatchDiscriminator
@@ -81,7 +83,10 @@ class PlainHvq:
         map_Bhw = (output_BChw - features_BChw).norm(dim=1)
         books = self.network.lower[0]
         assert isinstance(books, nn.ModuleList)
-        costs = [books[int(c)].transport_cost(x) for x, c in zip(input_BLW, class_index_B, strict=True)]
+        costs = [
+            cast(Codebook, books[int(c)]).transport_cost(x)
+            for x, c in zip(input_BLW, class_index_B, strict=True)
+        ]
         map_Bhw = map_Bhw + self.config.ot_weight * torch.stack(costs).view_as(map_Bhw)
         return _upsampled(map_Bhw, self.size, self.config.score_pool_size)
 

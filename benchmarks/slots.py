@@ -50,7 +50,9 @@ def _resources(*, quick: bool) -> list[dict[str, Any]]:
     counts = sorted({min(2**power, cores) for power in range(math.ceil(math.log2(cores)) + 1)})
     if quick:
         return [{"max_concurrent_trials": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}]
-    plans = [{"max_concurrent_trials": 1, "cpus_per_worker": cores, "gpus_per_worker": 0}]
+    plans: list[dict[str, Any]] = [
+        {"max_concurrent_trials": 1, "cpus_per_worker": cores, "gpus_per_worker": 0}
+    ]
     plans += [{"max_concurrent_trials": n, "cpus_per_worker": 1, "gpus_per_worker": 0} for n in counts]
     if torch.cuda.is_available():
         shares = [n for n in (1, 2, 4, 8) if n <= cores]
