@@ -61,6 +61,7 @@ class StudySearch(OptunaSearch):
         self._metrics = list(metrics)
         self._resolve, self._announce, self._to_config = resolve, announce, to_config
         self._told_before: set[int] = set()
+        self._told_epochs: dict[str, set[int]] = {}
         self._target, self._maximize = target, goals[0] == "maximize"
         self._target_reached = single and any(
             self._reaches_target(trial.value)
@@ -98,6 +99,7 @@ class StudySearch(OptunaSearch):
             self._space(trial)
             start = self._resolve(trial.number, self._space.params(trial))
         self._ot_trials[trial_id] = trial
+        self._told_epochs[trial_id] = set(_frozen(self.study, trial.number).intermediate_values)
         self._announce(start)
         return self._to_config(start)
 
@@ -112,7 +114,9 @@ class StudySearch(OptunaSearch):
         if len(self._metrics) > 1 or told or value is None or not math.isfinite(value):
             return
         # A trial that goes on may tell its last epoch again, of which Optuna would warn.
-        if result["epoch"] not in _frozen(self.study, trial.number).intermediate_values:
+        epochs = self._told_epochs[trial_id]
+        if result["epoch"] not in epochs:
+            epochs.add(result["epoch"])
             trial.report(value, result["epoch"])
 
     def on_trial_complete(
@@ -157,4 +161,4 @@ def tell(study: optuna.Study, number: int, state: TrialState, values: list[float
 
 
 def _frozen(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
-    return next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
+    return study.get_trials(deepcopy=False)[number]
