@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hvqray.atomic import replacing, write_atomically
@@ -90,6 +90,14 @@ def save_model(
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """(Over)write metrics.json."""
     write_atomically(folder / METRICS_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def restore_weights(folder: Path, model: nn.Module) -> None:
+    """Give `model` the weights of the epoch that counts, which `save_model` wrote into `folder`."""
+    tensors = load_file(folder / MODEL_FILE)
+    model.load_state_dict(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith(_BATCHNORM)}
+    )
 
 
 def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:

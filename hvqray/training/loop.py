@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hvqray.config.sections import RunConfig
@@ -27,8 +26,8 @@ from hvqray.training import sampling
 from hvqray.training.anomaly_images import save_examples
 from hvqray.training.batches import make_batch
 from hvqray.training.checkpoint import (
-    MODEL_FILE,
     load_resume_state,
+    restore_weights,
     save_config,
     save_model,
     save_resume_state,
@@ -257,9 +256,8 @@ class _Run:
                 self.model.prepare(self._reference_batches, seed=self.config.train.seed)
         elif state is not None:
             keys = self._module().load_state_dict(state["model"], strict=False)
-            assert not keys.unexpected_keys and all(k.startswith(MEASURED_ANEW) for k in keys.missing_keys), (
-                keys
-            )
+            assert not keys.unexpected_keys, keys
+            assert all(key.startswith(MEASURED_ANEW) for key in keys.missing_keys), keys
         self._share_state()
         self.trainers = [
             ObjectiveTrainer(objective, self.config.train, self.communicator)
@@ -297,7 +295,7 @@ class _Run:
         if self.communicator.rank != 0:
             return
         if self.best_epoch != self.epochs_done:
-            self._module().load_state_dict(load_file(self.folder / MODEL_FILE))
+            restore_weights(self.folder, self._module())
         with autocast(self.config.train, self.communicator.device):
             save_examples(self.model, self.data.splits["val"], self.data.context, self.folder / "maps")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ray_head import unused_port
@@ -139,6 +140,18 @@ def test_example_maps_are_left_for_every_class(tmp_path: Path) -> None:
         path.name.rpartition("_")[0].rpartition("_")[0] for path in (tmp_path / "maps").glob("*_map.png")
     }
     assert names == {"class0", "class1", "class2"}
+
+
+def test_example_maps_are_those_of_the_best_epoch_with_an_adapted_backbone_too(tmp_path: Path) -> None:
+    """The checkpoint then holds the backbone's statistics beside the model's weights."""
+    data = replace(tiny_data(), batchnorm={"bn1.running_mean": np.ones(3, dtype=np.float32)})
+    undefined = Selection("val/undefined")  # nothing beats the first epoch by it
+    *_, last = run(config(epochs=2), data, folder=tmp_path, communicator=SingleProcess(), selection=undefined)
+    assert (last.epoch, last.best_epoch) == (2, 1)
+    assert len(list((tmp_path / "maps").rglob("*.png"))) > 0
+    batchnorm = load_model(tmp_path).batchnorm
+    assert batchnorm is not None
+    np.testing.assert_array_equal(batchnorm["bn1.running_mean"], np.ones(3))
 
 
 def test_selection_prefers_defined_values() -> None:
