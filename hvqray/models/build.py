@@ -8,19 +8,23 @@ from hvqray.config.sections import HvqConfig, SquadConfig
 from hvqray.errors import InputError
 from hvqray.models.interface import AnomalyModel, ModelContext
 
+MAX_MAP_BYTES = 8 * 2**30
+"""What the matrices of `map_distance: local_mahalanobis` may take while they are measured."""
+
 
 def build_model(
     config: HvqConfig | SquadConfig, context: ModelContext, device: torch.device | str = "cpu"
 ) -> AnomalyModel:
     """A fresh model on `device`, its parameters drawn from torch's global generator (which the caller seeds).
 
-    Raises InputError where the configuration does not fit the data's image size.
+    Raises InputError where the configuration does not fit the data's image size, or its map would not fit the memory.
     """
     if config.score_pool_size > context.image_size:
         raise InputError(
             f"{config.score_pool_size} exceeds the image size {context.image_size}; choose at most that",
             field="model.score_pool_size",
         )
+    _check_map_fits(config, context)
     # Imported on demand, so that one model's code is not loaded for the other.
     if isinstance(config, SquadConfig):
         from hvqray.models.squad import SquadModel
@@ -29,3 +33,23 @@ def build_model(
     from hvqray.models.hvq import HvqModel
 
     return HvqModel(config, context, device)
+
+
+def _check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> None:
+    """Refuse a Gaussian for every location where its matrices exceed `MAX_MAP_BYTES`, before they are allocated."""
+    if config.map_distance != "local_mahalanobis":
+        return
+    rows, columns = context.grid_size
+    channels = context.feature_channels
+    num_routes = 1 if config.router == "none" else len(context.class_names)
+    num_distances = 2 if config.map_coarse_weight > 0 or config.score_from == "coarse" else 1
+    # Of every class sums of 4 bytes and factors of 2; of one class at a time four matrices of 4 while they are factored.
+    num_bytes = rows * columns * channels**2 * (num_distances * num_routes * (4 + 2) + 4 * 4)
+    if num_bytes > MAX_MAP_BYTES:
+        of_classes = f" for each of {num_routes} classes" if num_routes > 1 else ""
+        raise InputError(
+            f"local_mahalanobis takes a {channels} x {channels} matrix at {rows} x {columns} locations{of_classes},"
+            f" {num_bytes / 2**30:.1f} GiB in all, over {MAX_MAP_BYTES / 2**30:.0f}; choose mahalanobis, a smaller"
+            " data.image_size, or a data.backbone of fewer channels",
+            field="model.map_distance",
+        )

@@ -19,6 +19,8 @@ from hvqray.config.sections import ErrorMapFields
 
 RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
+ROUNDING = 1e-12
+"""Share of the mean square below which a variance is float32's rounding and no spread."""
 
 
 class MahalanobisDistance(nn.Module):
@@ -53,7 +55,7 @@ class MahalanobisDistance(nn.Module):
         self.register_buffer("whitening_RPCC", eye.repeat(num_routes, places, 1, 1))
         self.register_buffer("scale_R", torch.ones(num_routes))
         self.register_buffer("rms_R", torch.ones(num_routes))
-        self._moments: tuple[Tensor, Tensor, Tensor] | None = None
+        self._moments: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def add(self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]) -> None:
@@ -61,21 +63,21 @@ class MahalanobisDistance(nn.Module):
         num_routes, places, channels = self.mean_RPC.shape
         if self._moments is None:
             new = self.mean_RPC.new_zeros
+            # a location sees thousands of errors at most, all locations together sum up millions
+            dtype = torch.float32 if self.local else torch.float64
             self._moments = (
                 new(num_routes),
+                new(num_routes, places, channels, dtype=dtype),
                 new(num_routes, places, channels, dtype=torch.float64),
-                # a location sees thousands of errors at most, all locations together sum up millions
-                new(
-                    num_routes,
-                    places,
-                    channels,
-                    channels,
-                    dtype=torch.float32 if self.local else torch.float64,
-                ),
+                new(num_routes, places, channels, channels, dtype=dtype),
             )
-        count_R, sum_RPC, square_RPCC = self._moments
+        count_R, origin_RPC, sum_RPC, square_RPCC = self._moments
         for route in route_B.unique().tolist():
             x_PnC = self._places(error_BChw[route_B == route]).to(square_RPCC.dtype)
+            if not count_R[route]:
+                # Sums of differences from about the mean: squares of a large mean would swallow a small variance.
+                origin_RPC[route] = x_PnC.mean(1)
+            x_PnC = x_PnC - origin_RPC[route][:, None]
             count_R[route] += x_PnC.shape[1]
             sum_RPC[route] += x_PnC.sum(1)
             with torch.autocast(x_PnC.device.type, enabled=False):
@@ -83,14 +85,20 @@ class MahalanobisDistance(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Set the Gaussians to what was added since the last time; a route without images keeps its own."""
+        """Set the Gaussians to what was added since the last time; a route without images keeps its own.
+
+        Errors that do not vary at all, such as those of a single image, have the unit matrix for a covariance.
+        """
         assert self._moments is not None, "nothing was added"
-        count_R, sum_RPC, square_RPCC = self._moments
+        count_R, origin_RPC, sum_RPC, square_RPCC = self._moments
         self._moments = None
         for route in count_R.nonzero()[:, 0].tolist():
             mean_PC = (sum_RPC[route] / count_R[route]).to(square_RPCC.dtype)
             covariance_PCC = square_RPCC[route] / count_R[route]
             covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
+            variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
+            if variance <= ROUNDING * origin_RPC[route].square().mean():
+                covariance_PCC[:] = torch.eye(covariance_PCC.shape[-1])
             pooled_CC = covariance_PCC.mean(0)
             # In units of the typical error, so that half precision holds the factors for features of any size.
             variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
@@ -104,7 +112,7 @@ class MahalanobisDistance(nn.Module):
             shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
             shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
             whitening_PCC = _inverse_factor(shrunk_PCC)
-            self.mean_RPC[route] = mean_PC
+            self.mean_RPC[route] = origin_RPC[route] + mean_PC
             self.whitening_RPCC[route] = whitening_PCC
             self.scale_R[route] = variance.sqrt()
             # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.

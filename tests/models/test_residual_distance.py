@@ -94,6 +94,29 @@ def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
 
 
 @pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("fitted", [errors(1, seed=30), errors(1, seed=30).repeat(3, 1, 1, 1)])
+def test_errors_that_do_not_vary_are_measured_from_by_the_norm(local: bool, fitted: Tensor) -> None:
+    fitted = fitted[:, :, :1, :1].expand(-1, -1, *GRID)  # nor from location to location
+    distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local)
+    distance.fit([(fitted, one_route(len(fitted)))])
+    asked = errors(2, seed=31)
+    ratio = distance(asked, one_route(2)) / (asked - fitted[:1]).norm(dim=1)
+    torch.testing.assert_close(ratio, ratio[:1, :1, :1].expand_as(ratio), rtol=2e-3, atol=0)
+    assert 0.1 < ratio[0, 0, 0] < 10
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_mean_far_larger_than_the_spread_costs_no_precision(local: bool) -> None:
+    fitted, asked = errors(30, seed=32), errors(3, seed=33)
+    far = torch.linspace(-1e3, 1e3, CHANNELS)[:, None, None]
+    near_by, far_off = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
+    near_by.fit((part, one_route(len(part))) for part in fitted.split([13, 17]))
+    far_off.fit((part + far, one_route(len(part))) for part in fitted.split([13, 17]))
+    found, expected = far_off(asked + far, one_route(3)), near_by(asked, one_route(3))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("local", [False, True])
 def test_autocast_changes_nothing(local: bool) -> None:
     fitted, asked = errors(10, seed=12, shift=30.0), errors(3, seed=13, shift=30.0)
     plain, cast = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
