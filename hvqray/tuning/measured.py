@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -50,8 +51,12 @@ def measure_run(folder: Path, run_id: str, threads: int, use_gpu: bool, cache_di
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         aside.chmod(0o755)
-        for name in (MODEL_FILE, CONFIG_FILE, METRICS_FILE):
+        for name in (CONFIG_FILE, METRICS_FILE):
             shutil.copy(target.parent / name, aside / name)
+        try:  # weights are only ever replaced as a whole, so two names may share them
+            os.link(target.parent / MODEL_FILE, aside / MODEL_FILE)
+        except OSError:  # some file systems have no hard links
+            shutil.copy(target.parent / MODEL_FILE, aside / MODEL_FILE)
         measure_on_test(aside, device="cuda" if use_gpu else "cpu", cache_dir=cache_dir)
         aside.rename(target)
     finally:

@@ -24,7 +24,7 @@ from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.results.store import SweepStore, read_trials, read_unfinished
+from hvqray.results.store import SweepStore, read_starts, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.baseline_runs import (
@@ -40,6 +40,7 @@ from hvqray.tuning.confirm import (
     confirmed_configuration,
     run_confirmation,
 )
+from hvqray.tuning.kept_models import KeptModels
 from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.ray_runtime import ray_session
 from hvqray.tuning.resources import TrialResources, plan_resources
@@ -136,7 +137,8 @@ class SweepSession:
         """Search, confirm, and lay out the best model; False where there is none."""
         sinks = [sink] if sink else []
         with closing(self._table("trials", self.num_trials, read_trials(self.folder))) as table:
-            run_search(self.sweep, plan, store, [table, *sinks])
+            kept = KeptModels(self.folder, self.goals, read_trials(self.folder))
+            run_search(self.sweep, plan, store, [table, *sinks, kept])
         trials = read_trials(self.folder)
         best = best_trials(trials, self.goals, 1)
         if not best:
@@ -197,18 +199,22 @@ class SweepSession:
                 progress=progress,
             )
         write_baselines(best, results)
-        if NO_QUANTIZER in names:
-            result = train_without_quantizer(
-                self.sweep,
-                plan,
-                trial_id,
-                code_version=store.info.environment["code_version"],
-                listeners=[sink] if sink else [],
-            )
-            if result is None:
-                self._say(f"{trial_id} without a quantiser failed, so it is left out")
-            else:
-                write_baselines(best, [result])
+        if NO_QUANTIZER not in names:
+            return
+        if read_starts(self.folder)[trial_id].config["model"]["quantizer"] == "none":
+            self._say(f"{trial_id} has no quantiser, so there is nothing to hold against it")
+            return
+        result = train_without_quantizer(
+            self.sweep,
+            plan,
+            trial_id,
+            code_version=store.info.environment["code_version"],
+            listeners=[sink] if sink else [],
+        )
+        if result is None:
+            self._say(f"{trial_id} without a quantiser failed, so it is left out")
+        else:
+            write_baselines(best, [result])
 
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
         measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)

@@ -1,0 +1,55 @@
+"""Which trials keep their weights: a sweep of a hundred trials would fill a disk with models that nobody asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hvqray.results.events import Goal, TrialEnd, TrialStart
+from hvqray.results.history import TrialRecord
+from hvqray.results.ranking import is_better
+from hvqray.training.checkpoint import MODEL_FILE, trial_folder
+from hvqray.training.epoch_report import EpochReport
+
+NUM_KEPT = 5
+"""Complete trials, the best by the first metric, whose weights stay. `hvqray.train --trial` makes any other's again."""
+
+
+class KeptModels:
+    """Hears of trials' ends, and removes the weights of all but the best; fulfils `SweepListener`.
+
+    Args:
+        folder: The sweep's folder.
+        goals: Metric to goal; the first one counts.
+        earlier: Trials of earlier drivers.
+    """
+
+    def __init__(self, folder: Path, goals: Mapping[str, Goal], earlier: Sequence[TrialRecord]) -> None:
+        self._folder = folder
+        self._metric, self._goal = next(iter(goals.items()))
+        self._best: list[tuple[float, str]] = []
+        for record in earlier:
+            self._judge(record.trial_id, record.state, record.metrics.get(self._metric))
+
+    def on_trial_start(self, event: TrialStart) -> None: ...
+
+    def on_epoch(self, trial_id: str, report: EpochReport) -> None: ...
+
+    def on_trial_end(self, event: TrialEnd) -> None:
+        self._judge(event.trial_id, event.state, event.metrics.get(self._metric))
+
+    def close(self) -> None: ...
+
+    def _judge(self, trial_id: str, state: str, value: float | None) -> None:
+        if state != "COMPLETE" or value is None:
+            self._remove(trial_id)
+            return
+        # Behind those that are as good: of equals the first one is the sweep's best.
+        place = sum(not is_better(value, other, self._goal) for other, _ in self._best)
+        self._best.insert(place, (value, trial_id))
+        for _, beaten in self._best[NUM_KEPT:]:
+            self._remove(beaten)
+        del self._best[NUM_KEPT:]
+
+    def _remove(self, trial_id: str) -> None:
+        (trial_folder(self._folder, trial_id) / MODEL_FILE).unlink(missing_ok=True)
