@@ -36,6 +36,7 @@ EFFECTS: tuple[Effect, ...] = (
         for name in ("discriminator_start", "adversarial_weight")
     ),
     ("model.map_discriminator_weight", "model.discriminator", (True,)),
+    ("model.map_shrinkage", "model.map_distance", ("local_mahalanobis",)),
     ("train.warmup_fraction", "train.schedule", ("constant", "cosine")),
     ("data.validation.fraction", "data.validation.from", ("test", "synthetic")),
     ("data.validation.seed", "data.validation.from", ("test", "synthetic")),

@@ -61,8 +61,8 @@ class ErrorMapFields(Section):
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (not with `map_distance: l2`)."""
     map_norm_weight: NonNegativeFloat = 0.0
     """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm)."""
-    score_from: Literal["map", "coarse"] = "map"
-    """What the image score is taken from: the map, or the distance of errors averaged over 3 x 3 locations alone."""
+    score_from: Literal["map", "coarse", "both"] = "map"
+    """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations, or that plus the plain one."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
     score_top_fraction: Fraction = 0.0
@@ -177,6 +177,10 @@ class SquadConfig(ErrorMapFields, QuantizerFields):
         if not any(weights):
             raise ValueError(
                 "map_cosine_weight: all parts of the anomaly map that exist have weight 0; raise one"
+            )
+        if self.map_l2_weight == 0 and self.map_distance != "l2":
+            raise ValueError(
+                f"map_distance: {self.map_distance} counts for nothing with map_l2_weight 0; raise that, or take l2"
             )
         return self
 

@@ -86,6 +86,7 @@ WARNINGS = [
     ("{model.quantizer: {values: [vq, fsq]}, model.codebook_size: {values: [8, 16]}}", "parameters.model.codebook_size: has no effect where model.quantizer is \"fsq\"; add `when: {model.quantizer: vq}`"),
     ("{train.lr: {value: 1}}\nmodel: {revive_after: 8}", "model.revive_after: has no effect where model.revive_dead_codes is false"),
     ("{train.lr: {value: 1}}\nmodel: {name: squad, image_head: false, adversarial_weight: 1}", "model.adversarial_weight: has no effect where model.image_head is false"),
+    ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, map_shrinkage: 0.1}", "model.map_shrinkage: has no effect where model.map_distance is \"mahalanobis\""),
     ("{train.warmup_fraction: {values: [0.1, 0.2]}}\ntrain: {schedule: step}", "train.warmup_fraction: has no effect where train.schedule is \"step\""),
     ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
     ("{train.lr: {value: 1}}\ndata: {validation: {from: none, seed: 1}}", "data.validation.seed: has no effect"),

@@ -120,6 +120,13 @@ def test_a_map_without_any_part_is_refused() -> None:
         squad(map_cosine_weight=0, map_l2_weight=0, image_head=False)
 
 
+def test_a_distance_that_would_count_for_nothing_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match="map_distance: mahalanobis counts for nothing with map_l2_weight 0"
+    ):
+        squad(map_distance="mahalanobis", score_from="coarse", map_l2_weight=0)
+
+
 def test_the_discriminator_joins_in_at_its_start() -> None:
     model = model_of(discriminator_start=0.4)
     generator, discriminator = model.objectives
