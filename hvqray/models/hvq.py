@@ -207,7 +207,7 @@ class HvqModel(nn.Module):
         maps_BHW = upsample_map(map_Bhw, self.context.image_size)
         scored_BHW = (
             upsample_map(score_map_Bhw, self.context.image_size)
-            if self.config.score_from == "coarse"
+            if self.config.score_from != "map"
             else maps_BHW
         )
         outputs = {"top": latents.top} | {

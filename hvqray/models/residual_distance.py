@@ -206,7 +206,7 @@ class ErrorMap(nn.Module):
                 shrinkage=config.map_shrinkage,
             )
 
-        wants_coarse = config.map_coarse_weight > 0 or config.score_from == "coarse"
+        wants_coarse = config.map_coarse_weight > 0 or config.score_from != "map"
         self.fine = distance() if config.map_distance != "l2" else None
         self.coarse = distance() if wants_coarse else None
         if self.norm_weight > 0:
@@ -238,7 +238,7 @@ class ErrorMap(nn.Module):
         if self.fine is None:
             map_Bhw = error_BChw.float().norm(dim=1)
             return map_Bhw, map_Bhw
-        map_Bhw = self.fine(error_BChw, route_B)
+        fine_Bhw = map_Bhw = self.fine(error_BChw, route_B)
         if self.norm_weight > 0:
             norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
             map_Bhw = map_Bhw + self.norm_weight * norm_Bhw
@@ -246,7 +246,8 @@ class ErrorMap(nn.Module):
             return map_Bhw, map_Bhw
         coarse_Bhw = self.coarse(_average(error_BChw), route_B)
         map_Bhw = map_Bhw + self.coarse_weight * coarse_Bhw
-        return map_Bhw, coarse_Bhw if self.score_from == "coarse" else map_Bhw
+        scores = {"map": map_Bhw, "coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
+        return map_Bhw, scores[self.score_from]
 
 
 def _average(x_BChw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:

@@ -69,9 +69,9 @@ class SquadModel(nn.Module):
         )
         self.map_weights = self._component_weights()
         self.score_weights = dict(self.map_weights)
-        if config.score_from == "coarse" and "l2" in self.map_weights:
+        if config.score_from != "map" and "l2" in self.map_weights:
             self.score_weights = {
-                "coarse" if name == "l2" else name: w for name, w in self.map_weights.items()
+                "score" if name == "l2" else name: w for name, w in self.map_weights.items()
             }
         self.component_map = ComponentMap(
             sorted(self.map_weights | self.score_weights),
@@ -237,7 +237,7 @@ class SquadModel(nn.Module):
             components["cosine"] = 1 - F.cosine_similarity(reconstruction.features_BChw, features_BChw, dim=1)
         if "l2" in wanted:
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-            components["l2"], components["coarse"] = self.error_map(
+            components["l2"], components["score"] = self.error_map(
                 reconstruction.features_BChw - features_BChw, route_B
             )
         if reconstruction.image_B3TT is not None and wanted.keys() & {"image", "discriminator"}:

@@ -254,6 +254,10 @@ def test_the_coarse_map_averages_errors_first() -> None:
     torch.testing.assert_close(map_Bhw, fine)
     torch.testing.assert_close(score_map_Bhw, expected)
 
+    map_Bhw, score_map_Bhw = error_map(fitted, score_from="both", map_norm_weight=1.0)(asked, routes)
+    assert (map_Bhw > fine).all()
+    torch.testing.assert_close(score_map_Bhw, fine + expected)
+
 
 def test_the_norm_is_added_in_units_of_normal_norms() -> None:
     fitted, asked, routes = errors(20, seed=25), errors(3, seed=26), one_route(3)
