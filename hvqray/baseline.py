@@ -16,12 +16,13 @@ from hvqray.atomic import write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.metric_names import class_of, metric_name_fault
 from hvqray.config.run_config import load_run_config
 from hvqray.config.sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware
-from hvqray.errors import InputError
+from hvqray.errors import InputError, did_you_mean
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.html_report import build_html_report
@@ -51,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        default="val/image_auroc",
-        help="what their settings are chosen by, without a sweep",
+        help="what their settings are chosen by; without a sweep, which has its own, val/image_auroc",
     )
     parser.add_argument(
         "--out", metavar="FILE.json", type=Path, help="also write all settings' metrics to FILE.json"
@@ -62,11 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out is not None and arguments.out.suffix != ".json":
         raise InputError(f"--out {arguments.out}: must end in .json")
     if arguments.source is not None and arguments.source.is_dir():
-        if arguments.data is not None or arguments.out is not None:
-            raise InputError("--data and --out do not go with a sweep's folder; leave them out")
+        if any(value is not None for value in (arguments.data, arguments.out, arguments.metric)):
+            raise InputError("--data, --out and --metric do not go with a sweep's folder; leave them out")
         _of_sweep(arguments.source, arguments.cache_dir)
     else:
-        _of_data(arguments.source, arguments.data, arguments.metric, arguments.out, arguments.cache_dir)
+        metric = "val/image_auroc" if arguments.metric is None else arguments.metric
+        if fault := metric_name_fault(metric):
+            raise InputError(fault, field="--metric")
+        _of_data(arguments.source, arguments.data, metric, arguments.out, arguments.cache_dir)
     return DONE
 
 
@@ -96,15 +99,16 @@ def _of_data(
     console = Console()
     with progress_bar() as progress:
         data = prepare_data(config, cache_dir=cache_dir, device=_device(), progress=progress)
+        class_name, names = class_of(metric), data.context.class_names
+        if class_name is not None and class_name not in names:
+            raise InputError(
+                f"the data have no class {class_name!r}{did_you_mean(class_name, names)}",
+                field=f"--metric {metric}",
+            )
         measured: list[BaselineResult] = []
         chosen: list[BaselineResult] = []
         for name in NAMES:
             results = baseline_results(name, data, cache_dir=cache_dir, device=_device(), progress=progress)
-            if metric not in results[0].metrics:
-                raise InputError(
-                    "is no metric of these data; give val/METRIC or val/CLASS/METRIC",
-                    field=f"--metric {metric}",
-                )
             measured += results
             chosen.append(choose(results, metric, "maximize"))
     dataset = Path(config.root).resolve().name if config.root else "synthetic"

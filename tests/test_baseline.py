@@ -43,8 +43,14 @@ def test_of_a_configuration(
     ("arguments", "told"),
     [
         (["{config}", "--out", "x.csv"], "--out x.csv: must end in .json"),
-        (["{config}", "--metric", "val/acc"], "--metric val/acc"),
-        (["{folder}", "--data", "x"], "--data and --out do not go with a sweep's folder"),
+        (["{config}", "--metric", "val/acc"], "--metric: 'val/acc' is no metric"),
+        (["{config}", "--metric", "test/image_auroc"], "use 'val/image_auroc'"),
+        (
+            ["{config}", "--metric", "val/coookie/image_ap"],
+            "--metric val/coookie/image_ap: the data have no class",
+        ),
+        (["{folder}", "--data", "x"], "--data, --out and --metric do not go with a sweep's folder"),
+        (["{folder}", "--metric", "val/image_ap"], "--data, --out and --metric do not go with"),
         (["{folder}"], "sweep.yaml is missing"),
         (["{folder}/nothing.yaml"], "nothing.yaml"),
     ],

@@ -119,6 +119,34 @@ def test_a_sweep_ends_with_its_best_trial_and_a_report(
     assert f"report: {one.folder / 'report.html'}" in output
 
 
+def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*arguments: Any, **options: Any) -> None:
+        trained.append(arguments)
+
+    trained: list[Any] = []
+    monkeypatch.setattr(session, "measure_baselines", lambda *arguments, **options: [])
+    monkeypatch.setattr(session, "write_baselines", lambda *arguments: None)
+    monkeypatch.setattr(session, "train_without_quantizer", train)
+    for quantizer, times in (("none", 0), ("fsq", 1)):
+        (tmp_path / quantizer).mkdir()
+        config = {"model": {"name": "hvq", "quantizer": quantizer}}
+        start = TrialStart("t0002", 2, {}, config, "hash", seed=0)
+        monkeypatch.setattr(session, "read_starts", lambda folder, start=start: {"t0002": start})
+        one = begin(
+            tmp_path / quantizer,
+            images,
+            cache,
+            Search(2),
+            monkeypatch,
+            overrides=["baselines=[no_quantizer]"],
+        )
+        assert one.run()
+        assert len(trained) == times
+        assert ("t0002 has no quantiser" in output_of(one)) == (quantizer == "none")
+
+
 def test_without_a_completed_trial_it_says_no_and_still_reports(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
