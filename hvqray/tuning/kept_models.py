@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import TrialRecord
-from hvqray.results.ranking import is_better
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
 from hvqray.training.epoch_report import EpochReport
 
@@ -27,7 +26,7 @@ class KeptModels:
     def __init__(self, folder: Path, goals: Mapping[str, Goal], earlier: Sequence[TrialRecord]) -> None:
         self._folder = folder
         self._metric, self._goal = next(iter(goals.items()))
-        self._best: list[tuple[float, str]] = []
+        self._best: list[tuple[float, int, str]] = []
         for record in earlier:
             self._judge(record.trial_id, record.state, record.metrics.get(self._metric))
 
@@ -44,10 +43,10 @@ class KeptModels:
         if state != "COMPLETE" or value is None:
             self._remove(trial_id)
             return
-        # Behind those that are as good: of equals the first one is the sweep's best.
-        place = sum(not is_better(value, other, self._goal) for other, _ in self._best)
-        self._best.insert(place, (value, trial_id))
-        for _, beaten in self._best[NUM_KEPT:]:
+        # Equals in the order of their numbers, as `results.ranking` has them, not in that of their ends.
+        signed = -value if self._goal == "maximize" else value
+        self._best = sorted([*self._best, (signed, int(trial_id.removeprefix("t")), trial_id)])
+        for _, _, beaten in self._best[NUM_KEPT:]:
             self._remove(beaten)
         del self._best[NUM_KEPT:]
 
