@@ -24,7 +24,7 @@ def build_model(
             f"{config.score_pool_size} exceeds the image size {context.image_size}; choose at most that",
             field="model.score_pool_size",
         )
-    _check_map_fits(config, context)
+    check_map_fits(config, context)
     # Imported on demand, so that one model's code is not loaded for the other.
     if isinstance(config, SquadConfig):
         from hvqray.models.squad import SquadModel
@@ -35,8 +35,8 @@ def build_model(
     return HvqModel(config, context, device)
 
 
-def _check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> None:
-    """Refuse a Gaussian for every location where its matrices exceed `MAX_MAP_BYTES`, before they are allocated."""
+def check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> None:
+    """Raise InputError where the matrices of a Gaussian for every location exceed `MAX_MAP_BYTES`; allocates nothing."""
     if config.map_distance != "local_mahalanobis":
         return
     rows, columns = context.grid_size

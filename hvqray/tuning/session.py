@@ -45,7 +45,12 @@ from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.ray_runtime import ray_session
 from hvqray.tuning.resources import TrialResources, plan_resources
 from hvqray.tuning.runner import run_search
-from hvqray.tuning.session_checks import check_method, check_start, trials_in_all
+from hvqray.tuning.session_checks import (
+    check_fixed_model,
+    check_method,
+    check_start,
+    trials_in_all,
+)
 from hvqray.tuning.tune_run import SearchPlan
 
 INTERRUPT_GRACE_S = 5.0
@@ -252,6 +257,7 @@ class SweepSession:
         if use_gpu:
             torch.cuda.empty_cache()  # the trials want the memory
         check_metric_classes(self.sweep, data.context.class_names)
+        check_fixed_model(self.sweep, data.context)
         return data
 
     def _use_gpu(self) -> bool:

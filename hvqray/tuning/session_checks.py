@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.errors import InputError
+from hvqray.models.build import check_map_fits
+from hvqray.models.interface import ModelContext
 from hvqray.results.store import check_folder
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
@@ -62,3 +64,22 @@ def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
             " name with --set name=NAME",
             source=str(path),
         )
+
+
+def check_fixed_model(sweep: SweepFile, context: ModelContext) -> None:
+    """Raise InputError where the sweep file's own model section asks for more memory than any trial could have.
+
+    What parameters decide is left to the trials, each of which fails or does not.
+    """
+    if any(
+        name.startswith("model.map_") or name in ("model.name", "model.router") for name in sweep.parameters
+    ):
+        return
+    try:
+        model = resolve_run_config(sweep, {}).model
+    except InputError:  # the fixed part is no configuration without its parameters
+        return
+    try:
+        check_map_fits(model, context)
+    except InputError as error:
+        raise InputError(str(error), source=f"sweep {sweep.name}") from None

@@ -1,0 +1,36 @@
+"""What is refused before a sweep starts, although the file by itself is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.errors import InputError
+from hvqray.models.interface import ModelContext
+from hvqray.tuning.session_checks import check_fixed_model
+
+VIT = ModelContext(tuple(f"class{i}" for i in range(15)), 768, (28, 28), 392)
+
+
+def sweep(tmp_path: Path, parameters: str) -> SweepFile:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "metric: {name: val/image_auroc, goal: maximize}\nrun_cap: 2\nmethod: random\n"
+        f"parameters: {parameters}\nmodel: {{name: hvq, map_distance: local_mahalanobis}}\n"
+    )
+    return load_sweep(path)
+
+
+def test_a_fixed_map_that_no_memory_holds_ends_the_sweep_before_it_starts(tmp_path: Path) -> None:
+    checked = sweep(tmp_path, "{train.lr: {min: 0.001, max: 0.01}}")
+    with pytest.raises(
+        InputError, match=r"^sweep space: model.map_distance: .* 768 x 768 matrix .* choose mahala"
+    ):
+        check_fixed_model(checked, VIT)
+    check_fixed_model(checked, ModelContext(VIT.class_names, 192, (14, 14), 224))
+
+
+def test_what_parameters_decide_is_left_to_the_trials(tmp_path: Path) -> None:
+    check_fixed_model(sweep(tmp_path, "{model.router: {values: [none, oracle]}}"), VIT)
