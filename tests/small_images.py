@@ -20,6 +20,7 @@ parameters:
 model: {name: hvq, width: 16, num_heads: 2, feedforward_width: 32, hierarchy_depth: 1, score_pool_size: 4}
 data: {image_size: 64, backbone: {weights: random, strides: [8, 16]}}
 train: {epochs: 2, batch_size: 4, precision: fp32}
+baselines: []
 """
 
 

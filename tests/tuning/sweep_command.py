@@ -12,8 +12,11 @@ from pathlib import Path
 import optuna
 import psutil
 import pyarrow.parquet as pq
-from ray_head import environment_without_ray
+from ray_head import RayHead, environment_without_ray
 from small_images import SPACE, write_space
+
+ONE_AT_A_TIME = ("--set", "resources.max_concurrent_trials=1")
+"""One process trains all trials in turn; a second one would double what a sweep costs."""
 
 
 class Sweep:
@@ -80,3 +83,11 @@ def end(processes: list[psutil.Process]) -> None:
 def alive(processes: list[psutil.Process], *, within_s: float = 20) -> list[psutil.Process]:
     """Those that still run after `within_s` seconds."""
     return psutil.wait_procs(processes, timeout=within_s)[1]
+
+
+def assert_nothing_left(cluster: RayHead) -> None:
+    """No actor of ours lives on, and every CPU is free again."""
+    deadline = time.monotonic() + 60
+    while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -86,8 +86,7 @@ def begin(
     monkeypatch.setattr(session, "run_search", search.run)
     monkeypatch.setattr(session, "measure_runs", search.measure)
     monkeypatch.setattr(session, "install_best", search.install)
-    # Nothing was trained that baselines could be held against.
-    sweep = load_sweep(write_space(tmp_path), ["baselines=[]", *overrides], data_root=str(images))
+    sweep = load_sweep(write_space(tmp_path), overrides, data_root=str(images))
     options = SweepOptions(
         out=tmp_path / "runs", resume=resume, wandb="disabled", time_budget_s=60.0, cache_dir=cache
     )

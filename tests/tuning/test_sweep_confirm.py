@@ -30,6 +30,7 @@ def test_killed_in_its_confirmation_it_goes_on_and_every_run_can_be_repeated(
 ) -> None:
     options = ("--address", cluster.address, "--num-trials", "2", "--set", "confirm.top_k=1")
     options += ("--set", f"confirm.seeds={list(SEEDS)}", "--set", f"train.epochs={NUM_EPOCHS}")
+    options += ("--set", "baselines=[padim]")
     first = start(*options)
     first.wait_for("-s1 COMPLETE")
     processes = first.descendants()
@@ -59,6 +60,11 @@ def test_killed_in_its_confirmation_it_goes_on_and_every_run_can_be_repeated(
     assert f"{shown['mean']:.4f} ± {shown['std']:.4f}" in log
     assert f"{shown['low']:.4f} to {shown['high']:.4f}" in log
     assert 'id="confirmed"' in (second.folder / "report.html").read_text()
+
+    (baseline,) = best["baselines"]
+    assert baseline["name"] == "padim"
+    assert 0 <= baseline["metrics"]["test/pixel_aupro"] <= 1
+    assert "against PaDiM: " in log
 
     out = tmp_path / "again"
     trial = f"{second.folder}:{runs[-1]}"

@@ -1,4 +1,4 @@
-"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, failing trials, time, targets, lost processes.
+"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, lost processes, submitted jobs.
 
 A sweep costs some fifteen seconds of a core, whatever it trains: whoever adds one here asks first whether a test of its
 parts would fail too.
@@ -6,22 +6,17 @@ parts would fail too.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from ray_head import RayHead, environment_without_ray
-from small_images import SPACE, write_space
-from sweep_command import Start
+from small_images import write_space
+from sweep_command import ONE_AT_A_TIME, Start, assert_nothing_left
 
 from hvqray.results.store import read_trials
-
-ONE_AT_A_TIME = ("--set", "resources.max_concurrent_trials=1")
-"""One process trains all trials in turn; a second one would double what a sweep costs."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -38,44 +33,6 @@ def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start, cluster: R
     assert len(workers) == 2
     assert later == workers
     assert_nothing_left(cluster)
-
-
-def test_failing_trials_are_shown_and_harm_no_other(start: Start, cluster: RayHead) -> None:
-    searched = "train.lr: {distribution: log_uniform_values, min: 1e-3, max: 1e-2}"
-    space = SPACE.replace(searched, "train.lr: {values: [1e-3, 1e30]}").replace(
-        "method: random", "method: grid"
-    )
-    space = space.replace("precision: fp32", "precision: fp32, gradient_clip: null")
-    sweep = start("--address", cluster.address, "--num-trials", "4", *ONE_AT_A_TIME, space=space)
-    assert sweep.wait() == 0, sweep.log.read_text()
-    rows = sweep.trials()
-    failed = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "FAIL"}
-    fine = {json.loads(row["params"])["train.lr"] for row in rows if row["state"] == "COMPLETE"}
-    assert (failed, fine) == ({1e30}, {1e-3})
-    assert all("diverged in epoch" in row["error"] for row in rows if row["state"] == "FAIL")
-    assert sorted(sweep.states()) == ["COMPLETE", "COMPLETE", "FAIL", "FAIL"]
-
-
-def test_time_ends_a_sweep(start: Start, cluster: RayHead) -> None:
-    sweep = start(
-        "--address", cluster.address, "--time-budget", "10s", "--num-trials", "5000", *ONE_AT_A_TIME
-    )
-    code = sweep.wait(200)
-    states = sweep.states()
-    # How far it comes depends on the machine: what counts is that it ends, and that what was cut off is said.
-    assert code == (0 if "COMPLETE" in states else 1), sweep.log.read_text()
-    assert len(sweep.trials()) < 5000
-    assert states.count("RUNNING") <= 1
-    assert ("--resume goes on with what was cut off" in sweep.log.read_text()) == ("RUNNING" in states)
-    assert_nothing_left(cluster)
-
-
-def test_a_target_ends_a_sweep_once_the_running_trials_are_done(start: Start, cluster: RayHead) -> None:
-    space = SPACE.replace("goal: maximize}", "goal: maximize, target: 0.1}")
-    sweep = start("--address", cluster.address, "--num-trials", "50", space=space)
-    assert sweep.wait() == 0, sweep.log.read_text()
-    assert 1 <= len(sweep.trials()) <= 3
-    assert set(sweep.states()) == {"COMPLETE"}
 
 
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(start: Start, cluster: RayHead) -> None:
@@ -116,11 +73,3 @@ def test_submitted_as_a_job_it_is_the_same_sweep(
     assert "1/1 trials ended" in done.stdout
     rows = pq.read_table(tmp_path / "runs" / "small" / "trials.parquet").to_pylist()
     assert [row["state"] for row in rows] == ["COMPLETE"]
-
-
-def assert_nothing_left(cluster: RayHead) -> None:
-    """No actor of ours lives on, and every CPU is free again."""
-    deadline = time.monotonic() + 60
-    while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
