@@ -30,7 +30,9 @@ def test_killed_in_its_confirmation_it_goes_on_and_every_run_can_be_repeated(
 ) -> None:
     options = ("--address", cluster.address, "--num-trials", "2", "--set", "confirm.top_k=1")
     options += ("--set", f"confirm.seeds={list(SEEDS)}", "--set", f"train.epochs={NUM_EPOCHS}")
-    options += ("--set", "baselines=[padim]")
+    # Said to the sweep, not left to its environment, which the cluster's processes do not see: features that another process
+    # has computed may differ in their last bits.
+    options += ("--set", "baselines=[padim]", "--cache-dir", str(shared_cache))
     first = start(*options)
     first.wait_for("-s1 COMPLETE")
     processes = first.descendants()
