@@ -12,7 +12,7 @@ import pytest
 from benchmarks.commands import ROOT, TRIVIAL, gaps, run_command, run_sweep, write_small_set
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 @pytest.mark.ray
 def test_steps_of_a_sweeps_trials_are_noted(tmp_path: Path) -> None:
     data = write_small_set(tmp_path / "data")
