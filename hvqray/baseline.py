@@ -85,7 +85,7 @@ def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
-    print_baselines(Console(), best.metrics, best.baselines, run_id=best.run_id, mark=mark)
+    print_baselines(Console(), *best.held_against_baselines(), best.baselines, mark=mark)
     sys.stdout.write(f"{build_html_report(folder)}\n")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hvqray.command_line import DONE, argument_parser, run_command
+from hvqray.command_line import DONE, add_set_option, argument_parser, run_command
 from hvqray.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,14 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="tf_efficientnet_b4",
         help="timm's name of the backbone whose features the model was trained on",
     )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="override a field of the configuration by its dotted path, such as model.ot_weight=0 (repeatable)",
-    )
+    add_set_option(parser)
     arguments = parser.parse_args(argv)
 
     from safetensors.torch import save_file

@@ -73,16 +73,16 @@ def baseline_tables(
 
 def print_baselines(
     console: Console,
+    what: str,
     best: Mapping[str, float | None],
     baselines: Sequence[BaselineRecord],
     *,
-    run_id: str,
     mark: str,
 ) -> None:
-    """Each baseline's figures with what the best model won (+) or lost (-) by; `mark` follows "on test"."""
+    """Each baseline's figures with what the best model, called `what`, won (+) or lost (-) by; `mark` follows "on test"."""
     positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
     for each in baseline_tables(best, baselines):
-        table = titled_table(f"{each.baseline.title} on test{mark}, and what {run_id} has more")
+        table = titled_table(f"{each.baseline.title} on test{mark}, and what {what} has more")
         table.add_column("class", no_wrap=True)
         for metric in TERMINAL_METRICS:
             table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)

@@ -47,6 +47,7 @@ def build_html_report(folder: Path) -> Path:
     trials = ranked(read_trials(folder), description.goals)
     best = read_best(folder)
     best_id = best.trial_id if best else None
+    held, held_metrics = best.held_against_baselines() if best else ("", {})
     charts = [
         *_search_charts(folder, description),
         class_heat_map(trials),
@@ -87,7 +88,8 @@ def build_html_report(folder: Path) -> Path:
             table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
         ],
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
-        baseline_tables=baseline_tables(best.metrics, best.baselines) if best else [],
+        held=held,
+        baseline_tables=baseline_tables(held_metrics, best.baselines) if best else [],
         metric_labels=METRIC_LABELS,
         charts=[(chart, _chart_html(chart, index)) for index, chart in enumerate(charts)],
         examples=_examples(folder / "best" / "maps"),

@@ -75,7 +75,7 @@ def print_summary(console: Console, folder: Path) -> None:
             best_trial_id=best.trial_id,
             mark=mark,
         )
-    print_baselines(console, best.metrics, best.baselines, run_id=best.run_id, mark=mark)
+    print_baselines(console, *best.held_against_baselines(), best.baselines, mark=mark)
     if best.selected_on_test:
         console.print(
             "Selected on test: the search looked at the test images, so these figures are optimistic.",

@@ -56,6 +56,15 @@ class BestResult:
     baselines: list[BaselineRecord] = field(default_factory=list)
     """What the best model is held against; empty where nothing was measured."""
 
+    def held_against_baselines(self) -> tuple[str, Metrics]:
+        """What is compared with the baselines, in words, and its metrics: the configuration's means over the seeds where it
+        was confirmed, since its best seed alone would flatter it; else the model's own."""
+        for each in self.confirmed:
+            if self.run_id in each.run_ids:
+                means = {name: spread.mean for name, spread in each.metrics.items()}
+                return f"{self.trial_id} (mean over {len(each.seeds)} seeds)", means
+        return self.run_id, self.metrics
+
 
 def read_description(folder: Path) -> SweepDescription:
     """What `sweep.yaml` says. Raises InputError where the folder has none, or it is not one of a sweep."""

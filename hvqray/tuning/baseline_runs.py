@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hvqray.atomic import write_atomically
-from hvqray.baselines.measure import BaselineName, BaselineResult, choose
+from hvqray.baselines.measure import BaselineName, BaselineResult, Settings, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.config.run_config import config_hash, load_run_config
 from hvqray.config.sections import RunConfig
@@ -18,11 +18,17 @@ from hvqray.config.sweep_file import SweepFile
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import Progress, silent
 from hvqray.results.confirm_store import ConfirmStore
+from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE
-from hvqray.tuning.confirm import completed_runs, run_confirmation
-from hvqray.tuning.measured import measure_runs, measured_folder
+from hvqray.tuning.confirm import (
+    completed_runs,
+    confirmed_configuration,
+    run_confirmation,
+    runs_over_seeds,
+)
+from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.tune_run import SearchPlan
 
 NO_QUANTIZER: Final = "no_quantizer"
@@ -54,23 +60,25 @@ def train_without_quantizer(
     *,
     code_version: str,
     listeners: Sequence[SweepListener],
-) -> BaselineResult | None:
-    """Retrain a trial's configuration, its seed included, with `model.quantizer: none`, and measure it; None where it fails."""
-    run = without_quantizer(read_starts(plan.folder)[trial_id])
+) -> ConfirmedConfiguration:
+    """Retrain a trial's configuration with `model.quantizer: none`, and measure it.
+
+    With the trial's seed; where the sweep confirms, with the seeds of the confirmation, whose means it is held against.
+    """
+    start = read_starts(plan.folder)[trial_id]
+    confirm = sweep.confirm
+    quantized = runs_over_seeds(start, confirm.seeds) if confirm.top_k else [start]
+    runs = [without_quantizer(run, trial_id) for run in quantized]
     with closing(ConfirmStore(plan.folder, code_version=code_version)) as store:
-        run_confirmation(sweep, plan, [run], store, listeners)
-    if not completed_runs(plan.folder, [run]):
-        return None
-    measure_runs(plan.folder, [run.trial_id], resources=plan.resources, cache_dir=plan.cache_dir)
-    record = json.loads(
-        (measured_folder(plan.folder, run.trial_id) / METRICS_FILE).read_text(encoding="utf-8")
+        run_confirmation(sweep, plan, runs, store, listeners)
+    measure_runs(
+        plan.folder, completed_runs(plan.folder, runs), resources=plan.resources, cache_dir=plan.cache_dir
     )
-    metrics = {name: value for name, value in record["metrics"].items() if name.startswith(("val/", "test/"))}
-    return BaselineResult(NO_QUANTIZER, {}, metrics)
+    return confirmed_configuration(plan.folder, f"{trial_id}-no-quantizer", runs)
 
 
-def without_quantizer(start: TrialStart) -> TrialStart:
-    """The run `t0004-no-quantizer` of a trial `t0004`: the same but for `model.quantizer: none`."""
+def without_quantizer(start: TrialStart, trial_id: str) -> TrialStart:
+    """The run `t0004-s1-no-quantizer` of a run `t0004-s1` of trial `t0004`: the same but for `model.quantizer: none`."""
     config = {**start.config, "model": {**start.config["model"], "quantizer": "none"}}
     return TrialStart(
         trial_id=f"{start.trial_id}-no-quantizer",
@@ -79,14 +87,34 @@ def without_quantizer(start: TrialStart) -> TrialStart:
         config=config,
         config_hash=config_hash(RunConfig.model_validate(config)),
         seed=start.seed,
-        confirms=start.trial_id,
+        confirms=trial_id,
     )
 
 
 def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
     """Put them into `best`/metrics.json under `baselines`, in place of those of the same names."""
-    record = json.loads((best / METRICS_FILE).read_text(encoding="utf-8"))
+    record = _read_record(best)
     fresh = {result.name: asdict(result) for result in results}
     kept = {each["name"]: each for each in record.get("baselines", [])}
-    record["baselines"] = list((kept | fresh).values())
+    _write_record(best, record | {"baselines": list((kept | fresh).values())})
+
+
+def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
+    """Put its means over the seeds among the baselines, and where there are several seeds its spreads under `confirm`."""
+    settings: Settings = {}
+    record = _read_record(best)
+    if confirmed := record.get("confirm"):
+        settings = {"seeds": ", ".join(map(str, result.seeds))}
+        others = [each for each in confirmed if each["trial_id"] != result.trial_id]
+        _write_record(best, record | {"confirm": others + confirm_record([result])})
+    means = {name: spread.mean for name, spread in result.metrics.items()}
+    write_baselines(best, [BaselineResult(NO_QUANTIZER, settings, means)])
+
+
+def _read_record(best: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((best / METRICS_FILE).read_text(encoding="utf-8"))
+    return content
+
+
+def _write_record(best: Path, record: dict[str, Any]) -> None:
     write_atomically(best / METRICS_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")

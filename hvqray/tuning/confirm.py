@@ -38,11 +38,16 @@ def configurations_to_confirm(
     found: dict[str, list[TrialStart]] = {}
     taken: set[str] = set()
     for trial in best_trials(trials, goals, len(trials)):
-        runs = [_with_seed(starts[trial.trial_id], seed) for seed in config.seeds]
+        runs = runs_over_seeds(starts[trial.trial_id], config.seeds)
         if len(found) < config.top_k and runs[0].config_hash not in taken:
             found[trial.trial_id] = runs
             taken.add(runs[0].config_hash)
     return found
+
+
+def runs_over_seeds(start: TrialStart, seeds: Sequence[int]) -> list[TrialStart]:
+    """The retraining runs of one trial, a run a seed."""
+    return [_with_seed(start, seed) for seed in seeds]
 
 
 def run_confirmation(

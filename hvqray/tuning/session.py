@@ -32,6 +32,7 @@ from hvqray.tuning.baseline_runs import (
     measure_baselines,
     train_without_quantizer,
     write_baselines,
+    write_without_quantizer,
 )
 from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
 from hvqray.tuning.confirm import (
@@ -216,10 +217,10 @@ class SweepSession:
             code_version=store.info.environment["code_version"],
             listeners=[sink] if sink else [],
         )
-        if result is None:
-            self._say(f"{trial_id} without a quantiser failed, so it is left out")
-        else:
-            write_baselines(best, [result])
+        for run_id, error in result.failed.items():
+            self._say(f"{run_id} failed, so it is left out: {error}")
+        if result.seeds:
+            write_without_quantizer(best, result)
 
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
         measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)

@@ -50,7 +50,7 @@ def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
 def test_the_terminal_holds_it_in_80_columns() -> None:
     console = Console(width=80, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        print_baselines(console, BEST, BASELINES, run_id="t0003", mark=" (selected on test)")
+        print_baselines(console, "t0003", BEST, BASELINES, mark=" (selected on test)")
     text = capture.get()
     assert "PatchCore (image score top 5%, neighbourhood 1) on test (selected on test)" in " ".join(
         text.split()

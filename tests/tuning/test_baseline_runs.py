@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_sweep import write_fake_sweep
+from small_images import write_space
 
 from hvqray.baselines.measure import BaselineResult
 from hvqray.config.run_config import config_hash
 from hvqray.config.sections import RunConfig
+from hvqray.config.sweep_file import load_sweep
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_record
 from hvqray.results.events import TrialStart
-from hvqray.tuning.baseline_runs import without_quantizer, write_baselines
+from hvqray.results.sweep_folder import BestResult, read_best
+from hvqray.tuning import baseline_runs
+from hvqray.tuning.baseline_runs import (
+    train_without_quantizer,
+    without_quantizer,
+    write_baselines,
+    write_without_quantizer,
+)
+from hvqray.tuning.tune_run import SearchPlan
 
 
 def test_without_a_quantizer_all_else_stays() -> None:
@@ -17,7 +32,7 @@ def test_without_a_quantizer_all_else_stays() -> None:
         {"model": {"name": "hvq", "width": 64}, "train": {"seed": 7}}
     ).model_dump(by_alias=True)
     start = TrialStart("t0004", 4, {"train.lr": 0.1}, config, "abc", seed=7)
-    run = without_quantizer(start)
+    run = without_quantizer(start, "t0004")
     assert run.trial_id == "t0004-no-quantizer"
     assert run.confirms == "t0004"
     assert run.seed == 7
@@ -42,3 +57,91 @@ def test_results_are_added_and_replaced_by_name(tmp_path: Path) -> None:
         {"name": "padim", "settings": {"image_score": "maximum"}, "metrics": {"test/image_auroc": 0.2}},
         {"name": "no_quantizer", "settings": {}, "metrics": {"test/image_auroc": None}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], [("t0004-no-quantizer", 7)]),
+        (
+            ["confirm.top_k=1", "confirm.seeds=[1, 2]"],
+            [("t0004-s1-no-quantizer", 1), ("t0004-s2-no-quantizer", 2)],
+        ),
+    ],
+)
+def test_it_is_trained_with_the_seeds_of_what_it_is_held_against(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    expected: list[tuple[str, int]],
+) -> None:
+    def train(sweep: Any, plan: Any, starts: list[TrialStart], *others: Any) -> None:
+        trained.extend(starts)
+
+    trained: list[TrialStart] = []
+    config = RunConfig.model_validate({"model": {"name": "hvq"}, "train": {"seed": 7}}).model_dump(
+        by_alias=True
+    )
+    start = TrialStart("t0004", 4, {}, config, "abc", seed=7)
+    monkeypatch.setattr(baseline_runs, "read_starts", lambda folder: {"t0004": start})
+    monkeypatch.setattr(baseline_runs, "run_confirmation", train)
+    monkeypatch.setattr(baseline_runs, "measure_runs", lambda *arguments, **options: None)
+    monkeypatch.setattr(baseline_runs, "completed_runs", lambda folder, runs: [])
+    monkeypatch.setattr(
+        baseline_runs,
+        "confirmed_configuration",
+        lambda folder, trial_id, runs: ConfirmedConfiguration(trial_id, [], [], {}, {}),
+    )
+    (tmp_path / ".state").mkdir()
+    sweep = load_sweep(write_space(tmp_path), overrides)
+    plan = SearchPlan(tmp_path, None, None, None, None, seed=0)  # type: ignore[arg-type]
+    found = train_without_quantizer(sweep, plan, "t0004", code_version="1.0", listeners=[])
+    assert found.trial_id == "t0004-no-quantizer"
+    assert [(run.trial_id, run.seed) for run in trained] == expected
+    assert {run.confirms for run in trained} == {"t0004"}
+    assert {run.config["model"]["quantizer"] for run in trained} == {"none"}
+    assert [run.config["train"]["seed"] for run in trained] == [seed for _, seed in expected]
+
+
+def confirmed(trial_id: str, *values: float) -> ConfirmedConfiguration:
+    spread = Spread(list(values), sum(values) / len(values), 0.1)
+    run_ids = [f"{trial_id}-s{seed}" for seed in range(len(values))]
+    return ConfirmedConfiguration(
+        trial_id, list(range(len(values))), run_ids, {"test/image_auroc": spread}, {}
+    )
+
+
+def reread(best: Path) -> BestResult:
+    found = read_best(best.parent)
+    assert found is not None
+    return found
+
+
+def test_over_seeds_its_means_are_a_baseline_and_its_spreads_are_told(tmp_path: Path) -> None:
+    best = write_fake_sweep(tmp_path / "one") / "best"
+    record = json.loads((best / "metrics.json").read_text())
+    own = confirmed("t0002", 0.8, 0.9)
+    record |= {"trial_id": "t0002", "run_id": "t0002-s1", "confirm": confirm_record([own])}
+    (best / "metrics.json").write_text(json.dumps(record))
+    write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.1, 0.1))
+    write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.6, 0.8))  # again, after --resume
+    result = reread(best)
+    assert [each.trial_id for each in result.confirmed] == ["t0002", "t0002-no-quantizer"]
+    assert result.confirmed[1].metrics["test/image_auroc"].values == [0.6, 0.8]
+    (baseline,) = [each for each in result.baselines if each.name == "no_quantizer"]
+    assert baseline.title == "no quantiser (seeds 0, 1)"
+    assert baseline.metrics["test/image_auroc"] == pytest.approx(0.7)
+    # Held against it is the mean over the same seeds, not the best one of them.
+    what, metrics = result.held_against_baselines()
+    assert what == "t0002 (mean over 2 seeds)"
+    assert metrics["test/image_auroc"] == pytest.approx(0.85)
+
+
+def test_a_single_run_is_a_baseline_and_no_confirmation(tmp_path: Path) -> None:
+    best = write_fake_sweep(tmp_path / "one") / "best"
+    write_without_quantizer(best, confirmed("t0005-no-quantizer", 0.6))
+    result = reread(best)
+    assert result.confirmed == []
+    (baseline,) = [each for each in result.baselines if each.name == "no_quantizer"]
+    assert (baseline.title, baseline.metrics["test/image_auroc"]) == ("no quantiser", 0.6)
+    assert result.held_against_baselines() == (result.run_id, result.metrics)

@@ -121,8 +121,9 @@ def test_a_sweep_ends_with_its_best_trial_and_a_report(
 def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(*arguments: Any, **options: Any) -> None:
+    def train(*arguments: Any, **options: Any) -> ConfirmedConfiguration:
         trained.append(arguments)
+        return ConfirmedConfiguration("t0002-no-quantizer", [], [], {}, {"t0002-no-quantizer": "it diverged"})
 
     trained: list[Any] = []
     monkeypatch.setattr(session, "measure_baselines", lambda *arguments, **options: [])
@@ -144,6 +145,7 @@ def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
         assert one.run()
         assert len(trained) == times
         assert ("t0002 has no quantiser" in output_of(one)) == (quantizer == "none")
+        assert ("t0002-no-quantizer failed, so it is left out: it diverged" in output_of(one)) == bool(times)
 
 
 def test_without_a_completed_trial_it_says_no_and_still_reports(
