@@ -26,6 +26,7 @@ from hvqray.errors import InputError, did_you_mean
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.html_report import build_html_report
+from hvqray.results.store import hold_sweep
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table
 from hvqray.tuning.baseline_runs import measure_baselines, write_baselines
@@ -77,16 +78,18 @@ def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     objective = next(iter(read_description(folder).goals.items()))
     if read_best(folder) is None:
         raise InputError("has no best model to hold baselines against", source=str(folder))
-    with progress_bar() as progress:
-        results = measure_baselines(
-            folder / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
-        )
-    write_baselines(folder / "best", results)
+    with hold_sweep(folder):
+        with progress_bar() as progress:
+            results = measure_baselines(
+                folder / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
+            )
+        write_baselines(folder / "best", results)
+        report = build_html_report(folder)
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
     print_baselines(Console(), *best.held_against_baselines(), best.baselines, mark=mark)
-    sys.stdout.write(f"{build_html_report(folder)}\n")
+    sys.stdout.write(f"{report}\n")
 
 
 def _of_data(

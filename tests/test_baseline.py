@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from fake_sweep import write_fake_sweep
 
 from hvqray.baseline import main
 from hvqray.command_line import run_command
 from hvqray.metrics import METRIC_NAMES
+from hvqray.results.store import hold_sweep
 
 
 @pytest.fixture
@@ -68,3 +71,27 @@ def test_faults_in_one_line(
     errors = capsys.readouterr().err.strip().splitlines()
     assert told in errors[-1]
     assert errors[-1].startswith("hvqray: error: ")
+
+
+def test_a_sweep_that_runs_is_left_alone(
+    tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_fake_sweep(tmp_path / "one")
+    before = (folder / "best" / "metrics.json").read_bytes()
+    with hold_sweep(folder):
+        assert run_command(main, [str(folder), "--cache-dir", str(shared_cache)]) == 2
+    assert "another process is running this sweep; wait until it ends" in capsys.readouterr().err
+    assert (folder / "best" / "metrics.json").read_bytes() == before
+
+
+def test_of_a_sweep_they_are_added_to_its_results(
+    tmp_path: Path, config: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_fake_sweep(tmp_path / "one")
+    shutil.copy(config, folder / "best" / "config.yaml")
+    assert main([str(folder), "--cache-dir", str(shared_cache)]) == 0
+    record = json.loads((folder / "best" / "metrics.json").read_text())
+    assert [each["name"] for each in record["baselines"]] == ["padim", "patchcore"]
+    assert capsys.readouterr().out.endswith(f"{folder / 'report.html'}\n")
+    with hold_sweep(folder):  # it was let go
+        pass

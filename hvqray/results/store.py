@@ -48,6 +48,18 @@ _MIN_INTERVAL_S = 1.0
 _MAX_SHARE_OF_TIME = 0.05
 
 
+def hold_sweep(folder: Path) -> FileLock:
+    """The lock, acquired, of whoever changes what is in a sweep's folder. Raises InputError where another process has it."""
+    lock = FileLock(journal_path(folder).with_name("lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            "another process is running this sweep; wait until it ends", source=str(folder)
+        ) from None
+    return lock
+
+
 class SweepStore:
     """The listener that keeps a sweep on disk.
 
@@ -60,13 +72,7 @@ class SweepStore:
         check_folder(folder, resume=resume)
         path = journal_path(folder)
         self._folder = folder
-        self._running = FileLock(path.with_name("lock"))
-        try:
-            self._running.acquire(blocking=False)
-        except Timeout:
-            raise InputError(
-                "another process is running this sweep; wait until it ends", source=str(folder)
-            ) from None
+        self._running = hold_sweep(folder)
         self._history = _replay(path) if resume else History()
         self._journal = Journal(path)
         self._lock = threading.Lock()

@@ -18,6 +18,8 @@ from hvqray.data.dataset import Split
 from hvqray.models.interface import AnomalyModel, ModelContext
 from hvqray.training.evaluation import evaluating, predictions
 
+EXAMPLES = "maps"
+"""Folder of the example maps, in that of a run or of the best model."""
 BATCH_SIZE = 32
 
 # From black over purple and orange to pale yellow: rises evenly in lightness, and stays legible in grey and to the colour-blind.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData, Split
@@ -23,7 +24,7 @@ from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.training import sampling
-from hvqray.training.anomaly_images import save_examples
+from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.batches import make_batch
 from hvqray.training.checkpoint import (
     load_resume_state,
@@ -122,6 +123,8 @@ class _Run:
         earlier_s = self.duration_s
         if self.epochs_done:
             # The epoch is in the checkpoint, but whoever listened may have died before hearing of it: say it again.
+            if self.epochs_done == self.config.train.epochs and not (self.folder / EXAMPLES).exists():
+                self._save_examples(measured=False)
             yield self._report(last_metrics)
         while self.epochs_done < self.config.train.epochs:
             metrics = self._train_epoch(self.epochs_done)
@@ -184,12 +187,13 @@ class _Run:
     def _mean_losses(self, totals: dict[str, Tensor]) -> dict[str, float | None]:
         """Means over the epoch's steps and all ranks; the only time an epoch waits for the device."""
         names = sorted(totals)
-        stacked = torch.stack([totals[name] for name in names]) / (
-            self.steps_per_epoch * self.communicator.world_size
-        )
-        values = self.communicator.all_reduce_sum_(stacked).tolist()
-        if not np.isfinite(values).all():
-            broken = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
+        sums = [totals[name] / self.steps_per_epoch for name in names]
+        # The losses do not see what the last step made of the weights.
+        sums.append(get_total_norm([weight.detach() for weight in self._module().parameters()]))
+        stacked = torch.stack(sums) / self.communicator.world_size
+        *values, weight_norm = self.communicator.all_reduce_sum_(stacked).tolist()
+        measured = [*zip(names, values, strict=True), ("weights", weight_norm)]
+        if broken := [name for name, value in measured if not np.isfinite(value)]:
             raise FloatingPointError(
                 f"training diverged in epoch {self.epochs_done + 1}: {', '.join(broken)} not finite"
             )
@@ -290,14 +294,17 @@ class _Run:
             },
         )
 
-    def _save_examples(self) -> None:
-        """Example maps of the weights that count; the run has ended, so the model may be overwritten."""
+    def _save_examples(self, *, measured: bool = True) -> None:
+        """Example maps of the weights that count; the run has ended, so the model may be overwritten.
+
+        `measured` says whether the model has what `calibrate` measured of its present weights.
+        """
         if self.communicator.rank != 0:
             return
-        if self.best_epoch != self.epochs_done:
+        if self.best_epoch != self.epochs_done or not measured:
             restore_weights(self.folder, self._module())
         with autocast(self.config.train, self.communicator.device):
-            save_examples(self.model, self.data.splits["val"], self.data.context, self.folder / "maps")
+            save_examples(self.model, self.data.splits["val"], self.data.context, self.folder / EXAMPLES)
 
     def _share_state(self) -> None:
         """Give every rank rank 0's parameters and buffers."""

@@ -14,7 +14,7 @@ import torch
 from hvqray.atomic import replacing
 from hvqray.data.dataset import Split
 from hvqray.data.prepare import prepare_data
-from hvqray.training.anomaly_images import save_examples
+from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.checkpoint import load_model, write_record
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
@@ -46,7 +46,7 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
         }
     record = {**loaded.metrics, "metrics": {**loaded.metrics["metrics"], **test}}
     with precision():
-        save_examples(loaded.model, split, data.context, checkpoint / "maps")
+        save_examples(loaded.model, split, data.context, checkpoint / EXAMPLES)
     _write_scores(checkpoint / SCORES_FILE, split, data.context.class_names, evaluator.scores_n)
     write_record(checkpoint, record)
     return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,22 @@ def test_pixel_metrics_only_at_the_end(tmp_path: Path) -> None:
 def test_divergence_is_an_error_that_names_the_epoch(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="diverged in epoch"):
         reports(config(lr=1e30, gradient_clip=None, epochs=5), tmp_path)
+
+
+def test_divergence_in_the_last_step_is_seen_by_the_weights(tmp_path: Path) -> None:
+    """The losses of that step were fine, and what is measured of the model after it would fail obscurely."""
+    one_step = {"epochs": 1, "images_per_epoch": 7, "batch_size": 7, "warmup_fraction": 0.0}
+    with pytest.raises(FloatingPointError, match="diverged in epoch 1: weights not finite"):
+        reports(config(lr=1e30, gradient_clip=None, **one_step), tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_example_maps_makes_them(tmp_path: Path) -> None:
+    model = HVQ.model_copy(update={"map_distance": "local_mahalanobis"})
+    reports(config(model, epochs=1), tmp_path)
+    maps = {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
+    shutil.rmtree(tmp_path / "maps")
+    reports(config(model, epochs=1), tmp_path)
+    assert maps == {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
 
 
 def test_example_maps_are_left_for_every_class(tmp_path: Path) -> None:
