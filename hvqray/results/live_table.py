@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hvqray.process_memory import resident_bytes
 from hvqray.results import wording
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics, TrialRecord
@@ -32,6 +33,9 @@ class _Row:
     num_epochs: int = 0
     metrics: Mapping[str, float | None] | None = None
     duration_s: float = 0.0
+    memory_bytes: int | None = None
+    gpu_bytes: int | None = None
+    gpu_limit_bytes: int | None = None
     told_at_s: float = 0.0
     """When the trial was last heard of, by the monotonic clock."""
     begun_at_epoch: int = 0
@@ -49,6 +53,12 @@ class _Row:
         """The share that an earlier start had done."""
         return self.begun_at_epoch / max(self.num_epochs, 1)
 
+    @property
+    def gpu_memory(self) -> str:
+        """`3.1 GB`, `3.1 GB of 18.9 GB` where the trial shares its GPU."""
+        limit = f" of {wording.size(self.gpu_limit_bytes)}" if self.gpu_limit_bytes else ""
+        return f"{wording.size(self.gpu_bytes)}{limit}"
+
     def value(self, name: str) -> float | None:
         return (self.metrics or {}).get(name)
 
@@ -56,6 +66,7 @@ class _Row:
 class LiveTable:
     """The listener that shows running trials first, then the best, with the best so far and the time left.
 
+    A trial's memory is the most that its process held (`EpochReport.peak_memory_bytes`), the driver's what it holds now.
     `goals` maps each objective to its goal; the first one orders the table. `num_trials` counts all trials of the
     sweep, those of `earlier` included; None means no limit. `time_budget_s` is in seconds from now. `what` is the word for
     that which is counted.
@@ -129,6 +140,8 @@ class LiveTable:
         row.told_at_s = time.monotonic()
         row.epoch, row.num_epochs, row.duration_s = report.epoch, report.num_epochs, report.duration_s
         row.metrics = report.selected or report.metrics
+        row.memory_bytes = report.peak_memory_bytes
+        row.gpu_bytes, row.gpu_limit_bytes = report.peak_gpu_bytes, report.gpu_limit_bytes
         self._say(
             f"{trial_id} epoch {report.epoch}/{report.num_epochs}: {self._objectives(report.metrics)}"
             f" ({wording.duration(report.duration_s)})"
@@ -144,6 +157,10 @@ class LiveTable:
         )
         said = event.error or self._objectives(event.metrics)
         took = wording.duration(event.duration_s)
+        if row.memory_bytes is not None:
+            took += f", {wording.size(row.memory_bytes)}"
+        if row.gpu_bytes is not None:
+            took += f", GPU {row.gpu_memory}"
         self._say(
             f"{event.trial_id} {event.state} after {event.epochs} epochs, {took}: {said}; {self.status()}"
         )
@@ -173,7 +190,7 @@ class LiveTable:
         return ", ".join(parts)
 
     def render(self) -> RenderableType:
-        """The table and the status line."""
+        """The table and the status line, with the driver's memory."""
         rows = list(self._rows.values())
         running = sorted((row for row in rows if row.state == "RUNNING"), key=lambda row: row.number)
         ended = sorted((row for row in rows if row.state != "RUNNING"), key=self._order)
@@ -186,6 +203,10 @@ class LiveTable:
         for name in self._goals:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
+        table.add_column("memory", justify="right", no_wrap=True)
+        on_gpu = any(row.gpu_bytes is not None for row in shown)
+        if on_gpu:
+            table.add_column("GPU memory", justify="right", no_wrap=True)
         best = self._best(rows)
         for row in shown:
             table.add_row(
@@ -195,11 +216,14 @@ class LiveTable:
                 f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-",
                 *(wording.number(row.value(name)) for name in self._goals),
                 self._duration(row),
+                wording.size(row.memory_bytes),
+                *([row.gpu_memory] if on_gpu else []),
                 style="bold" if row is best else None,
             )
         more = len(rows) - len(shown)
         lines = [Text(f"… and {more} more", style="dim")] if more else []
-        return Group(table, *lines, Text(self.status(), style="bold"))
+        status = f"{self.status()}; driver {wording.size(resident_bytes())}"
+        return Group(table, *lines, Text(status, style="bold"))
 
     def _best(self, rows: list[_Row]) -> _Row | None:
         best = None

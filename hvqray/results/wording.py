@@ -18,6 +18,14 @@ def setting(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def size(size_bytes: int | None) -> str:
+    """`870 MB`, `1.7 GB`, a dash where it is unknown."""
+    if size_bytes is None:
+        return "-"
+    megabytes = round(size_bytes / 1e6)
+    return f"{megabytes} MB" if megabytes < 1000 else f"{size_bytes / 1e9:.1f} GB"
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 10 s`, `2 h 5 min`."""
     whole = round(seconds)

@@ -30,6 +30,14 @@ class EpochReport:
     """Epoch whose checkpoint is kept so far."""
     selected: dict[str, float | None] = field(default_factory=dict)
     """Metrics of the epoch whose checkpoint is kept so far: what the trial is worth if it ends now."""
+    # Memory is the process's matter, not the run's: shown live, stored nowhere, and no difference between two reports.
+    peak_memory_bytes: int | None = field(default=None, compare=False)
+    """The most that the process held resident since it began (or went on with) this run, mapped files included; of several
+    workers the largest. None where the system does not tell."""
+    peak_gpu_bytes: int | None = field(default=None, compare=False)
+    """The same of what its allocator reserved on the GPU, without the CUDA context; None without a GPU."""
+    gpu_limit_bytes: int | None = field(default=None, compare=False)
+    """What it may reserve there; None where the GPU is not shared."""
 
 
 def split_metric_name(name: str) -> tuple[str, str, str]:

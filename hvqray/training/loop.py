@@ -23,7 +23,7 @@ from hvqray.environment import code_version, hardware, library_versions
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
-from hvqray.training import sampling
+from hvqray.training import run_memory, sampling
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.batches import make_batch
 from hvqray.training.checkpoint import (
@@ -100,6 +100,7 @@ class _Run:
                 " raise it or lower resources.workers",
                 field="train.batch_size",
             )
+        run_memory.begin_run(communicator.device)
         self.steps_per_epoch = sampling.num_batches(num_images, batch_size=train.batch_size)
         torch.manual_seed(train.seed)
         self.model: AnomalyModel = build_model(config.model, data.context, device=str(communicator.device))
@@ -140,6 +141,7 @@ class _Run:
             yield self._report(metrics)
 
     def _report(self, metrics: dict[str, float | None]) -> EpochReport:
+        host_bytes, gpu_bytes = run_memory.peaks(self.communicator)
         return EpochReport(
             epoch=self.epochs_done,
             num_epochs=self.config.train.epochs,
@@ -148,6 +150,9 @@ class _Run:
             is_last=self.epochs_done == self.config.train.epochs,
             best_epoch=self.best_epoch,
             selected=self.selected,
+            peak_memory_bytes=host_bytes,
+            peak_gpu_bytes=gpu_bytes,
+            gpu_limit_bytes=run_memory.gpu_limit(self.communicator.device),
         )
 
     # -- the steps of an epoch ---------------------------------------------------------------------------------

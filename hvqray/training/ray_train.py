@@ -30,6 +30,7 @@ from hvqray.training import loop
 from hvqray.training.communicator import ProcessGroup
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
+from hvqray.training.run_memory import bound_slot
 
 POLL_S = 1.0
 _GLOO_LOST_PEER = r"gloo/transport|Connection (closed|reset) by peer"
@@ -98,6 +99,7 @@ def _work(settings: dict[str, Any]) -> None:
     switchboard = settings["switchboard"]
     torch.set_num_threads(settings["threads"])
     communicator = ProcessGroup(ray.train.torch.get_device())
+    bound_slot(communicator.device, settings["gpus"])
     index = 0
     while (job := ray.get(switchboard.job.remote(index))) is not None:
         data = prepare_data(job.config.data, cache_dir=job.cache_dir, device=str(communicator.device))
@@ -128,7 +130,11 @@ class WorkerGroup:
             resources["GPU"] = gpus
         self._trainer = TorchTrainer(
             _work,
-            train_loop_config={"switchboard": self._switchboard, "threads": max(1, int(cpus))},
+            train_loop_config={
+                "switchboard": self._switchboard,
+                "threads": max(1, int(cpus)),
+                "gpus": gpus,
+            },
             # NCCL takes one rank a GPU, so workers that share one talk over gloo.
             torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(

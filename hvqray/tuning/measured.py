@@ -27,24 +27,25 @@ def measure_runs(
         num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=1
     )(measure_run)
     pending = [
-        remote.remote(
-            folder, run_id, resources.threads_per_worker, bool(resources.gpus_per_worker), cache_dir
-        )
+        remote.remote(folder, run_id, resources.threads_per_worker, resources.gpus_per_worker, cache_dir)
         for run_id in run_ids
         if not measured_folder(folder, run_id).exists()
     ]
     ray.get(pending)
 
 
-def measure_run(folder: Path, run_id: str, threads: int, use_gpu: bool, cache_dir: Path | None) -> None:
+def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir: Path | None) -> None:
     """Measure one run in this process."""
     import torch
 
     from hvqray.training.measure import measure_on_test
+    from hvqray.training.run_memory import bound_slot
     from hvqray.tuning.trial import quieten_worker
 
     quieten_worker()
     torch.set_num_threads(threads)
+    device = "cuda" if gpus else "cpu"
+    bound_slot(torch.device(device), gpus)
     target = measured_folder(folder, run_id)
     for stale in target.parent.glob(f".{target.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -57,7 +58,7 @@ def measure_run(folder: Path, run_id: str, threads: int, use_gpu: bool, cache_di
             os.link(target.parent / MODEL_FILE, aside / MODEL_FILE)
         except OSError:  # some file systems have no hard links
             shutil.copy(target.parent / MODEL_FILE, aside / MODEL_FILE)
-        measure_on_test(aside, device="cuda" if use_gpu else "cpu", cache_dir=cache_dir)
+        measure_on_test(aside, device=device, cache_dir=cache_dir)
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -125,10 +125,12 @@ class HvqrayTrial(tune.Trainable):
         from hvqray.data.prepare import prepare_data
         from hvqray.training import loop
         from hvqray.training.communicator import SingleProcess
+        from hvqray.training.run_memory import bound_slot
 
         spec = self._spec
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
         device = "cuda" if spec.gpus_per_worker else "cpu"
+        bound_slot(torch.device(device), spec.gpus_per_worker)
         data = prepare_data(run.data, cache_dir=_path(spec.cache_dir), device=device)
         return loop.run(
             run,

@@ -95,7 +95,7 @@ def test_rows_are_the_running_then_the_best_and_no_more_than_twelve() -> None:
     assert rows[1][:2] == ["t0030", "RUNNING"]
     assert "2/8" in rows[1]
     assert "0.2000" in rows[1]
-    values = [float(row[-3]) for row in rows[2:13]]
+    values = [float(row[-4]) for row in rows[2:13]]
     assert values == sorted(values, reverse=True)
     assert rows[13] == ["…", "and", "9", "more"]
     assert rows[14][0] == "20/40"
@@ -147,10 +147,49 @@ def test_a_running_trial_s_time_goes_on_between_its_reports(clock: Clock) -> Non
     start = start_of(0)
     table.on_trial_start(replace(start, config={**start.config, "train": {"epochs": 8}}))
     clock.now += 7
-    assert shown(table)[1][-3:] == ["0/8", "-", "-"], "its worker may still be starting"
+    assert shown(table)[1][-4:] == ["0/8", "-", "-", "-"], "its worker may still be starting"
     table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 5.0, selected={OBJECTIVE: 0.5}))
     clock.now += 3
-    assert shown(table)[1][-4:] == ["1/8", "0.5000", "8", "s"]
+    assert shown(table)[1][-5:] == ["1/8", "0.5000", "8", "s", "-"]
+
+
+def test_memory_of_trials_and_driver_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_table, "resident_bytes", lambda: 861_400_000)
+    table, out = plain_table()
+    for number in (0, 1):
+        table.on_trial_start(start_of(number))
+    table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 5.0, peak_memory_bytes=1_690_000_000))
+    rows = shown(table)
+    assert rows[0][-1] == "memory"
+    assert rows[1][-2:] == ["1.7", "GB"]
+    assert rows[2][-1] == "-"
+    assert rows[-1][-3:] == ["driver", "861", "MB"]
+    table.on_trial_end(TrialEnd("t0000", "COMPLETE", {OBJECTIVE: 0.5}, 1, 5.0))
+    assert shown(table)[2][-2:] == ["1.7", "GB"]
+    started, epoch, ended = out.getvalue().splitlines()[1:]
+    assert "GB" not in started + epoch
+    assert ended.startswith("t0000 COMPLETE after 1 epochs, 5 s, 1.7 GB: val/image_auroc 0.5000; ")
+
+
+@pytest.mark.parametrize(("limit", "cell"), [(18_900_000_000, "3.1 GB of 18.9 GB"), (None, "3.1 GB")])
+def test_gpu_memory_is_shown_with_the_slot_s_bound(limit: int | None, cell: str) -> None:
+    table, out = plain_table()
+    table.on_trial_start(start_of(0))
+    report = EpochReport(
+        1,
+        8,
+        {OBJECTIVE: 0.5},
+        5.0,
+        peak_memory_bytes=1_700_000_000,
+        peak_gpu_bytes=3_100_000_000,
+        gpu_limit_bytes=limit,
+    )
+    table.on_epoch("t0000", report)
+    rows = shown(table)
+    assert rows[0][-3:] == ["memory", "GPU", "memory"]
+    assert " ".join(rows[1]).endswith(f" 1.7 GB {cell}")
+    table.on_trial_end(TrialEnd("t0000", "COMPLETE", {OBJECTIVE: 0.5}, 1, 5.0))
+    assert f", 5 s, 1.7 GB, GPU {cell}: " in out.getvalue().splitlines()[-1]
 
 
 def test_a_copy_in_another_process_is_silent() -> None:

@@ -13,6 +13,20 @@ def test_duration(seconds: float, text: str) -> None:
     assert wording.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (None, "-"),
+        (0, "0 MB"),
+        (869_600_000, "870 MB"),
+        (999_600_000, "1.0 GB"),
+        (1_690_000_000, "1.7 GB"),
+    ],
+)
+def test_size(size_bytes: int | None, text: str) -> None:
+    assert wording.size(size_bytes) == text
+
+
 def test_number() -> None:
     assert [wording.number(value) for value in (None, 0.0, 0.87654, -0.5, 1e-5, 123456.0)] == [
         "-",

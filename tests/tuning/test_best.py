@@ -93,7 +93,7 @@ def test_best_is_a_whole_checkpoint_measured_on_test(sweep: tuple[Path, Path]) -
     before = (trial / METRICS_FILE).read_bytes()
     stale = trial / ".measured.killed"
     stale.mkdir()
-    measure_run(folder, "t0000", 1, False, cache)
+    measure_run(folder, "t0000", 1, 0.0, cache)
     install_best(folder, "t0000", "t0000")
     assert {path.name for path in (folder / "best").iterdir()} == {
         "config.yaml",
@@ -124,7 +124,7 @@ def test_a_run_whose_measuring_was_cut_off_counts_as_not_measured(
 
     monkeypatch.setattr("hvqray.training.measure.measure_on_test", broken)
     with pytest.raises(RuntimeError, match="no test data"):
-        measure_run(folder, "t0000", 1, False, cache)
+        measure_run(folder, "t0000", 1, 0.0, cache)
     assert not measured_folder(folder, "t0000").exists()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 import torch
 from tiny_data import tiny_data
@@ -104,6 +105,38 @@ def test_an_actor_takes_the_next_trial_and_leaves_the_stopped_one_resumable(
     # Its last epoch is told again, with the time it took then, and it goes on after it.
     assert report_of(actor.train()) == report_of(first)
     assert actor.train()["epoch"] == 2
+
+
+def test_every_epoch_tells_the_memory_of_its_own_trial(tmp_path: Path, start: Any) -> None:
+    actor = start(spec(tmp_path).to_config())
+    first = report_of(actor.train())
+    ballast = bytearray(200_000_000)
+    ballast[::4096] = b"1" * len(ballast[::4096])
+    second = report_of(actor.train())
+    del ballast
+    actor.reset(spec(tmp_path, "t0001", epochs=1).to_config())
+    next_trial = report_of(actor.train())
+    peaks = [report.peak_memory_bytes for report in (first, second, next_trial) if report is not None]
+    rss = psutil.Process().memory_info().rss
+    assert peaks[1] - peaks[0] > 150_000_000
+    assert rss / 2 < peaks[2] < peaks[1] - 100_000_000, "a reused process forgets the last trial's peak"
+    assert (next_trial.peak_gpu_bytes, next_trial.gpu_limit_bytes) == (None, None)
+
+
+def test_a_trial_that_shares_a_gpu_is_bounded_before_anything_is_on_it(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    def prepare(config: Any, **options: Any) -> None:
+        told.append(options["device"])
+        raise InputError("that is enough")
+
+    monkeypatch.setattr("hvqray.training.run_memory.bound_slot", lambda *slot: told.append(slot))
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", prepare)
+    config = TrialSpec(**{**spec(tmp_path).__dict__, "gpus_per_worker": 0.25}).to_config()
+    start(config).step()
+    assert told == [(torch.device("cuda"), 0.25), "cuda"]
 
 
 def test_a_failing_trial_ends_in_one_line_and_the_next_one_works(tmp_path: Path, start: Any) -> None:

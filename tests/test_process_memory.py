@@ -1,0 +1,60 @@
+"""The process's memory, held against what psutil and the kernel's accounting say."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hvqray import process_memory
+from hvqray.process_memory import peak_resident_bytes, resident_bytes, restart_peak
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+BALLAST_BYTES = 96 * 10**6
+
+
+def hold_and_let_go() -> None:
+    ballast = bytearray(BALLAST_BYTES)
+    ballast[::4096] = b"1" * len(ballast[::4096])
+
+
+def test_resident_memory_is_what_psutil_says() -> None:
+    assert resident_bytes() == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
+
+
+def test_the_peak_holds_what_is_gone_until_it_begins_anew() -> None:
+    before = resident_bytes()
+    assert before is not None
+    hold_and_let_go()
+    peak = peak_resident_bytes()
+    assert peak is not None
+    assert (
+        before + 0.9 * BALLAST_BYTES
+        < peak
+        <= 1.05 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    restart_peak()
+    peak_after = peak_resident_bytes()
+    assert peak_after is not None
+    assert peak_after < peak - 0.7 * BALLAST_BYTES
+
+
+def test_where_the_kernel_refuses_the_peak_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process_memory, "_CLEAR_REFS", tmp_path)
+    hold_and_let_go()
+    peak = peak_resident_bytes()
+    restart_peak()
+    assert peak_resident_bytes() == pytest.approx(peak, rel=0.01)
+
+
+def test_unknown_where_there_is_no_linux_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process_memory, "_STATUS", tmp_path / "status")
+    assert resident_bytes() is None
+    assert peak_resident_bytes() is None
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t    12 kB\n")
+    assert resident_bytes() == 12 * 1024
+    assert peak_resident_bytes() is None
