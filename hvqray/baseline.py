@@ -17,7 +17,7 @@ from hvqray.baselines.measure import BaselineName, BaselineResult, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.metric_names import class_of, metric_name_fault
-from hvqray.config.run_config import load_run_config
+from hvqray.config.run_config import absolute_root, load_run_config
 from hvqray.config.sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
@@ -96,9 +96,9 @@ def _of_data(
     source: Path | None, root: str | None, metric: str, out: Path | None, cache_dir: Path | None
 ) -> None:
     if source is None:
-        config = DataConfig(root=root)
+        config = DataConfig(root=None if root is None else absolute_root(root))
     else:
-        config = load_run_config(source, [] if root is None else [f"data.root={root}"]).data
+        config = load_run_config(source, data_root=root).data
     console = Console()
     with progress_bar() as progress:
         data = prepare_data(config, cache_dir=cache_dir, device=_device(), progress=progress)

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from safetensors.torch import save_file
 
-    from hvqray.config.run_config import load_run_config
+    from hvqray.config.overrides import override_text
+    from hvqray.config.run_config import WEIGHTS, load_run_config
     from hvqray.models.published_file import read_published
     from hvqray.models.published_weights import BACKBONE_PREFIX, published_layout
     from hvqray.training.checkpoint import CONFIG_FILE, save_config
@@ -80,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = read_published(arguments.published)
     layout = published_layout(state, source=source)
     classes = class_order(arguments.classes, layout.num_classes)
-    overrides = [f"data.backbone.name={arguments.backbone}", *arguments.overrides]
-    if arguments.data is not None:
-        overrides.append(f"data.root={arguments.data}")
+    overrides = [override_text("data.backbone.name", arguments.backbone), *arguments.overrides]
     backbone = {
         name.removeprefix(BACKBONE_PREFIX): tensor
         for name, tensor in state.items()
@@ -94,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"cannot be written to ({error.strerror})", field=f"--out {arguments.out}") from None
     if backbone:
         save_file(backbone, arguments.out / BACKBONE_FILE)
-        overrides.append(f"data.backbone.weights={(arguments.out / BACKBONE_FILE).absolute()}")
+        overrides.append(override_text(WEIGHTS, str((arguments.out / BACKBONE_FILE).absolute())))
     save_config(arguments.out, published_config(layout, classes))
-    config = load_run_config(arguments.out / CONFIG_FILE, overrides)
+    config = load_run_config(arguments.out / CONFIG_FILE, overrides, arguments.data)
     if backbone:
         check_backbone(config, layout, source=source)
     save_converted(arguments.out, state, layout, classes, config, source=source)

@@ -29,6 +29,8 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
+from hvqray.config.overrides import override_text
+from hvqray.config.run_config import WEIGHTS
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.errors import InputError
 from hvqray.tuning import ray_job
@@ -102,15 +104,21 @@ def environment_entry(entry: str, environ: Mapping[str, str]) -> tuple[str, str]
 def sweep_arguments(options: argparse.Namespace, sweep: SweepFile) -> list[str]:
     """What `hvqray.sweep` is called with in the job: it runs in another folder, so every path becomes absolute."""
     arguments = [options.space.name, "--out", _absolute(options.out, "--out")]
-    if root := sweep.data.get("root"):
-        arguments += ["--data", _absolute(root, "--data" if options.data else "data.root")]
+    if root := sweep.data.get("root"):  # absolute, as is every file of weights in a checked sweep
+        _say(f"data.root is {root} on the cluster")
+        arguments += ["--data", root]
     if options.cache_dir is not None:
         arguments += ["--cache-dir", _absolute(str(options.cache_dir), "--cache-dir")]
     for override in options.overrides:
         arguments += ["--set", override]
-    weights = sweep.data.get("backbone", {}).get("weights")
-    if weights and Path(weights).suffix:  # a file, not one of the names that `weights` knows
-        arguments += ["--set", f"data.backbone.weights={_absolute(weights, 'data.backbone.weights')}"]
+    weights = sweep.data.get("backbone", {}).get("weights", "")
+    if Path(weights).is_absolute():  # a file, not one of the names that `weights` knows
+        _say(f"{WEIGHTS} is {weights} on the cluster")
+        arguments += ["--set", override_text(WEIGHTS, weights)]
+    for name, parameter in sweep.parameters.items():
+        if name == WEIGHTS or WEIGHTS in parameter.when:
+            searched = parameter.model_dump(exclude_unset=True)
+            arguments += ["--set", override_text(f"parameters.{name}", searched)]
     for name in ("num_trials", "time_budget", "wandb"):
         if (value := getattr(options, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]

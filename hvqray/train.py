@@ -73,18 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.metric is not None and (fault := metric_name_fault(arguments.metric)):
         raise InputError(fault, field="--metric")
     selection = Selection(arguments.metric or "val/image_auroc")
-    overrides = list(arguments.overrides)
-    if arguments.data is not None:
-        overrides.append(f"data.root={arguments.data}")
     if arguments.trial is not None:
-        config, selection = _config_of_trial(arguments.trial, overrides, arguments.metric)
+        config, selection = _config_of_trial(
+            arguments.trial, arguments.overrides, arguments.data, arguments.metric
+        )
         if config.resources.cpus_per_worker == "auto":
             # As in a sweep on CPUs: with other threads sums would differ in their last bits.
             torch.set_num_threads(1)
     else:
         from hvqray.config.run_config import load_run_config
 
-        config = load_run_config(arguments.config, overrides)
+        config = load_run_config(arguments.config, arguments.overrides, arguments.data)
     try:
         _train(config, Path(arguments.out), selection, arguments.cache_dir, test=arguments.test)
     except FloatingPointError as error:  # the loss; no fault of the program, nor one to be seen beforehand
@@ -93,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _config_of_trial(trial: str, overrides: list[str], metric: str | None) -> tuple[RunConfig, Selection]:
+def _config_of_trial(
+    trial: str, overrides: list[str], data_root: str | None, metric: str | None
+) -> tuple[RunConfig, Selection]:
     from hvqray.config.run_config import load_run_config
     from hvqray.results.sweep_folder import read_description
     from hvqray.training.checkpoint import CONFIG_FILE, trial_folder
@@ -108,7 +109,7 @@ def _config_of_trial(trial: str, overrides: list[str], metric: str | None) -> tu
         raise InputError(
             f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, known)}", source=folder
         )
-    config = load_run_config(trial_folder(Path(folder), trial_id) / CONFIG_FILE, overrides)
+    config = load_run_config(trial_folder(Path(folder), trial_id) / CONFIG_FILE, overrides, data_root)
     name = metric or next(iter(goals))
     return config, Selection(name, goals.get(name, "maximize") == "maximize")
 

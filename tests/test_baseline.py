@@ -55,6 +55,9 @@ def test_of_a_configuration(
         (["{folder}", "--data", "x"], "--data, --out and --metric do not go with a sweep's folder"),
         (["{folder}", "--metric", "val/image_ap"], "--data, --out and --metric do not go with"),
         (["{folder}"], "sweep.yaml is missing"),
+        (["{config}", "--data", "{folder}/a #b"], "/a #b is not a folder"),
+        (["--data", "{folder}/null"], "/null is not a folder"),
+        (["--data", ""], "data.root: is empty"),
         (["{folder}/nothing.yaml"], "nothing.yaml"),
     ],
 )

@@ -38,7 +38,7 @@ def fault(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_converted_model_is_evaluated_and_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, cache, out = tmp_path / "data", tmp_path / "cache", tmp_path / "out"
+    root, cache, out = tmp_path / "data #1", tmp_path / "cache", tmp_path / "out"
     write_dataset(root)
     theirs, file = published_file(tmp_path, channels=192, grid=(4, 4), classes=2, depth=2)
     labelled = CLASS_NAMES[::-1]  # published label 0 is the class that comes second by name
@@ -48,6 +48,7 @@ def test_a_converted_model_is_evaluated_and_trained_on(
     assert capsys.readouterr().out == f"checkpoint: {out} (2 classes, width 16; backbone weights: auto)\n"
 
     loaded = load_model(out)
+    assert loaded.config.data.root == str(root)
     assert loaded.context.class_names == CLASS_NAMES
     assert loaded.config.data.backbone.padding == "published"
     assert loaded.metrics["selected_on_test"] is True
@@ -114,12 +115,13 @@ def test_the_backbone_comes_along_with_its_drifted_statistics(tmp_path: Path) ->
     theirs = PublishedStyle(channels=16 + 24 + 40 + 112, grid=(4, 4), classes=2, depth=1)
     state = published_state(theirs) | {f"module.{n}": t for n, t in package_names(network).items()}
     torch.save({"state_dict": state}, tmp_path / "ckpt.pth")
-    arguments = [str(tmp_path / "ckpt.pth"), "--out", str(tmp_path / "out"), "--classes", "a", "b"]
+    out = tmp_path / "out #1"
+    arguments = [str(tmp_path / "ckpt.pth"), "--out", str(out), "--classes", "a", "b"]
     arguments += ["--backbone", "tf_efficientnet_b0"]
     assert run_command(convert.main, arguments) == 0
 
-    config = load_model(tmp_path / "out").config.data
-    assert Path(config.backbone.weights) == tmp_path / "out" / "backbone.safetensors"
+    config = load_model(out).config.data
+    assert Path(config.backbone.weights) == out / "backbone.safetensors"
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(network.pretrained_cfg[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():

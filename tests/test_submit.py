@@ -126,6 +126,21 @@ class TestTheJob:
         assert entrypoint[entrypoint.index("--data") + 1] == f"{tmp_path}/photos"
         assert entrypoint[-1] == f"data.backbone.weights={tmp_path}/weights/lite0.safetensors"
 
+    def test_files_of_searched_weights_become_absolute_too(self, space, monkeypatch, tmp_path):
+        searched = "  data.backbone.weights: {values: [auto, 'my weights #1.pth']}\n"
+        depends = "  train.epochs: {values: [1, 2], when: {data.backbone.weights: 'my weights #1.pth'}}\n"
+        space.write_text(SPACE + searched + depends)
+        cluster = Cluster(monkeypatch)
+        run(space, "--address", "http://head:8265")
+        entrypoint = cluster.jobs[0].entrypoint
+        overrides = [entrypoint[i + 1] for i, word in enumerate(entrypoint) if word == "--set"]
+        expected = load_sweep(space).parameters
+        (tmp_path / "job").mkdir()
+        monkeypatch.chdir(tmp_path / "job")
+        there = load_sweep(tmp_path / space, overrides)
+        assert there.parameters["data.backbone.weights"].values == ["auto", f"{tmp_path}/my weights #1.pth"]
+        assert there.parameters == expected
+
     def test_ship_code_sends_the_package_without_its_caches(self, space, monkeypatch):
         cluster = Cluster(monkeypatch)
         run(space, "--address", "http://head:8265", "--ship-code")

@@ -44,11 +44,11 @@ class Command:
         self.out = folder / "out"
         self.config = folder / "config.yaml"
         self.config.write_text(CONFIG)
-        self._images, self._cache, self._capsys = images, cache, capsys
+        self.images, self._cache, self._capsys = images, cache, capsys
 
     def __call__(self, *arguments: str) -> int:
         given = arguments if "--trial" in arguments else (str(self.config), *arguments)
-        places = ["--data", str(self._images), "--out", str(self.out), "--cache-dir", str(self._cache)]
+        places = ["--data", str(self.images), "--out", str(self.out), "--cache-dir", str(self._cache)]
         return run_command(train.main, [*given, *places])
 
     def fault(self, *arguments: str) -> str:
@@ -104,6 +104,13 @@ def test_a_run_leaves_a_checkpoint_and_a_line_an_epoch(command: Command) -> None
     assert "test/bolt/pixel_aupro" in measured
     assert not (command.out / RESUME_FILE).exists()
     assert list((command.out / "maps").glob("bolt_*_map.png"))
+
+
+def test_data_are_taken_from_the_folder_as_it_is_named(command: Command, tmp_path: Path) -> None:
+    """YAML would read another name, or none: then the synthetic set would be taken instead."""
+    for name in ("123", "a #b", "null"):
+        command.images = tmp_path / name
+        assert command.fault().startswith(f"data.root: {tmp_path / name} is not a folder")
 
 
 def test_without_test_the_test_split_is_not_looked_at(command: Command) -> None:

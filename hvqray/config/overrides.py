@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hvqray.config.faults import show
@@ -25,6 +26,17 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not value.strip():
         raise InputError("has no value; write null for none", source="--set", field=key)
     return key, parse_yaml(value, source=f"--set {key}")
+
+
+def override_text(key: str, value: Any) -> str:
+    """The `--set` text that sets `key` to `value`, of plain values: quoted where YAML would take it for something else."""
+    plain = f"{key}={value}"
+    try:
+        if isinstance(value, str) and parse_override(plain) == (key, value):
+            return plain
+    except InputError:
+        pass
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def flatten_parameters(raw: Any, *, source: str) -> dict[str, Any]:

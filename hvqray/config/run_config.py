@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,8 @@ from hvqray.config.overrides import apply_overrides
 from hvqray.config.sections import RunConfig
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
 from hvqray.errors import InputError
+
+WEIGHTS = "data.backbone.weights"
 
 
 def build_run_config(sections: Mapping[str, Any], params: Mapping[str, Any]) -> RunConfig:
@@ -36,17 +39,60 @@ def merged_sections(sections: Mapping[str, Any], params: Mapping[str, Any]) -> d
     return merged
 
 
-def absolute_data_root(sections: dict[str, Any]) -> None:
-    """Make a relative `data.root` absolute, in place: worker processes run in other folders."""
+def absolute_root(root: str) -> str:
+    """The absolute path of a dataset's folder. Raises InputError for an empty text, which would be the current directory."""
+    if not root:
+        raise InputError("is empty; name a folder, or leave it out for the synthetic set", field="data.root")
+    return os.path.abspath(os.path.expanduser(root))
+
+
+def take_data_root(sections: dict[str, Any], data_root: str | None) -> None:
+    """Put a `--data` that was given in the place of `data.root`, in place; a `data` that is no mapping is told of later."""
+    data = sections.get("data", {})
+    if data_root is not None and isinstance(data, dict):
+        sections["data"] = {**data, "root": data_root}
+
+
+def make_paths_absolute(sections: dict[str, Any], parameters: Mapping[str, Any] | None = None) -> None:
+    """Make relative paths absolute, in place: trials and worker processes run in other folders.
+
+    These are `data.root` and a file of `data.backbone.weights`, where that is searched also its values and those at which
+    other parameters apply. What is of the wrong type is left to the checks of types.
+    """
     data = sections.get("data")
-    if isinstance(data, dict) and isinstance(data.get("root"), str):
-        data["root"] = str(Path(data["root"]).expanduser().absolute())
+    if isinstance(data, dict):
+        if isinstance(data.get("root"), str):
+            data["root"] = absolute_root(data["root"])
+        _replace(data.get("backbone"), "weights")
+    for name, entry in (parameters or {}).items():
+        if name == WEIGHTS:
+            _replace(entry, "value")
+            _replace(entry, "values")
+        if isinstance(entry, dict):
+            _replace(entry.get("when"), WEIGHTS)
 
 
-def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def _replace(holder: Any, key: str) -> None:
+    """Make the file, or the files in the list, at `key` absolute."""
+    if isinstance(holder, dict) and key in holder:
+        value = holder[key]
+        holder[key] = (
+            [_absolute_file(one) for one in value] if isinstance(value, list) else _absolute_file(value)
+        )
+
+
+def _absolute_file(weights: Any) -> Any:
+    """A name such as `auto`, or a misspelt one, has no suffix and stays."""
+    is_file = isinstance(weights, str) and Path(weights).suffix
+    return os.path.abspath(os.path.expanduser(weights)) if is_file else weights
+
+
+def load_run_config(
+    path: str | Path, overrides: Sequence[str] = (), data_root: str | None = None
+) -> RunConfig:
     """The configuration in a YAML file of the sections model, data, train and resources, with `--set` applied.
 
-    A relative `data.root` is relative to the current directory.
+    `data_root` takes the place of `data.root`. Relative paths are relative to the current directory.
 
     Raises:
         InputError: the file cannot be read, or a field is unknown or invalid.
@@ -57,7 +103,8 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
         raise InputError(message, source=str(path), field="parameters")
     touched = apply_overrides(raw, overrides, top_level=list(RunConfig.model_fields))
     sections = {name: {} if content is None else content for name, content in raw.items()}
-    absolute_data_root(sections)
+    take_data_root(sections, data_root)
+    make_paths_absolute(sections)
     origin = Origin(str(path), touched)
     if not isinstance(sections.get("model", {}), dict):
         raise origin.fault("model", "is not a mapping of keys to values")

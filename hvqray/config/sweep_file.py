@@ -5,6 +5,7 @@ Warnings (options without effect, parameters that never apply) go to the logger 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,17 @@ from hvqray.config.fields import MODELS, fields_of, is_integer
 from hvqray.config.metric_names import PIXEL_METRICS, class_of, metric_name_fault
 from hvqray.config.overrides import apply_overrides, flatten_parameters
 from hvqray.config.parameters import Parameter
-from hvqray.config.run_config import absolute_data_root, build_run_config, config_hash, load_run_config
+from hvqray.config.run_config import (
+    build_run_config,
+    config_hash,
+    load_run_config,
+    make_paths_absolute,
+    take_data_root,
+)
 from hvqray.config.sections import (
     BaselineChoice,
     ConfirmConfig,
+    Fraction,
     PositiveInt,
     ResourcesConfig,
     RunConfig,
@@ -56,8 +64,8 @@ class Metric(Section):
     """`val/METRIC` (mean over classes) or `val/CLASS/METRIC`."""
     goal: Literal["maximize", "minimize"]
     """Which way is better; always stated, as W&B's own default is `minimize`."""
-    target: float | None = Field(default=None, allow_inf_nan=False)
-    """The search starts no more trials once one has reached this value."""
+    target: Fraction | None = None
+    """The search starts no more trials once one has reached this value, from 0 to 1 as every metric."""
 
     @field_validator("name")
     @classmethod
@@ -206,6 +214,12 @@ class SweepFile(Section):
             return int(max(self.parameters["train.epochs"].domain().samples()))
         return int(self.train.get("epochs", TrainConfig().epochs))
 
+    def min_evaluate_every(self) -> int:
+        """Epochs between evaluations of the trial that is evaluated most often."""
+        if "train.evaluate_every" in self.parameters:
+            return int(min(self.parameters["train.evaluate_every"].domain().samples()))
+        return int(self.train.get("evaluate_every", TrainConfig().evaluate_every))
+
     def to_yaml(self) -> str:
         """Text that :func:`load_sweep` reads back as the same sweep."""
         content: dict[str, Any] = {
@@ -259,12 +273,11 @@ def load_sweep(
         if num_trials < 1:
             raise InputError(f"{num_trials} is out of range; must be at least 1", source="--num-trials")
         raw["run_cap"] = num_trials
-    if data_root is not None:
-        raw["data"] = {**raw.get("data", {}), "root": data_root}
+    take_data_root(raw, data_root)
     raw.setdefault("name", Path(path).stem)
 
     origin = Origin(str(path), touched)
-    absolute_data_root(raw)
+    make_paths_absolute(raw, raw["parameters"])
     try:
         sweep = SweepFile.model_validate(
             {**raw, "parameters": _integer_ranges(raw["parameters"])}, strict=True
@@ -276,6 +289,7 @@ def load_sweep(
         raise (origin.fault(field, message) if field else InputError(message, source=str(path))) from None
     SpaceCheck(sweep.parameters, sweep.sections(), origin).check_all()
     _check_early_terminate(sweep, origin)
+    _warn_of_other_keys(sweep, origin)
     return sweep
 
 
@@ -296,15 +310,30 @@ def _integer_ranges(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_early_terminate(sweep: SweepFile, origin: Origin) -> None:
-    """Early stopping needs an objective that is known before the last epoch, and a rung that trials reach."""
-    if sweep.early_terminate is not None and sweep.early_terminate.first_rung() > sweep.max_epochs():
-        message = f"its first rung, epoch {sweep.early_terminate.first_rung()}, lies beyond the {sweep.max_epochs()} epochs"
-        raise origin.fault("early_terminate", f"{message} of a trial; lower min_iter, or remove it")
-    measured_late = sweep.train.get("pixel_metrics") == "last"
-    metric = sweep.metric[0].name
-    if sweep.early_terminate is not None and measured_late and metric.endswith(PIXEL_METRICS):
-        message = f"{metric} is measured at the last epoch only (train.pixel_metrics: last); use always, or remove this"
+    """Early stopping needs an evaluation at or after its first rung, and before the last epoch of the longest trial."""
+    if sweep.early_terminate is None:
+        return
+    rung, epochs, every = sweep.early_terminate.first_rung(), sweep.max_epochs(), sweep.min_evaluate_every()
+    if rung > epochs:
+        message = f"its first rung, epoch {rung}, lies beyond the {epochs} epochs of a trial; lower min_iter, or remove it"
         raise origin.fault("early_terminate", message)
+    if math.ceil(rung / every) * every >= epochs:
+        message = f"can stop no trial before its last epoch, {epochs}: the first rung is epoch {rung}, and train.evaluate_every"
+        mend = "lower min_iter or evaluate_every, or remove early_terminate (null)"
+        raise origin.fault("early_terminate", f"{message} is {every}; {mend}")
+
+
+def _warn_of_other_keys(sweep: SweepFile, origin: Origin) -> None:
+    """Log a warning for options that other keys of the file leave without effect."""
+    if sweep.confirm.top_k == 0 and "seeds" in sweep.confirm.model_fields_set:
+        origin.warn("confirm.seeds", "has no effect where confirm.top_k is 0; remove it")
+    metric = sweep.metric[0].name
+    if metric.endswith(PIXEL_METRICS):
+        text = f"has no effect, as {metric} decides and is measured at every evaluation; remove it"
+        if sweep.train.get("pixel_metrics") == "last":
+            origin.warn("train.pixel_metrics", f"\"last\" {text}")
+        elif "train.pixel_metrics" in sweep.parameters:
+            origin.warn("parameters.train.pixel_metrics", text)
 
 
 def check_metric_classes(sweep: SweepFile, class_names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import wandb
 
+from hvqray.config.run_config import WEIGHTS
 from hvqray.results.class_table import METRIC_LABELS, class_table
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
@@ -131,7 +132,7 @@ class WandbSink:
     def _start(self, event: TrialStart) -> None:
         if event.confirms:
             self._confirming.add(event.trial_id)
-        config = {**without_paths(event.config), "params": event.params, "seed": event.seed}
+        config = without_paths({**event.config, "params": event.params, "seed": event.seed})
         try:
             self._runs[event.trial_id] = self._open_run(
                 event.trial_id, config, ["confirm", event.confirms] if event.confirms else ["search"]
@@ -252,7 +253,11 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
         data["root"] = Path(data["root"]).name
     if backbone.get("weights"):
         backbone["weights"] = Path(backbone["weights"]).name
-    return {**config, "data": {**data, "backbone": backbone}}
+    named = {**config, "data": {**data, "backbone": backbone}}
+    params = config.get("params") or {}
+    if WEIGHTS in params:
+        named["params"] = {**params, WEIGHTS: Path(params[WEIGHTS]).name}
+    return named
 
 
 def _defined(metrics: Metrics) -> dict[str, float]:

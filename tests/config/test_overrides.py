@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hvqray.config.overrides import flatten_parameters, parse_override
+from hvqray.config.overrides import flatten_parameters, override_text, parse_override
 from hvqray.config.parameters import Choice, Range
 from hvqray.config.sweep_file import load_sweep
 from hvqray.errors import InputError
@@ -97,3 +97,15 @@ def test_faults(sweep_path: Path, override: str, told: str) -> None:
     with pytest.raises(InputError) as caught:
         load_sweep(sweep_path, ["run_cap=3", override] if override.startswith("run_cap") else [override])
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/plain/path.pth", "123", "null", "a #b", "x: y", "[1", "", " x", "1e-3", "é 'q' \"d\"", [8, 5], 3],
+)
+def test_a_written_override_reads_as_its_value(value: object) -> None:
+    assert parse_override(override_text("data.root", value)) == ("data.root", value)
+
+
+def test_a_plain_text_needs_no_quotes() -> None:
+    assert override_text("data.root", "/plain/path.pth") == "data.root=/plain/path.pth"

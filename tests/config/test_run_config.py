@@ -102,3 +102,37 @@ def test_hash_is_the_same_in_another_process() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert run.stdout.strip() == config_hash(RunConfig())
+
+
+def test_a_file_of_weights_is_made_absolute(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def weights(text: str) -> str:
+        return load_run_config(path, [f"data.backbone.weights={text}"]).data.backbone.weights
+
+    assert weights("w/lite0.pth") == str(tmp_path / "w" / "lite0.pth")
+    assert weights("/w/lite0.safetensors") == "/w/lite0.safetensors"
+    assert [weights(name) for name in ("auto", "random", "bundeld")] == ["auto", "random", "bundeld"]
+
+
+@pytest.mark.parametrize("root", ["123", "a #b", "null", "~x: y"])
+def test_a_given_root_is_taken_as_it_is(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = load_run_config(path, ["data.root=/other"], data_root=root)
+    assert run.data.root == str(tmp_path / root)
+    assert run.data.validation.from_ == "synthetic", "the rest of the section stays"
+
+
+def test_an_empty_root_is_no_folder(path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.root: is empty; name a folder"):
+        load_run_config(path, data_root="")
+
+
+def test_a_given_root_beside_data_that_are_no_mapping(path: Path) -> None:
+    path.write_text("data: 5\n")
+    with pytest.raises(InputError, match=r"config\.yaml: data: 5 is not a mapping"):
+        load_run_config(path, data_root="x")

@@ -184,3 +184,21 @@ def test_classes_of_metrics(write: Write) -> None:
     with pytest.raises(InputError, match="no class 'cookies'; did you mean 'cookie'"):
         check_metric_classes(sweep, ["cookie", "road"])
     check_metric_classes(load_sweep(write("{train.lr: {value: 1}}")), [])
+
+
+def test_files_of_weights_are_relative_to_the_current_directory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(
+        "{data.backbone.weights: {values: [auto, a.pth, /b.pth]},"
+        " train.lr: {value: 0.01, when: {data.backbone.weights: [auto, a.pth]}}}"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    a, weights = str(tmp_path / "elsewhere" / "a.pth"), "data.backbone.weights"
+    parameters = load_sweep(path).parameters
+    assert parameters[weights].values == ["auto", a, "/b.pth"]
+    assert parameters["train.lr"].when == {weights: ["auto", a]}
+    assert load_sweep(path, [f"{weights}=a.pth"]).parameters[weights].value == a
+    fixed = load_sweep(write("{train.lr: {values: [0.01, 0.1]}}"), [f"{weights}=a.pth"])
+    assert fixed.data["backbone"]["weights"] == a

@@ -131,6 +131,18 @@ def test_the_best_model_is_an_artifact_of_its_run(folder: Path) -> None:
         assert staged.exists()
 
 
+def test_a_file_of_weights_is_named_not_located() -> None:
+    weights = "data.backbone.weights"
+    config = {
+        "data": {"root": "/secret/parts", "backbone": {"weights": "/secret/lite0.pth"}},
+        "params": {weights: "/secret/lite0.pth", "train.lr": 0.1},
+    }
+    assert wandb_sink.without_paths(config) == {
+        "data": {"root": "parts", "backbone": {"weights": "lite0.pth"}},
+        "params": {weights: "lite0.pth", "train.lr": 0.1},
+    }
+
+
 def test_neither_places_nor_machine_leave(folder: Path) -> None:
     for trial_id in ("t0000", "t0002"):
         found = [record for record in records(folder, trial_id) if record["type"] != "artifact"]
