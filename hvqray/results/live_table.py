@@ -55,9 +55,10 @@ class _Row:
 
     @property
     def gpu_memory(self) -> str:
-        """`3.1 GB`, `3.1 GB of 18.9 GB` where the trial shares its GPU."""
-        limit = f" of {wording.size(self.gpu_limit_bytes)}" if self.gpu_limit_bytes else ""
-        return f"{wording.size(self.gpu_bytes)}{limit}"
+        """`3.1 GB`, or of the slot's bound, `3.1/18.9 GB`, where the trial shares its GPU."""
+        if self.gpu_bytes is None or self.gpu_limit_bytes is None:
+            return wording.size(self.gpu_bytes)
+        return f"{self.gpu_bytes / 1e9:.1f}/{self.gpu_limit_bytes / 1e9:.1f} GB"
 
     def value(self, name: str) -> float | None:
         return (self.metrics or {}).get(name)
@@ -206,7 +207,7 @@ class LiveTable:
         table.add_column("memory", justify="right", no_wrap=True)
         on_gpu = any(row.gpu_bytes is not None for row in shown)
         if on_gpu:
-            table.add_column("GPU memory", justify="right", no_wrap=True)
+            table.add_column("on GPU", justify="right", no_wrap=True)
         best = self._best(rows)
         for row in shown:
             table.add_row(

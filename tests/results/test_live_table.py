@@ -171,7 +171,7 @@ def test_memory_of_trials_and_driver_is_shown(monkeypatch: pytest.MonkeyPatch) -
     assert ended.startswith("t0000 COMPLETE after 1 epochs, 5 s, 1.7 GB: val/image_auroc 0.5000; ")
 
 
-@pytest.mark.parametrize(("limit", "cell"), [(18_900_000_000, "3.1 GB of 18.9 GB"), (None, "3.1 GB")])
+@pytest.mark.parametrize(("limit", "cell"), [(18_900_000_000, "3.1/18.9 GB"), (None, "3.1 GB")])
 def test_gpu_memory_is_shown_with_the_slot_s_bound(limit: int | None, cell: str) -> None:
     table, out = plain_table()
     table.on_trial_start(start_of(0))
@@ -186,7 +186,7 @@ def test_gpu_memory_is_shown_with_the_slot_s_bound(limit: int | None, cell: str)
     )
     table.on_epoch("t0000", report)
     rows = shown(table)
-    assert rows[0][-3:] == ["memory", "GPU", "memory"]
+    assert rows[0][-3:] == ["memory", "on", "GPU"]
     assert " ".join(rows[1]).endswith(f" 1.7 GB {cell}")
     table.on_trial_end(TrialEnd("t0000", "COMPLETE", {OBJECTIVE: 0.5}, 1, 5.0))
     assert f", 5 s, 1.7 GB, GPU {cell}: " in out.getvalue().splitlines()[-1]
