@@ -8,7 +8,7 @@ they do not know. A parameter of a search is named by the dotted path of the fie
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -17,8 +17,16 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BlockIndex = Annotated[int, Field(ge=0)]
+# Generators of random numbers take less than 2**32; a resumed search adds its trials to the seed.
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 LayoutName = Literal["auto", "mvtec_ad", "visa", "mpdd", "btad", "kolektor_sdd2", "real_iad", "folder"]
 FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
+
+
+def _distinct(values: list[Any], what: str) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} names {what} twice; keep one")
+    return values
 
 
 class Section(BaseModel):
@@ -105,6 +113,11 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
     ot_levels: list[Annotated[int, Field(ge=0)]] = [0]
     """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
+
+    @field_validator("ot_levels")
+    @classmethod
+    def _each_level_once(cls, levels: list[int]) -> list[int]:
+        return _distinct(levels, "a level")
 
     @model_validator(mode="after")
     def _check(self) -> HvqConfig:
@@ -204,6 +217,11 @@ class BackboneConfig(Section):
     padding: Literal["timm", "published"] = "timm"
     """Padding that depends on the image size (`tf_` backbones): as timm has it, or as the HVQ-Trans code fixes it."""
 
+    @field_validator("strides")
+    @classmethod
+    def _each_stride_once(cls, strides: list[int]) -> list[int]:
+        return _distinct(strides, "a stride")
+
     @field_validator("blocks")
     @classmethod
     def _each_block_once(cls, blocks: list[int | list[int]] | None) -> list[int | list[int]] | None:
@@ -213,10 +231,18 @@ class BackboneConfig(Section):
             raise ValueError(f"{blocks} names a block twice; keep one")
         return blocks
 
+    def named_patch(self) -> int | None:
+        """Side of a patch in pixels, where the name tells it."""
+        named = re.search(r"patch(\d+)", self.name)
+        return int(named[1]) if named else None
+
+    def is_named_vit(self) -> bool:
+        """Whether the name is that of a plain ViT: its patch is told, and coarser than the 4 pixels of a Swin."""
+        return (self.named_patch() or 0) > 4
+
     def size_unit(self) -> int:
         """What image sizes are multiples of, in pixels: the grid's stride of 16, or the patch that a ViT's name tells."""
-        named = re.search(r"patch(\d+)", self.name)
-        patch = int(named[1]) if named else 16
+        patch = self.named_patch() or 16
         return patch if 16 % patch else 16
 
 
@@ -229,8 +255,26 @@ class ValidationConfig(Section):
     """`test`: stratified disjoint halves; `synthetic`: held-out normal images with synthetic defects; `none`: choose on test."""
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split."""
+    group: str | None = None
+    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph."""
+
+    @model_validator(mode="after")
+    def _check_group(self) -> Self:
+        if self.group is None:
+            return self
+        if self.from_ == "none":
+            raise ValueError("group has no effect with from: none, which splits nothing; leave it out")
+        try:
+            groups = re.compile(self.group).groups
+        except re.error as error:
+            raise ValueError(f"group: {self.group!r} is no regular expression ({error})") from None
+        if groups > 1:
+            raise ValueError(
+                f"group: {self.group!r} has {groups} parentheses; keep one, write the others as (?:...)"
+            )
+        return self
 
 
 class DataConfig(Section):
@@ -250,6 +294,11 @@ class DataConfig(Section):
     """Re-estimate the backbone's batch statistics once on the training images before features are cached."""
     validation: ValidationConfig = ValidationConfig()
     """How `val` is made."""
+
+    @field_validator("classes")
+    @classmethod
+    def _each_class_once(cls, classes: list[str] | None) -> list[str] | None:
+        return classes and _distinct(classes, "a class")
 
     @field_validator("image_size")
     @classmethod
@@ -293,7 +342,7 @@ class TrainConfig(Section):
     """Pixel metrics at every evaluation, or at the last epoch only (they cost the most)."""
     checkpoint: Literal["best", "last"] = "best"
     """Which epoch's weights and metrics count: the best on `val` by the sweep's metric, or the last."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation, order, dropout and noise."""
 
     @model_validator(mode="after")
@@ -320,18 +369,25 @@ class ResourcesConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of a trial whose process died, from its last checkpoint."""
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
+        if gpus != "auto" and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} is neither a fraction of one GPU nor a whole number of them")
+        return gpus
+
 
 class ConfirmConfig(Section):
     """Retraining of the best configurations once the search is over, measured on `test`."""
 
     top_k: Annotated[int, Field(ge=0)] = 0
     """How many of the best configurations are retrained; 0 retrains none."""
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
     """Seeds of the retraining runs."""
 
     @field_validator("seeds")
     @classmethod
-    def _distinct(cls, seeds: list[int]) -> list[int]:
+    def _distinct(cls, seeds: list[Seed]) -> list[Seed]:
         if len(set(seeds)) != len(seeds):
             raise ValueError("seeds must differ from each other")
         return seeds
@@ -354,5 +410,14 @@ class RunConfig(Section):
             raise ValueError(
                 f"model.score_pool_size: {self.model.score_pool_size} exceeds data.image_size {self.data.image_size};"
                 " lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_a_batch(self) -> RunConfig:
+        if self.train.batch_size < self.resources.workers:
+            raise ValueError(
+                f"train.batch_size: {self.train.batch_size} images cannot be shared by {self.resources.workers} workers;"
+                " raise it or lower resources.workers"
             )
         return self

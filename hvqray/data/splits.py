@@ -10,12 +10,15 @@ import numpy as np
 
 from hvqray.config.sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.groups import group_names
 from hvqray.errors import InputError
 
 SYNTHETIC = "synthetic"
 """Defect type of the synthetic defects of `validation: {from: synthetic}`."""
 
 SplitName = Literal["train", "val", "test"]
+Group = list[int]
+"""Rows of images that stay together."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     A class's split depends on its own images and the seed alone, so choosing fewer classes does not change it.
 
     Raises:
-        InputError: a class has no training image, or too few images for its share of `val`.
+        InputError: a class has no training image, or too few images for its share of `val`; or no image is in a group.
     """
     samples = list(dataset.samples)
+    group_of = group_names(samples, config.group)
     train: list[int] = []
     val: list[int] = []
     test: list[int] = []
@@ -48,10 +52,10 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
         class_test = [row for row in of_class if samples[row].part == "test"]
         class_val: list[int] = []
         if config.from_ == "test":
-            class_val = _choose_from_test(samples, class_test, config.fraction, rng)
+            class_val = _choose_from_test(samples, _together(class_test, group_of), config.fraction, rng)
             class_test = sorted(set(class_test) - set(class_val))
         elif config.from_ == "synthetic":
-            class_val = _choose_from_train(name, class_train, config.fraction, rng)
+            class_val = _choose_from_train(name, _together(class_train, group_of), config.fraction, rng)
             class_train = sorted(set(class_train) - set(class_val))
             for row in class_val[::2]:
                 samples[row] = replace(
@@ -74,40 +78,61 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     return Splits(tuple(samples), rows, selected_on_test=config.from_ == "none")
 
 
+def _together(rows: list[int], group_of: list[str]) -> list[Group]:
+    """The groups of `rows`, in the order of their first rows."""
+    found: dict[str, Group] = {}
+    for row in rows:
+        found.setdefault(group_of[row], []).append(row)
+    return list(found.values())
+
+
 def _choose_from_test(
-    samples: list[Sample], rows: list[int], fraction: float, rng: np.random.Generator
+    samples: list[Sample], groups: list[Group], fraction: float, rng: np.random.Generator
 ) -> list[int]:
-    """Takes `fraction` of the good and of the defect images, the latter spread evenly over the defect types."""
+    """Takes `fraction` of the groups with good images, with defects, and with both; evenly over the defect types."""
+
+    def defects(group: Group) -> list[str]:
+        return sorted({samples[row].defect for row in group})
+
     chosen: list[int] = []
-    for is_anomalous in (False, True):
-        stratum = [row for row in rows if samples[row].is_anomalous == is_anomalous]
-        shuffled = rng.permutation(np.array(stratum, np.int64)).tolist()
-        by_defect = sorted(shuffled, key=lambda row: samples[row].defect)
-        chosen += _sample_systematically(by_defect, fraction, rng)
+    for labels in ({False}, {True}, {False, True}):
+        stratum = [group for group in groups if {samples[row].is_anomalous for row in group} == labels]
+        shuffled = [stratum[position] for position in rng.permutation(len(stratum))]
+        for group in _sample_systematically(sorted(shuffled, key=defects), fraction, rng):
+            chosen += group
     return sorted(chosen)
 
 
-def _choose_from_train(name: str, rows: list[int], fraction: float, rng: np.random.Generator) -> list[int]:
-    """Takes `fraction` of the normal training images, at least two (one stays normal), in random order."""
-    if len(rows) < 3:
+def _choose_from_train(
+    name: str, groups: list[Group], fraction: float, rng: np.random.Generator
+) -> list[int]:
+    """Takes about `fraction` of the normal training images, at least two (one stays normal), in random order."""
+    num_images = sum(map(len, groups))
+    wanted = max(round(fraction * num_images), 2)
+    chosen: list[int] = []
+    for position in rng.permutation(len(groups)):
+        group = groups[position]
+        if len(chosen) < wanted and len(chosen) + len(group) < num_images:
+            chosen += group
+    if len(chosen) < 2:
+        in_groups = f" in {len(groups)} groups" if len(groups) < num_images else ""
         raise InputError(
-            f"'synthetic' takes at least 2 of a class's training images and class {name!r} has {len(rows)}; "
-            "use 'test' or 'none'",
+            f"'synthetic' takes at least 2 of a class's training images and class {name!r} has {num_images}"
+            f"{in_groups}; use 'test' or 'none'",
             field="data.validation.from",
         )
-    num_chosen = min(max(round(fraction * len(rows)), 2), len(rows) - 1)
-    return rng.permutation(np.array(rows, np.int64))[:num_chosen].tolist()
+    return chosen
 
 
-def _sample_systematically(rows: list[int], fraction: float, rng: np.random.Generator) -> list[int]:
-    """Takes every 1/fraction-th row from a random start: each run of equal strata gives its share to within one.
+def _sample_systematically(groups: list[Group], fraction: float, rng: np.random.Generator) -> list[Group]:
+    """Takes every 1/fraction-th group from a random start: each run of equal strata gives its share to within one.
 
-    Of two rows or more, at least one is taken and at least one is left.
+    Of two groups or more, at least one is taken and at least one is left.
     """
-    steps = np.floor(np.arange(len(rows) + 1) * fraction + rng.random())
+    steps = np.floor(np.arange(len(groups) + 1) * fraction + rng.random())
     chosen = np.flatnonzero(np.diff(steps) > 0)
-    if len(rows) >= 2 and not 0 < len(chosen) < len(rows):
+    if len(groups) >= 2 and not 0 < len(chosen) < len(groups):
         chosen = (
-            np.delete(chosen, rng.integers(len(rows))) if len(chosen) else rng.integers(len(rows), size=1)
+            np.delete(chosen, rng.integers(len(groups))) if len(chosen) else rng.integers(len(groups), size=1)
         )
-    return [rows[position] for position in chosen]
+    return [groups[position] for position in chosen]

@@ -1,13 +1,14 @@
 """Bootstrap replicates of the image metrics: how much they owe to the very images that were tested.
 
 Images are resampled with replacement within each label (normal, anomalous), so that a resample has as many of each as
-the test set. A resample is a vector of counts a label, and all metrics follow from the counts summed up in the
-order of the scores: no resample is ever sorted.
+the test set. Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
+together, within groups of the same labels. A resample is a vector of counts, and all metrics follow from the counts
+summed up in the order of the scores: no resample is ever sorted.
 
 Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), sections 8.3 (two samples) and 13.3 (percentile
 intervals).
 
-Legend: n images of one class, R resamples, T distinct scores.
+Legend: n images of one class, G groups of them, R resamples, T distinct scores.
 """
 
 from __future__ import annotations
@@ -29,22 +30,41 @@ class Resamples:
 
 
 def resample_images(
-    is_anomalous_n: Bool[np.ndarray, " n"], *, num_resamples: int, rng: np.random.Generator
+    is_anomalous_n: Bool[np.ndarray, " n"],
+    *,
+    num_resamples: int,
+    rng: np.random.Generator,
+    group_n: Int[np.ndarray, " n"] | None = None,
 ) -> Resamples | None:
-    """Draw resamples, stratified by label; None where one of the labels has no image, so that no metric is defined."""
-    counts_Rn = np.empty((num_resamples, len(is_anomalous_n)), dtype=np.int64)
-    for members in (np.flatnonzero(is_anomalous_n), np.flatnonzero(~is_anomalous_n)):
-        if not len(members):
-            return None
-        even = np.full(len(members), 1 / len(members))
-        counts_Rn[:, members] = rng.multinomial(len(members), even, size=num_resamples)
-    return Resamples(counts_Rn, is_anomalous_n)
+    """Draw resamples, stratified by label; None where one of the labels has no image, so that no metric is defined.
+
+    `group_n` numbers the groups 0, 1, ... of images that are drawn together; None means that each is by itself. A group with
+    both labels is a stratum's member of its own kind, so a resample then has about as many of each label.
+    """
+    if is_anomalous_n.all() or not is_anomalous_n.any():
+        return None
+    if group_n is None:
+        group_n = np.arange(len(is_anomalous_n))
+    num_groups = int(group_n.max()) + 1
+    has_label_2G = [
+        np.bincount(group_n[is_anomalous_n == label], minlength=num_groups) > 0 for label in (True, False)
+    ]
+    counts_RG = np.zeros((num_resamples, num_groups), dtype=np.int64)
+    for anomalous, normal in ((True, False), (False, True), (True, True)):
+        members = np.flatnonzero((has_label_2G[0] == anomalous) & (has_label_2G[1] == normal))
+        if len(members):
+            even = np.full(len(members), 1 / len(members))
+            counts_RG[:, members] = rng.multinomial(len(members), even, size=num_resamples)
+    return Resamples(counts_RG[:, group_n], is_anomalous_n)
 
 
 def resampled_image_metrics(
     resamples: Resamples, scores_n: Float[np.ndarray, " n"]
 ) -> dict[str, Float[np.ndarray, " R"]] | None:
-    """Each of `IMAGE_METRICS` on every resample, as `image_metrics` defines them; None where a score is not finite."""
+    """Each of `IMAGE_METRICS` on every resample, as `image_metrics` defines them; None where a score is not finite.
+
+    NaN on a resample without an image of one label, which only groups with both labels can bring about.
+    """
     if not np.isfinite(scores_n).all():
         return None
     order = np.argsort(-scores_n, kind="stable")
@@ -54,15 +74,17 @@ def resampled_image_metrics(
     # Called anomalous at each threshold, rightly and wrongly; equal scores are called together.
     true_RT = (counts_Rn * is_anomalous_n).cumsum(axis=1)[:, ends_T]
     false_RT = (counts_Rn * ~is_anomalous_n).cumsum(axis=1)[:, ends_T]
-    num_positives, num_negatives = int(is_anomalous_n.sum()), int((~is_anomalous_n).sum())
+    positives_R, negatives_R = (
+        np.where(total_R > 0, total_R, np.nan) for total_R in (true_RT[:, -1], false_RT[:, -1])
+    )
     gained_RT = np.diff(true_RT, axis=1, prepend=0)
     called_RT = true_RT + false_RT
     # Pairs in the right order: a new negative lies below the positives called before it, and beside its equals.
     twice_right_RT = np.diff(false_RT, axis=1, prepend=0) * (2 * true_RT - gained_RT)
     precision_RT = true_RT / np.maximum(called_RT, 1)  # nothing called: nothing gained either
     values = (
-        twice_right_RT.sum(axis=1) / (2 * num_positives * num_negatives),
-        (gained_RT * precision_RT).sum(axis=1) / num_positives,
-        (2 * true_RT / (called_RT + num_positives)).max(axis=1),
+        twice_right_RT.sum(axis=1) / (2 * positives_R * negatives_R),
+        (gained_RT * precision_RT).sum(axis=1) / positives_R,
+        (2 * true_RT / (called_RT + positives_R[:, None])).max(axis=1),
     )
     return dict(zip(IMAGE_METRICS, values, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from hvqray.atomic import replacing
 from hvqray.data.dataset import Split
+from hvqray.data.groups import group_names
 from hvqray.data.prepare import prepare_data
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.checkpoint import load_model, write_record
@@ -47,25 +49,53 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     record = {**loaded.metrics, "metrics": {**loaded.metrics["metrics"], **test}}
     with precision():
         save_examples(loaded.model, split, data.context, checkpoint / EXAMPLES)
-    _write_scores(checkpoint / SCORES_FILE, split, data.context.class_names, evaluator.scores_n)
+    _write_scores(
+        checkpoint / SCORES_FILE,
+        split,
+        data.context.class_names,
+        evaluator.scores_n,
+        config.data.validation.group,
+    )
     write_record(checkpoint, record)
     return record
 
 
-def read_test_scores(checkpoint: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Class name to labels (n,) bool and image scores (n,) float32 of `test`, in an order that all models share."""
+@dataclass(frozen=True)
+class ImageScores:
+    """Image scores of one class, all (n,), in an order that all models on the same data share."""
+
+    is_anomalous_n: np.ndarray
+    score_n: np.ndarray
+    group_n: np.ndarray
+    """A number a group of images that belong together (`data.validation.group`), from 0; each by itself where there are none."""
+
+
+def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
+    """Class name to what was measured of its images of `test`."""
     table = pq.read_table(checkpoint / SCORES_FILE)
     names = np.array(table["class_name"].to_pylist())
     labels, scores = table["is_anomalous"].to_numpy(), table["score"].to_numpy()
-    return {str(name): (labels[names == name], scores[names == name]) for name in np.unique(names)}
+    groups = table["group"].to_numpy()
+    return {
+        str(name): ImageScores(
+            labels[names == name],
+            scores[names == name],
+            np.unique(groups[names == name], return_inverse=True)[1],
+        )
+        for name in np.unique(names)
+    }
 
 
-def _write_scores(path: Path, split: Split, class_names: tuple[str, ...], scores_n: np.ndarray) -> None:
+def _write_scores(
+    path: Path, split: Split, class_names: tuple[str, ...], scores_n: np.ndarray, group: str | None
+) -> None:
+    groups = group_names(split.samples, group) if len(split) else []
     table = pa.table(
         {
             "class_name": [class_names[c] for c in split.class_index],
             "defect": [sample.defect for sample in split.samples],
             "image": [sample.path.name for sample in split.samples],
+            "group": np.unique(groups, return_inverse=True)[1],
             "is_anomalous": split.is_anomalous,
             "score": scores_n,
         }

@@ -2,8 +2,9 @@
 
 The interval of an image metric answers: where would the mean over seeds lie, had other test images and other seeds been
 drawn? Every resample draws test images with replacement, stratified by label within each class and the same for all seeds,
-since all seeds saw the same images; and seeds with replacement. The interval is that of the percentiles. With few seeds their
-share in it is a little small (its variance by the factor (S - 1) / S); with one seed only images are drawn.
+since all seeds saw the same images; images of a group (`data.validation.group`) together; and seeds with replacement. The interval is that of the percentiles. With few seeds their
+share in it is a little small (its variance by the factor (S - 1) / S); with one seed only images are drawn. With a few
+dozen images of a class percentiles are too narrow: of 7 normal and 16 anomalous images, true AUROC .95, they hold it in four cases of five.
 
 Pixels of one image are no independent draws, and pixel metrics are no sums over images, so resampling images would sort all
 pixels again each time. For these the interval is Student's t over the seeds: it says nothing of other images.
@@ -21,14 +22,15 @@ from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
 from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
 from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
+from hvqray.training.measure import ImageScores
 
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
 _SEED = 0
 """Of the resampling, so that the same runs always give the same intervals."""
 
-Scores = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Class name to labels and image scores on `test`."""
+Scores = Mapping[str, ImageScores]
+"""Class name to the image scores on `test`."""
 
 
 def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, Spread]:
@@ -46,7 +48,7 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     replicates = _replicates(scores)
     for name, values_R in replicates.items():
         if name in found and found[name].mean is not None:
-            low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = np.nanquantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             over: Interval = (
                 "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
             )
@@ -85,11 +87,13 @@ def _replicates(scores: Sequence[Scores]) -> dict[str, np.ndarray]:
     share_RS = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds
     by_class: dict[str, np.ndarray] = {}
     ragged = False
-    for class_name, (labels_n, _) in scores[0].items():
-        resamples = resample_images(labels_n, num_resamples=NUM_RESAMPLES, rng=rng)
+    for class_name, images in scores[0].items():
+        resamples = resample_images(
+            images.is_anomalous_n, num_resamples=NUM_RESAMPLES, rng=rng, group_n=images.group_n
+        )
         if resamples is None:
             continue
-        found = [resampled_image_metrics(resamples, one[class_name][1]) for one in scores]
+        found = [resampled_image_metrics(resamples, one[class_name].score_n) for one in scores]
         defined = [each for each in found if each is not None]
         if len(defined) == num_seeds:
             for metric in IMAGE_METRICS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -119,3 +120,75 @@ def test_faults() -> None:
         make_splits(dataset({"bolt": {"train": 0, "good": 2}}), config("test"))
     with pytest.raises(InputError, match=r"data.validation.from: .*class 'bolt' has 2; use 'test' or 'none'"):
         make_splits(dataset({"bolt": {"train": 2, "good": 2}}), config("synthetic"))
+
+
+def photographs(names: dict[str, list[str]]) -> Dataset:
+    """One class; defect (or `train`) to the files' names."""
+    samples = [
+        Sample(
+            Path("bolt", kind, f"{name}.png"),
+            "bolt",
+            "train" if kind == "train" else "test",
+            "good" if kind == "train" else kind,
+        )
+        for kind, files in names.items()
+        for name in files
+    ]
+    return Dataset(Path("root"), ("bolt",), tuple(samples))
+
+
+def grouped(source: str, pattern: str, seed: int = 0) -> ValidationConfig:
+    return ValidationConfig.model_validate({"from": source, "group": pattern, "seed": seed})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crops_of_a_photograph_go_to_one_side(seed: int) -> None:
+    crops = [f"{photo:03d}_{crop}" for photo in range(12) for crop in range(3)]
+    data = photographs({"train": ["t"], "good": crops[:14], "crack": crops[14:]})
+    splits = make_splits(data, grouped("test", r"^(\d+)_", seed))
+    photos = {
+        name: {splits.samples[row].path.stem[:3] for row in splits.rows[name]}  # type: ignore[index]
+        for name in ("val", "test")
+    }
+    assert photos["val"].isdisjoint(photos["test"])
+    assert len(photos["val"] | photos["test"]) == 12
+    for name in ("val", "test"):
+        labels = {splits.samples[row].is_anomalous for row in splits.rows[name]}  # type: ignore[index]
+        assert labels == {False, True}
+        assert 5 <= len(photos[name]) <= 7
+    alone = make_splits(data, config("test", seed=seed))
+    mixed = [
+        {alone.samples[row].path.stem[:3] for row in alone.rows[name]}  # type: ignore[index]
+        for name in ("val", "test")
+    ]
+    assert mixed[0] & mixed[1], "without groups a photograph is on both sides"
+
+
+def test_groups_of_training_images_are_held_out_together() -> None:
+    data = photographs({"train": [f"{i // 2}_{i % 2}" for i in range(12)], "good": ["a"]})
+    splits = make_splits(data, grouped("synthetic", r"^\d+(?=_)"))
+    held = {splits.samples[row].path.stem[0] for row in splits.rows["val"]}
+    kept = {splits.samples[row].path.stem[0] for row in splits.rows["train"]}
+    assert len(held) == len(kept) == 3
+    assert held.isdisjoint(kept)
+    one = photographs({"train": ["1_a", "1_b", "1_c"], "good": ["a"]})
+    with pytest.raises(InputError, match="has 3 in 1 groups"):
+        make_splits(one, grouped("synthetic", r"^(\d)_"))
+
+
+def test_a_group_that_no_file_belongs_to_is_a_fault() -> None:
+    with pytest.raises(InputError, match=r"data.validation.group: .* matches no image's name, such as '0'"):
+        make_splits(dataset(SMALL), grouped("test", "photo"))
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        ({"group": "(a"}, "is no regular expression"),
+        ({"group": "(a)(b)"}, "has 2 parentheses; keep one"),
+        ({"from": "none", "group": "a"}, "group has no effect with from: none"),
+    ],
+)
+def test_groups_that_cannot_be_meant(validation: dict[str, str], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        ValidationConfig.model_validate(validation)

@@ -64,3 +64,24 @@ def test_what_is_undefined_has_no_replicates() -> None:
     resamples = resample_images(labels, num_resamples=5, rng=rng)
     assert resamples is not None
     assert resampled_image_metrics(resamples, np.where(labels, np.nan, scores)) is None
+
+
+def test_groups_with_both_labels_are_drawn_whole() -> None:
+    labels = np.array([False, True, False, True, False, False, True])
+    group_n = np.array([0, 0, 1, 1, 2, 2, 3])
+    resamples = resample_images(labels, num_resamples=300, rng=np.random.default_rng(0), group_n=group_n)
+    assert resamples is not None
+    counts = resamples.counts_Rn
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, 2] == counts[:, 3]).all()
+    assert (counts[:, 0] + counts[:, 2] == 2).all(), "the two groups of both labels are a stratum"
+    assert (counts[:, 4:] == 1).all(), "the only one of its kind is always there"
+
+
+def test_a_resample_that_lacks_a_label_is_undefined() -> None:
+    labels = np.array([False, True, True])
+    counts = np.array([[1, 1, 1], [0, 1, 2], [3, 0, 0]])
+    found = resampled_image_metrics(Resamples(counts, labels), np.array([0.1, 0.9, 0.2]))
+    assert found is not None
+    assert found["image_auroc"].tolist()[0] == 1.0
+    assert np.isnan(found["image_auroc"][1:]).all()

@@ -109,9 +109,10 @@ def test_best_is_a_whole_checkpoint_measured_on_test(sweep: tuple[Path, Path]) -
     assert (trial / METRICS_FILE).read_bytes() == before, "the trial itself never sees test"
     assert {path.name for path in folder.iterdir()} == {".state", "best"}
     assert not stale.exists()
-    for labels, scores in read_test_scores(measured_folder(folder, "t0000")).values():
-        assert labels.shape == scores.shape == (6,)
-        assert labels.sum() == 3
+    for images in read_test_scores(measured_folder(folder, "t0000")).values():
+        assert images.is_anomalous_n.shape == images.score_n.shape == (6,)
+        assert images.is_anomalous_n.sum() == 3
+        assert sorted(images.group_n) == [0, 1, 2, 3, 4, 5], "each is by itself"
 
 
 def test_a_run_whose_measuring_was_cut_off_counts_as_not_measured(

@@ -168,5 +168,5 @@ def write_measured(folder: Path, run_id: str, value: float) -> None:
     names = (METRIC, "test/image_auroc", "test/bolt/image_auroc", "test/pixel_auroc")
     (measured / "metrics.json").write_text(json.dumps({"metrics": dict.fromkeys(names, value)}))
     labels = np.arange(8) >= 4
-    table = {"class_name": ["bolt"] * 8, "is_anomalous": labels, "score": np.arange(8.0)}
+    table = {"class_name": ["bolt"] * 8, "group": range(8), "is_anomalous": labels, "score": np.arange(8.0)}
     pq.write_table(pa.table(table), measured / SCORES_FILE)

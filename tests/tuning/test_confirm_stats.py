@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from hvqray.results.confirmation import Spread
+from hvqray.training.measure import ImageScores
 from hvqray.tuning.confirm_stats import spreads
 
 CLASSES = ("bolt", "cloth")
@@ -23,8 +25,9 @@ def run(seed: int, *, classes: tuple[str, ...] = CLASSES) -> tuple[dict[str, Any
     labels = np.arange(NUM_NORMAL + NUM_ANOMALOUS) >= NUM_NORMAL
     scores, metrics = {}, {}
     for name in classes:
-        scores[name] = (labels, images.normal(size=len(labels)) + labels + 0.3 * own.normal(size=len(labels)))
-        metrics[f"test/{name}/image_auroc"] = roc_auc_score(*scores[name])
+        values = images.normal(size=len(labels)) + labels + 0.3 * own.normal(size=len(labels))
+        scores[name] = ImageScores(labels, values, np.arange(len(labels)))
+        metrics[f"test/{name}/image_auroc"] = roc_auc_score(labels, values)
         metrics[f"test/{name}/pixel_auroc"] = own.uniform(0.8, 0.9)
     for metric in ("image_auroc", "pixel_auroc"):
         metrics[f"test/{metric}"] = np.mean([metrics[f"test/{name}/{metric}"] for name in classes])
@@ -54,7 +57,7 @@ def test_image_metrics_have_the_interval_of_a_slow_bootstrap() -> None:
     found = spreads_of(0, 1, 2)
     rng = np.random.default_rng(7)
     all_scores = [run(seed)[1] for seed in (0, 1, 2)]
-    labels = all_scores[0]["bolt"][0]
+    labels = all_scores[0]["bolt"].is_anomalous_n
     slow: dict[str, list[float]] = {"bolt": [], "cloth": []}
     for _ in range(600):
         seeds = rng.integers(3, size=3)
@@ -64,7 +67,10 @@ def test_image_metrics_have_the_interval_of_a_slow_bootstrap() -> None:
             values.append(
                 float(
                     np.mean(
-                        [roc_auc_score(labels[drawn], all_scores[seed][name][1][drawn]) for seed in seeds]
+                        [
+                            roc_auc_score(labels[drawn], all_scores[seed][name].score_n[drawn])
+                            for seed in seeds
+                        ]
                     )
                 )
             )
@@ -103,8 +109,7 @@ def test_val_has_no_interval_since_it_was_looked_at() -> None:
 
 def test_what_one_seed_leaves_undefined_has_no_mean() -> None:
     metrics, scores = map(list, zip(*map(run, (0, 1)), strict=True))
-    labels, values = scores[1]["bolt"]
-    scores[1]["bolt"] = (labels, np.full_like(values, np.nan))
+    scores[1]["bolt"] = replace(scores[1]["bolt"], score_n=np.full(NUM_NORMAL + NUM_ANOMALOUS, np.nan))
     metrics[1]["test/bolt/image_auroc"] = None
     found = spreads(metrics, scores)
     assert found["test/bolt/image_auroc"].mean is None
@@ -116,3 +121,20 @@ def test_what_one_seed_leaves_undefined_has_no_mean() -> None:
 
 def test_the_same_runs_have_the_same_intervals() -> None:
     assert spreads_of(0, 1) == spreads_of(0, 1)
+
+
+def test_images_of_a_group_are_drawn_together() -> None:
+    """Every image is there five times: whoever takes them for independent gets an interval too narrow by the root of five."""
+    metrics, scores = run(0, classes=("bolt",))
+    once = spreads([metrics], [scores])["test/bolt/image_auroc"]
+    images = scores["bolt"]
+    five = {
+        "bolt": ImageScores(
+            np.repeat(images.is_anomalous_n, 5), np.repeat(images.score_n, 5), np.repeat(images.group_n, 5)
+        )
+    }
+    together = spreads([metrics], [five])["test/bolt/image_auroc"]
+    assert (together.low, together.high) == (once.low, once.high)
+    apart = {"bolt": replace(five["bolt"], group_n=np.arange(len(five["bolt"].group_n)))}
+    narrow = spreads([metrics], [apart])["test/bolt/image_auroc"]
+    assert narrow.high - narrow.low < 0.7 * (once.high - once.low)  # type: ignore[operator]
