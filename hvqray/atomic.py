@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: written aside, then renamed."""
+"""Files that are whole at any moment: written aside, then renamed; and the folders that they go to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hvqray.errors import InputError
 
 
 @contextmanager
@@ -24,6 +26,21 @@ def replacing(target: Path) -> Iterator[Path]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path, *, option: str) -> None:
+    """Make `folder`, which the user named by `option`, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise InputError(f"cannot be written to ({reason}); name another folder", field=f"{option} {folder}")
 
 
 def write_atomically(target: Path, content: str | bytes) -> None:

@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from rich.console import Console
 
-from hvqray.atomic import write_atomically
+from hvqray.atomic import make_folder, write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
@@ -48,15 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a sweep's folder, whose best model they are held against, or a run's configuration, whose data they take",
     )
     parser.add_argument(
-        "--data", metavar="ROOT", help="folder of a dataset, in place of the configuration's or by itself"
+        "--data",
+        metavar="ROOT",
+        help="folder of a dataset (default: data.root of the configuration, else the built-in synthetic set)",
     )
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="what their settings are chosen by; without a sweep, which has its own, val/image_auroc",
+        help="metric that their settings are chosen by (default: the sweep's, else val/image_auroc)",
     )
     parser.add_argument(
-        "--out", metavar="FILE.json", type=Path, help="also write all settings' metrics to FILE.json"
+        "--out",
+        metavar="FILE.json",
+        type=Path,
+        help="also write all settings' metrics to FILE.json (default: no file)",
     )
     add_cache_option(parser)
     arguments = parser.parse_args(argv)
@@ -136,7 +141,7 @@ def _of_data(
             "hardware": hardware(),
         }
         content = {**facts, "baselines": [{**asdict(each), "chosen": each in chosen} for each in measured]}
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent, option="--out")
         write_atomically(out, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

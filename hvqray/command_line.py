@@ -65,7 +65,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows every option's default, unless it is none."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []) or action.default is argparse.SUPPRESS:
+        # By identity: 0 is a default to tell.
+        if any(action.default is none for none in (None, False, argparse.SUPPRESS)) or action.default == []:
             return action.help
         return super()._get_help_string(action)
 
@@ -109,7 +110,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         metavar="TIME",
         type=duration_s,
-        help="stop after this time, such as 90m, 2h or 45s (default: no limit)",
+        help="stop after this time, such as 90m, 2h or 45s; a plain number is seconds (default: no limit)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the sweep in DIR/NAME")
     parser.add_argument(
@@ -138,6 +139,15 @@ def add_cache_option(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="feature cache (default: $HVQRAY_CACHE_DIR, else the user's cache folder)",
+    )
+
+
+def add_cache_limit_option(parser: argparse.ArgumentParser) -> None:
+    """`--cache-limit`, for the commands that start a search."""
+    parser.add_argument(
+        "--cache-limit",
+        metavar="SIZE",
+        help="before the search, clear what was not used for longest from the cache until it takes at most SIZE, such as 20GB (default: no limit)",
     )
 
 

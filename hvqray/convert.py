@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hvqray.atomic import make_folder
 from hvqray.command_line import DONE, add_set_option, argument_parser, run_command
 from hvqray.errors import InputError
 
@@ -87,10 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, tensor in state.items()
         if name.startswith(BACKBONE_PREFIX)
     }
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", field=f"--out {arguments.out}") from None
+    make_folder(arguments.out, option="--out")
     if backbone:
         save_file(backbone, arguments.out / BACKBONE_FILE)
         overrides.append(override_text(WEIGHTS, str((arguments.out / BACKBONE_FILE).absolute())))

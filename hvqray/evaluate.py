@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hvqray.atomic import write_atomically
+from hvqray.atomic import make_folder, write_atomically
 from hvqray.command_line import DONE, add_cache_option, add_layout_option, argument_parser, run_command
 from hvqray.config.sections import DataConfig
 from hvqray.data.dataset import PreparedData, Split
@@ -56,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_layout_option(parser)
     parser.add_argument("--split", choices=["test", "val"], default="test", help="split to evaluate on")
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="also write the metrics to FILE (.json or .csv)"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="also write the metrics to FILE, .json or .csv (default: no file)",
     )
     add_cache_option(parser)
     arguments = parser.parse_args(argv)
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for remark in filter(None, [results.note, *remarks]):
         console.print(Text(remark))
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.out.parent, option="--out")
         content = _json(metrics, facts) if arguments.out.suffix == ".json" else _csv(results, facts)
         write_atomically(arguments.out, content)
     return DONE

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from hvqray.atomic import replacing, write_atomically
+from hvqray.atomic import make_folder, replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.data.files import image_files
 from hvqray.data.images import load_image
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_model(arguments.checkpoint, device=device)
     paths = find_images(arguments.inputs)
     classes = [class_of(path, loaded, arguments.class_name) for path in paths]
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.out, option="--out")
     size = loaded.context.image_size
     with tempfile.TemporaryFile(dir=arguments.out) as file, progress_bar() as progress:
         # Colours depend on all maps of a class, so the maps wait on disk: memory holds one batch.

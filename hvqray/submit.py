@@ -24,6 +24,7 @@ from hvqray.command_line import (
     DONE,
     FAILED,
     INTERRUPTED,
+    add_cache_limit_option,
     add_cache_option,
     add_sweep_options,
     argument_parser,
@@ -32,6 +33,7 @@ from hvqray.command_line import (
 from hvqray.config.overrides import override_text
 from hvqray.config.run_config import WEIGHTS
 from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.data.cache import parse_bytes
 from hvqray.errors import InputError
 from hvqray.tuning import ray_job
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     address, source = resolve_address(options.address, os.environ)
     sweep = load_sweep(options.space, options.overrides, options.num_trials, options.data)
+    if options.cache_limit is not None:
+        parse_bytes(options.cache_limit, field="--cache-limit")  # a fault in it is told here, not in the job
     # The job has no terminal; its tables shall fit the one where its log is read.
     env_vars = {"COLUMNS": str(shutil.get_terminal_size((120, 24)).columns)}
     env_vars |= dict(environment_entry(entry, os.environ) for entry in options.env)
@@ -109,6 +113,8 @@ def sweep_arguments(options: argparse.Namespace, sweep: SweepFile) -> list[str]:
         arguments += ["--data", root]
     if options.cache_dir is not None:
         arguments += ["--cache-dir", _absolute(str(options.cache_dir), "--cache-dir")]
+    if options.cache_limit is not None:
+        arguments += ["--cache-limit", options.cache_limit]
     for override in options.overrides:
         arguments += ["--set", override]
     weights = sweep.data.get("backbone", {}).get("weights", "")
@@ -192,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_sweep_options(parser)
     add_cache_option(parser)
+    add_cache_limit_option(parser)
     parser.add_argument(
         "--no-follow", action="store_true", help="submit only; exit code 0 then means submitted"
     )

@@ -12,6 +12,7 @@ from hvqray.command_line import (
     DONE,
     FAILED,
     INTERRUPTED,
+    add_cache_limit_option,
     add_cache_option,
     add_sweep_options,
     argument_parser,
@@ -25,11 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("space", metavar="SPACE.yaml", help="the sweep file")
     add_sweep_options(parser)
     add_cache_option(parser)
-    parser.add_argument(
-        "--cache-limit",
-        metavar="SIZE",
-        help="before the search, clear what was not used for longest from the cache until it takes at most SIZE, such as 20GB (default: no limit)",
-    )
+    add_cache_limit_option(parser)
     parser.add_argument(
         "--address",
         metavar="ADDR",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from hvqray.atomic import make_folder
 from hvqray.command_line import (
     DONE,
     FAILED,
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--trial",
         metavar="SWEEP_DIR:TRIAL_ID",
-        help="repeat a sweep's trial, such as runs/fsq:t0003, or its retraining, such as runs/fsq:t0003-s1",
+        help="repeat a sweep's trial, such as runs/fsq:t0003, or its retraining, such as runs/fsq:t0003-s1 (default: none)",
     )
     parser.add_argument(
         "--data", metavar="ROOT", help="folder of the dataset (default: data.root of the configuration)"
@@ -163,10 +164,7 @@ def _check_same_run(config: RunConfig, out: Path) -> None:
     from hvqray.config.run_config import config_hash, load_run_config
     from hvqray.training.checkpoint import CONFIG_FILE, RESUME_FILE
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", field=f"--out {out}") from None
+    make_folder(out, option="--out")
     if not (out / RESUME_FILE).exists() or not (out / CONFIG_FILE).exists():
         return
     if config_hash(load_run_config(out / CONFIG_FILE)) != config_hash(config):

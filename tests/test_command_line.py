@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from hvqray.__main__ import COMMANDS
+from hvqray.__main__ import main as hvqray
 from hvqray.command_line import (
     add_sweep_options,
     argument_parser,
@@ -135,3 +138,43 @@ def test_help_shows_defaults_where_there_are_any() -> None:
     assert "(default: None)" not in text
     assert "(default: [])" not in text
     assert "(default: False)" not in text
+
+
+def parsers(command: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[argparse.ArgumentParser]:
+    """The parser of a command, or those of its subcommands."""
+
+    class Built(Exception):
+        pass
+
+    def stop(parser: argparse.ArgumentParser, argv: object = None) -> None:
+        raise Built(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(Built) as caught:
+        hvqray([command])
+    (parser,) = caught.value.args
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    yield from groups[0].choices.values() if groups else [parser]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_with_its_default(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parser in parsers(command, monkeypatch):
+        formatter = parser._get_formatter()
+        for action in parser._actions:
+            text = formatter._expand_help(action)
+            what = f"{parser.prog} {'/'.join(action.option_strings) or action.dest}: {text}"
+            assert len(text) > 10, what
+            takes_value = action.option_strings and action.nargs != 0
+            if takes_value and not action.required and "(repeatable)" not in text:
+                assert "(default: " in text, what
+            if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+                assert f"(default: {action.default})" in text, what
+            assert not (action.type is duration_s and "seconds" not in text), what
+
+
+def test_the_synthetic_set_has_no_use_for_a_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        hvqray(["data", "synth", "--out", "x", "--cache-dir", "y"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --cache-dir" in capsys.readouterr().err

@@ -125,3 +125,10 @@ def test_faults_of_the_user_are_one_line(
         assert expected in error
         assert captured.out == ""
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_folder_that_cannot_be_written(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    assert run_command(predict.main, [str(place.oracle), str(image), "--out", "/proc/x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hvqray: error: --out /proc/x: cannot be written to (")

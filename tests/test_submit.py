@@ -75,6 +75,8 @@ class TestTheJob:
     def test_runs_the_sweep_of_the_file_with_absolute_paths(self, space, monkeypatch, tmp_path, capsys):
         cluster = Cluster(monkeypatch)
         options = [
+            "--cache-limit",
+            "20GB",
             "--data",
             "spaces/../photos",
             "--out",
@@ -93,7 +95,8 @@ class TestTheJob:
         assert job.files == ["small.yaml"]
         assert job.env_vars == {"COLUMNS": "97"}
         expected = ["python", "-m", "hvqray.sweep", "small.yaml", "--out", f"{tmp_path}/results"]
-        expected += ["--data", f"{tmp_path}/photos", "--set", "train.epochs=1", "--num-trials", "3"]
+        expected += ["--data", f"{tmp_path}/photos"]
+        expected += ["--cache-limit", "20GB", "--set", "train.epochs=1", "--num-trials", "3"]
         expected += ["--time-budget", "5400.0", "--wandb", "offline", "--resume"]
         assert job.entrypoint == expected
         output = capsys.readouterr()
@@ -238,6 +241,7 @@ class TestFaults:
             ),
             (["--address", "http://h:1", "--env", "=x"], "--env: '' is not a variable's name"),
             (["--address", "http://h:1", "--set", "train.epoch=1"], "did you mean"),
+            (["--address", "http://h:1", "--cache-limit", "much"], "--cache-limit: 'much' is no size"),
         ],
     )
     def test_end_before_anything_is_sent(self, space, monkeypatch, capsys, arguments, fault):

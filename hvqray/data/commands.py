@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from hvqray.atomic import make_folder
 from hvqray.command_line import (
     DONE,
     INPUT_AT_FAULT,
@@ -21,6 +23,8 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
+from hvqray.config.faults import first_fault
+from hvqray.config.run_config import absolute_root
 from hvqray.config.sections import DataConfig
 from hvqray.data.cache import cache_entries, clear_cache, default_cache_dir, parse_bytes
 from hvqray.data.check import find_faults
@@ -30,6 +34,15 @@ from hvqray.data.prepare import open_dataset, prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.data.synthetic import write_synthetic
 from hvqray.errors import InputError
+
+_OPTIONS = {
+    "classes": "--classes",
+    "image_size": "--image-size",
+    "backbone.name": "--backbone",
+    "backbone.weights": "--weights",
+    "backbone.strides": "--strides",
+}
+"""Field of `data` to the option that sets it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, formatter_class=parser.formatter_class, allow_abbrev=False
         )
         sub.set_defaults(command=command)
-        add_cache_option(sub)
         return sub
 
     def add_dataset_options(sub: argparse.ArgumentParser) -> None:
+        add_cache_option(sub)
         sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
         add_layout_option(sub)
 
@@ -88,13 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         help="strides of the stages used",
     )
     sub.add_argument("--adapt-batchnorm", action="store_true", help="re-estimate the batch statistics first")
-    sub.add_argument("--device", default="cpu", help="where features are computed: cpu or cuda")
+    sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where features are computed")
     sub.add_argument("--list", action="store_true", help="list the entries instead")
     sub.add_argument("--clear", action="store_true", help="remove all entries that are not in use instead")
     sub.add_argument(
         "--limit",
         metavar="SIZE",
-        help="clear what was not used for longest until at most SIZE (20GB, 500MB) is left",
+        help="clear what was not used for longest until at most SIZE (20GB, 500MB) is left (default: nothing is cleared)",
     )
 
     sub = add("synth", _synth, "Write the built-in synthetic set as PNG files.")
@@ -140,6 +153,8 @@ def _cache(arguments: argparse.Namespace) -> int:
         backbone=backbone,
         adapt_batchnorm=arguments.adapt_batchnorm,
     )
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no GPU; leave it out", field="--device cuda")
     with progress_bar() as progress:
         data = prepare_data(
             config, cache_dir=cache_dir, cache_limit_bytes=limit, device=arguments.device, progress=progress
@@ -156,6 +171,7 @@ def _synth(arguments: argparse.Namespace) -> int:
         raise InputError(f"{folder} exists already; name a new folder", field="--out")
     if arguments.seed < 0:
         raise InputError(f"{arguments.seed} is negative; give 0 or more", field="--seed")
+    make_folder(folder.parent, option="--out")
     with progress_bar() as progress:
         write_synthetic(folder, arguments.seed, progress=progress)
     sys.stdout.write(f"{folder}\n")
@@ -168,13 +184,13 @@ def _dataset(arguments: argparse.Namespace) -> Dataset:
         return open_dataset(config, cache_dir=_cache_dir(arguments), progress=progress)
 
 
-def _config(**fields: Any) -> DataConfig:
+def _config(*, root: str | None, **fields: Any) -> DataConfig:
     try:
-        return DataConfig.model_validate(fields)
+        return DataConfig.model_validate({"root": None if root is None else absolute_root(root), **fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = "data." + ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{first['input']!r}: {first['msg']}", field=field) from None
+        field, message = first_fault(error, DataConfig)
+        option = _OPTIONS.get(field.partition("[")[0], f"data.{field}")
+        raise InputError(message, field=option) from None
 
 
 def _cache_dir(arguments: argparse.Namespace) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hvqray.atomic import make_folder
 from hvqray.config.sections import DataConfig
 from hvqray.data.cache import clear_cache, default_cache_dir
 from hvqray.data.dataset import Dataset, PreparedData, Split
@@ -40,9 +41,10 @@ def prepare_data(
     result, call this again in each process.
 
     Raises:
-        InputError: the data, or the backbone's name or weights, are at fault.
+        InputError: the data, or the backbone's name or weights, are at fault, or the cache cannot be written to.
     """
     cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
+    make_folder(cache_dir, option="--cache-dir")
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
     progress = progress or silent
     splits = make_splits(dataset, config.validation)
@@ -101,6 +103,7 @@ def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress | No
                 f"{config.layout!r} without data.root, which is null for the synthetic set; give the dataset's folder",
                 field="data.layout",
             )
+        make_folder(cache_dir, option="--cache-dir")
         root = write_synthetic(cache_dir / synthetic_name(0), 0, progress=progress or silent)
         return read_dataset(root, "mvtec_ad", config.classes)
     dataset = read_dataset(config.root, config.layout, config.classes)

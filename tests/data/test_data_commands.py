@@ -89,8 +89,17 @@ def test_synth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     [
         (["describe", "/nowhere"], "data.root: /nowhere is not a folder"),
         (["check", "ROOT", "--classes", "blot"], "did you mean 'bolt'"),
-        (["cache", "--data", "ROOT", "--image-size", "33"], "data.image_size: 33"),
-        (["cache", "--data", "ROOT", "--strides", "3"], "data.backbone.strides.0: 3"),
+        (
+            ["cache", "--data", "ROOT", "--image-size", "100"],
+            "error: --image-size: 100 is out of range; must be a multiple of 16",
+        ),
+        (["cache", "--data", "ROOT", "--image-size", "16"], "error: --image-size: 16 is out of range"),
+        (["cache", "--data", "ROOT", "--strides", "4", "3"], "error: --strides: 3 is not one of 2, 4, 8, 16"),
+        (["describe", "--cache-dir", "/proc/x"], "error: --cache-dir /proc/x: cannot be written to ("),
+        (["describe", "--cache-dir", "ROOT/bolt/test/good/00.png"], "cannot be written to (File exists)"),
+        (["cache", "--data", "ROOT", "--cache-dir", "/proc/x"], "error: --cache-dir /proc/x: cannot be"),
+        (["describe", ""], "data.root: is empty"),
+        (["synth", "--out", "/proc/x/y"], "error: --out /proc/x: cannot be written to ("),
         (["cache", "--data", "ROOT", "--limit", "much"], "'much' is no size"),
         (
             ["cache", "--data", "ROOT", "--backbone", "resnet81", "--weights", "random"],
@@ -101,7 +110,7 @@ def test_synth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_faults_are_one_line(
     mvtec_root: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert commands.main([str(mvtec_root) if word == "ROOT" else word for word in argv]) == 2
+    assert commands.main([word.replace("ROOT", str(mvtec_root)) for word in argv]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hvqray: error:")]
     assert len(errors) == 1
     assert message in errors[0]
