@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-Effect = tuple[str, str, tuple[Any, ...]]
+from hvqray.config.sections import BackboneConfig
 
-_QUANTIZER = "model.quantizer"
-# (field, the field that gates it, the gate's values at which it has an effect)
+
+class Effect(NamedTuple):
+    """`field` has an effect where `is_on` holds for the value of `gate`."""
+
+    field: str
+    gate: str
+    is_on: Callable[[Any], bool]
+    condition: str | None = None
+    """The `when` that says so, where a single value does."""
+
+
+def _at(gate: str, values: tuple[Any, ...], *fields: str) -> tuple[Effect, ...]:
+    section = gate.rpartition(".")[0]
+    condition = f"{{{gate}: {values[0]}}}"
+    return tuple(Effect(f"{section}.{name}", gate, values.__contains__, condition) for name in fields)
+
+
 EFFECTS: tuple[Effect, ...] = (
-    *((f"model.{name}", _QUANTIZER, ("vq",)) for name in ("codebook_size", "ema_decay", "commitment_weight")),
-    *(
-        (f"model.{name}", _QUANTIZER, ("vq",))
-        for name in ("codebook_init", "revive_dead_codes", "revive_after")
+    *_at("model.quantizer", ("vq",), "codebook_size", "ema_decay", "commitment_weight", "codebook_init"),
+    *_at("model.quantizer", ("vq",), "revive_dead_codes", "revive_after", "ot_weight", "ot_levels"),
+    *_at("model.quantizer", ("fsq",), "fsq_levels"),
+    *_at("model.revive_dead_codes", (True,), "revive_after"),
+    *_at("model.image_head", (True,), "image_scale", "image_width", "image_l1_weight", "image_ssim_weight"),
+    *_at("model.image_head", (True,), "discriminator", "discriminator_start", "adversarial_weight"),
+    *_at("model.image_head", (True,), "map_image_weight", "map_discriminator_weight"),
+    *_at("model.discriminator", (True,), "discriminator_start", "adversarial_weight"),
+    *_at("model.discriminator", (True,), "map_discriminator_weight"),
+    *_at("model.map_distance", ("local_mahalanobis",), "map_shrinkage"),
+    Effect("model.ot_levels", "model.ot_weight", lambda weight: weight != 0),
+    Effect("model.ot_weight", "model.ot_levels", lambda levels: levels != []),
+    *_at("train.schedule", ("constant", "cosine"), "warmup_fraction"),
+    *_at("data.validation.from", ("test", "synthetic"), "fraction", "seed"),
+    Effect(
+        "data.backbone.strides",
+        "data.backbone.name",
+        lambda name: not BackboneConfig(name=name).is_named_vit(),
     ),
-    *((f"model.{name}", _QUANTIZER, ("vq",)) for name in ("ot_weight", "ot_levels")),
-    ("model.fsq_levels", _QUANTIZER, ("fsq",)),
-    ("model.revive_after", "model.revive_dead_codes", (True,)),
-    *(
-        (f"model.{name}", "model.image_head", (True,))
-        for name in ("image_scale", "image_width", "discriminator")
-    ),
-    *(
-        (f"model.{name}", "model.image_head", (True,))
-        for name in ("discriminator_start", "adversarial_weight")
-    ),
-    *((f"model.{name}", "model.image_head", (True,)) for name in ("image_l1_weight", "image_ssim_weight")),
-    *(
-        (f"model.{name}", "model.image_head", (True,))
-        for name in ("map_image_weight", "map_discriminator_weight")
-    ),
-    *(
-        (f"model.{name}", "model.discriminator", (True,))
-        for name in ("discriminator_start", "adversarial_weight")
-    ),
-    ("model.map_discriminator_weight", "model.discriminator", (True,)),
-    ("model.map_shrinkage", "model.map_distance", ("local_mahalanobis",)),
-    ("train.warmup_fraction", "train.schedule", ("constant", "cosine")),
-    ("data.validation.fraction", "data.validation.from", ("test", "synthetic")),
-    ("data.validation.seed", "data.validation.from", ("test", "synthetic")),
 )
-GATES = frozenset(gate for _, gate, _ in EFFECTS)
+GATES = frozenset(effect.gate for effect in EFFECTS)
 
 
-def without_effect(config: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-    """The fields of a whole configuration (dotted path to value) that have no effect: field, gate, gate's values."""
-    for field, gate, values in EFFECTS:
-        if field in config and gate in config and config[gate] not in values:
-            yield field, gate, values
+def without_effect(config: Mapping[str, Any]) -> Iterator[Effect]:
+    """What has no effect in a whole configuration (dotted path to value)."""
+    for effect in EFFECTS:
+        if effect.field in config and effect.gate in config and not effect.is_on(config[effect.gate]):
+            yield effect

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from hvqray.errors import InputError, did_you_mean
+
+_log = logging.getLogger("hvqray.config")
 
 _KINDS = {
     "int_type": "an integer",
@@ -41,13 +44,20 @@ class Origin:
 
     def fault(self, field: str, message: str) -> InputError:
         """`FILE: FIELD: MESSAGE`, or `--set: ...` where the field was set on the command line."""
+        return InputError(message, source=self._source(field), field=field)
+
+    def warn(self, field: str, message: str) -> None:
+        """Log a warning in the same form."""
+        _log.warning("%s: %s: %s", self._source(field), field, message)
+
+    def _source(self, field: str) -> str:
         by_set = any(
             field == key
-            or field.startswith(f"{key}.")
+            or field.startswith((f"{key}.", f"{key}["))
             or (key.startswith("parameters.") and key.startswith(f"{field}."))
             for key in self.overridden
         )
-        return InputError(message, source="--set" if by_set else self.file, field=field)
+        return "--set" if by_set else self.file
 
 
 def show(value: Any) -> str:
@@ -70,7 +80,10 @@ def first_fault(error: ValidationError, root: type[BaseModel]) -> tuple[str, str
         here, section = _place(detail["loc"], root)
         if here == field:  # the members of a union each tell their own
             messages.append(_message(dict(detail), section))
-    return field, "; or ".join(dict.fromkeys(messages))
+    message = "; or ".join(dict.fromkeys(messages))
+    if not field:  # a rule over several sections begins with the field that it tells of
+        field, _, message = message.partition(": ")
+    return field, message
 
 
 def _place(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
@@ -114,7 +127,7 @@ def _message(detail: dict[str, Any], section: type[BaseModel] | None) -> str:
         return f"{value} is not {_KINDS[kind]}"
     if kind in _BOUNDS:
         key, must = _BOUNDS[kind]
-        return f"{value} is out of range; {must} {context[key]:g}"
+        return f"{value} is out of range; {must} {context[key]:.10g}"
     if kind in ("literal_error", "union_tag_invalid"):
         given = context.get("tag", detail["input"])
         expected = context.get("expected") or context["expected_tags"]

@@ -82,7 +82,9 @@ def apply_overrides(
     """Apply `--set` texts to a file's content, in place and in order; returns the dotted keys that they set.
 
     A key that names a parameter of the search fixes it to the value (its `when` stays). `parameters.NAME.KEY`
-    changes one key of a parameter, whose name may hold dots; every other key is a path into the file.
+    changes one key of a parameter, whose name may hold dots; a parameter that is new takes the place of the fixed
+    field. Every other key is a path into the file. Where `parameters` is a key of the file at all, `raw` holds them
+    flattened.
 
     Raises:
         InputError: a text is malformed, or its key leads nowhere.
@@ -90,14 +92,20 @@ def apply_overrides(
     touched = []
     for text in overrides:
         key, value = parse_override(text)
-        parameters = raw.get("parameters", {})
+        parameters = raw["parameters"] if "parameters" in top_level else {}
+        before = set(parameters)
         first, _, rest = key.partition(".")
         if key in parameters:
             when = {"when": parameters[key]["when"]} if "when" in parameters[key] else {}
             parameters[key] = {"value": value, **when}
             touched.append(f"parameters.{key}")
-        elif first == "parameters" and rest:
+        elif key == "parameters" and key in top_level:
+            raw[key] = flatten_parameters(value, source="--set")
+            _unfix(raw, raw[key])
+            touched.append(key)
+        elif first == "parameters" and first in top_level:
             touched.append(_override_parameter(parameters, rest, value))
+            _unfix(raw, parameters.keys() - before)
         elif first in top_level:
             try:
                 put(raw, key, value)
@@ -115,6 +123,10 @@ def _override_parameter(parameters: dict[str, Any], path: str, value: Any) -> st
     """Set `NAME` to a whole entry, or one key of it; returns `parameters.NAME` or `parameters.NAME.KEY`."""
     keys = list(Parameter.model_fields)
     name, _, key = path.rpartition(".")
+    if not name and key in keys:
+        raise InputError(
+            f"names no parameter; write parameters.NAME.{key}", source="--set", field=f"parameters.{path}"
+        )
     if path in parameters or key not in keys:
         if not isinstance(value, dict):
             mend = (
@@ -125,7 +137,18 @@ def _override_parameter(parameters: dict[str, Any], path: str, value: Any) -> st
             raise InputError(
                 f"{show(value)} is not a parameter; {mend}", source="--set", field=f"parameters.{path}"
             )
-        parameters[path] = value
+        parameters |= flatten_parameters({path: value}, source="--set")
     else:
         parameters.setdefault(name, {})[key] = value
     return f"parameters.{path}"
+
+
+def _unfix(raw: dict[str, Any], names: Iterable[str]) -> None:
+    """Remove the fixed values of fields that are searched from now on."""
+    for name in names:
+        *parents, last = name.split(".")
+        section: Any = raw
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)

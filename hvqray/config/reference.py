@@ -70,7 +70,7 @@ def _values(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":
         return f"list of {_values(schema['items'])}"
-    bounds = [text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema]
+    bounds = [text.format(f"{schema[key]:.10g}") for key, text in _BOUNDS.items() if key in schema]
     if "multipleOf" in schema:
         bounds.append(f"multiple of {schema['multipleOf']:g}")
     return " ".join([_KINDS[schema["type"]], ", ".join(bounds)]).strip()

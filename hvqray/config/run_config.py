@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hvqray.config.faults import Origin, first_fault
-from hvqray.config.fields import DEFAULT_MODEL, put
+from hvqray.config.effects import without_effect
+from hvqray.config.faults import Origin, first_fault, show
+from hvqray.config.fields import DEFAULT_MODEL, paths, put
 from hvqray.config.overrides import apply_overrides
 from hvqray.config.sections import RunConfig
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
@@ -94,6 +95,8 @@ def load_run_config(
 
     `data_root` takes the place of `data.root`. Relative paths are relative to the current directory.
 
+    Options without effect are warned of.
+
     Raises:
         InputError: the file cannot be read, or a field is unknown or invalid.
     """
@@ -109,9 +112,22 @@ def load_run_config(
     if not isinstance(sections.get("model", {}), dict):
         raise origin.fault("model", "is not a mapping of keys to values")
     try:
-        return build_run_config(sections, {})
+        config = build_run_config(sections, {})
     except ValidationError as error:
         raise origin.fault(*first_fault(error, RunConfig)) from None
+    _warn_of_options_without_effect(config, origin)
+    return config
+
+
+def _warn_of_options_without_effect(config: RunConfig, origin: Origin) -> None:
+    """Log a warning for each, but not for defaults: a written configuration holds all of them."""
+    values = dict(paths(run_config_dict(config)))
+    defaults = dict(paths(run_config_dict(RunConfig.model_validate({"model": {"name": config.model.name}}))))
+    told = set()
+    for path, gate, *_ in without_effect(values):
+        if values[path] != defaults[path] and path not in told:
+            told.add(path)
+            origin.warn(path, f"has no effect where {gate} is {show(values[gate])}; remove it")
 
 
 def run_config_dict(config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.effects import GATES, without_effect
 from hvqray.config.faults import Origin, first_fault, show
 from hvqray.config.fields import DEFAULT_MODEL, MODELS, fields_of, is_integer, paths
-from hvqray.config.parameters import Parameter
+from hvqray.config.parameters import Domain, Parameter, Range
 from hvqray.config.run_config import build_run_config, run_config_dict
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError, did_you_mean
@@ -81,10 +81,11 @@ class SpaceCheck:
             if not parameter.when and not any(name in fields_of(model) for model in model_names):
                 message = f"applies to no model here (model.name is {' or '.join(model_names)}); remove it"
                 raise self._origin.fault(field, message)
-            if name in self._fixed:
-                raise self._origin.fault(
-                    field, f"is also fixed at {show(self._fixed[name])}; keep one of the two"
-                )
+            for path, value in self._fixed.items():
+                if path == name or path.startswith(f"{name}."):
+                    raise self._origin.fault(field, f"is also fixed at {show(value)}; keep one of the two")
+                if name.startswith(f"{path}."):
+                    raise self._origin.fault(path, f"{show(value)} is not a mapping of keys to values")
 
     def check_conditions(self) -> None:
         """Every `when` names earlier parameters, and values that they take."""
@@ -173,6 +174,9 @@ class SpaceCheck:
     def _samples(self, name: str, chosen: Mapping[str, Any]) -> list[Any]:
         return [chosen[name]] if name in chosen else self._parameters[name].domain().samples()
 
+    def _domain(self, name: str) -> Domain | None:
+        return self._parameters[name].domain() if name in self._parameters else None
+
     def _follows_constant(self, name: str) -> bool:
         """Whether a constant stands among what the parameter depends on, directly or not."""
         return any(
@@ -198,21 +202,26 @@ class SpaceCheck:
             whole = isinstance(parameter.min, int) and isinstance(parameter.max, int)
             if whole and parameter.distribution is None and not is_integer(annotations[name]):
                 mend = f"write min: {parameter.min}.0 for fractions, or distribution: int_uniform if meant"
-                _log.warning("%s: parameters.%s: searches integers only; %s", self._origin.file, name, mend)
+                self._origin.warn(f"parameters.{name}", f"searches integers only; {mend}")
 
     def warn_of_options_without_effect(self) -> None:
         """Log a warning for every fixed option that has no effect, and every parameter searched where it has none."""
         useless: dict[str, str] = {}
         useful: set[str] = set()
-        for chosen in contexts(self._parameters, controlling(self._parameters) | GATES | {"model.name"}):
+        unlisted = {name for name in GATES if isinstance(self._domain(name), Range)}
+        names = controlling(self._parameters) | (GATES - unlisted) | {"model.name"}
+        for chosen in contexts(self._parameters, names):
             params = {name: self._samples(name, chosen)[0] for name in self._active(chosen)}
             try:
                 config = dict(paths(run_config_dict(build_run_config(self._sections, params))))
             except ValidationError:  # three parameters that do not go together; the trial will tell
                 continue
             here = {}
-            for path, gate, values in without_effect(config):
-                mend = f"add `when: {{{gate}: {values[0]}}}`" if gate in self._parameters else "remove it"
+            for path, gate, _, condition in without_effect(config):
+                if gate in unlisted:
+                    continue
+                when = f"add `when: {condition}`" if condition else f"add a `when` that names {gate}"
+                mend = when if gate in self._parameters else "remove it"
                 here[path] = f"has no effect where {gate} is {show(config[gate])}; {mend}"
             useful |= config.keys() - here.keys()
             useless.update(
@@ -220,15 +229,16 @@ class SpaceCheck:
             )
         for path, text in useless.items():
             if path in self._parameters:
-                _log.warning("%s: parameters.%s: %s", self._origin.file, path, text)
+                self._origin.warn(f"parameters.{path}", text)
             elif path not in useful:
-                _log.warning("%s: %s: %s", self._origin.file, path, text)
+                self._origin.warn(path, text)
 
 
 def _covering_pairs(samples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    """Choices in which every value of every parameter appears, and every pair of values of two in one section.
+    """Choices in which every value of every parameter appears, and every pair of values of two parameters.
 
-    Single values come first, so that a value wrong in itself is told as such.
+    Of two in different sections, which few rules compare, long ranges are paired at their ends only. Single values come
+    first, so that a value wrong in itself is told as such.
     """
     first = {name: values[0] for name, values in samples.items()}
     yield first
@@ -236,6 +246,11 @@ def _covering_pairs(samples: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]
         for value in values[1:]:
             yield {**first, name: value}
     for (one, its), (other, others) in combinations(samples.items(), 2):
-        if one.partition(".")[0] == other.partition(".")[0]:
-            for value, other_value in product(its[1:], others[1:]):
-                yield {**first, one: value, other: other_value}
+        if one.partition(".")[0] != other.partition(".")[0]:
+            its, others = _ends(its), _ends(others)
+        for value, other_value in product(its[1:], others[1:]):
+            yield {**first, one: value, other: other_value}
+
+
+def _ends(values: list[Any]) -> list[Any]:
+    return values if len(values) <= 16 else [values[0], values[-1]]

@@ -331,7 +331,7 @@ def _warn_of_other_keys(sweep: SweepFile, origin: Origin) -> None:
     if metric.endswith(PIXEL_METRICS):
         text = f"has no effect, as {metric} decides and is measured at every evaluation; remove it"
         if sweep.train.get("pixel_metrics") == "last":
-            origin.warn("train.pixel_metrics", f"\"last\" {text}")
+            origin.warn("train.pixel_metrics", f'"last" {text}')
         elif "train.pixel_metrics" in sweep.parameters:
             origin.warn("parameters.train.pixel_metrics", text)
 

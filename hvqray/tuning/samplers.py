@@ -11,8 +11,10 @@ from optuna.samplers import (
     BruteForceSampler,
     CmaEsSampler,
     GPSampler,
+    GridSampler,
     NSGAIIISampler,
     NSGAIISampler,
+    PartialFixedSampler,
     QMCSampler,
     RandomSampler,
     TPESampler,
@@ -36,7 +38,7 @@ METHODS: dict[str, type[BaseSampler]] = {
 }
 """W&B's three methods, and Optuna's samplers; their class names are understood as well."""
 
-EXHAUSTIVE = ("grid", "brute_force", BruteForceSampler.__name__)
+EXHAUSTIVE = ("grid", "brute_force", BruteForceSampler.__name__, GridSampler.__name__)
 """Methods that end of themselves, once they have tried everything."""
 
 # These draw what they cannot model at random, which nobody who asks for them by name wants.
@@ -72,7 +74,11 @@ def make_sampler(
     Raises:
         InputError: the method is unknown, or cannot search this space or this number of objectives.
     """
+    if method == PartialFixedSampler.__name__:
+        mend = "fix a parameter with `value`, or with --set, and name the sampler of the others"
+        raise InputError(f"{method!r} is no method; {mend}", field="method")
     by_class_name = {sampler.__name__: sampler for sampler in METHODS.values()}
+    by_class_name[GridSampler.__name__] = METHODS["grid"]  # its own grid knows no conditions
     sampler = METHODS.get(method) or by_class_name.get(method)
     if sampler is None:
         hint = did_you_mean(method, [*METHODS, *by_class_name])

@@ -23,11 +23,11 @@ def make_scheduler(
         max_epochs: epochs of the longest trial.
 
     Raises:
-        InputError: the rule's first rung lies beyond the last epoch, so that it could stop nothing.
+        InputError: the rule's first rung does not lie before the last epoch, so that it could stop nothing.
     """
     if early_terminate is None:
         return None
-    if early_terminate.first_rung() > max_epochs:
+    if early_terminate.first_rung() >= max_epochs:
         message = f"no trial can be stopped before epoch {early_terminate.first_rung()}, but trials have {max_epochs}"
         raise InputError(
             f"{message} epochs; lower min_iter or remove early_terminate", field="early_terminate"

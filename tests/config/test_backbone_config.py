@@ -31,6 +31,12 @@ def test_unit_of_image_sizes(name: str, unit: int) -> None:
     assert BackboneConfig(name=name).size_unit() == unit
 
 
+def test_a_plain_vit_is_known_by_its_name() -> None:
+    assert BackboneConfig(name=DINOV2).is_named_vit()
+    for name in ("resnet18", "swin_tiny_patch4_window7_224", "efficientvit_b0"):
+        assert not BackboneConfig(name=name).is_named_vit()
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"

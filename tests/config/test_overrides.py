@@ -8,8 +8,11 @@ import pytest
 
 from hvqray.config.overrides import flatten_parameters, override_text, parse_override
 from hvqray.config.parameters import Choice, Range
+from hvqray.config.run_config import load_run_config
 from hvqray.config.sweep_file import load_sweep
 from hvqray.errors import InputError
+
+SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
 
 def test_parses_yaml_values() -> None:
@@ -91,6 +94,11 @@ def test_the_last_of_two_overrides_counts(sweep_path: Path) -> None:
         ("parameters.train.lrr.min=1", "--set: parameters.train.lrr"),
         ("train.epochs.x=1", "--set: train.epochs.x: train.epochs is not a mapping; set it as a whole"),
         ("run_cap.x=1", "--set: run_cap"),
+        ("parameters=null", "--set: parameters: {} is too short"),
+        ("parameters=5", "--set: parameters: 5 is not a mapping of keys to values"),
+        ("parameters={train.lr: 5}", "--set: parameters.train.lr: 5 is not a mapping; write {value: 5}"),
+        ("parameters.train={parameters: {lr: 5}}", "--set: parameters.train.lr: 5 is not a mapping"),
+        ("parameters.min=5", "--set: parameters.min: names no parameter; write parameters.NAME.min"),
     ],
 )
 def test_faults(sweep_path: Path, override: str, told: str) -> None:
@@ -109,3 +117,42 @@ def test_a_written_override_reads_as_its_value(value: object) -> None:
 
 def test_a_plain_text_needs_no_quotes() -> None:
     assert override_text("data.root", "/plain/path.pth") == "data.root=/plain/path.pth"
+
+
+def test_parameters_set_as_a_whole_may_be_nested(sweep_path: Path) -> None:
+    nested = "parameters={train: {parameters: {lr: {values: [0.1, 0.2]}, epochs: {values: [2, 3]}}}}"
+    sweep = load_sweep(sweep_path, [nested, "parameters.train.lr.values=[0.3, 0.4]"])
+    assert {name: one.values for name, one in sweep.parameters.items()} == {
+        "train.lr": [0.3, 0.4],
+        "train.epochs": [2, 3],
+    }
+    assert "epochs" not in sweep.train, "a field that was fixed in the file"
+    group = "parameters.train={parameters: {seed: {values: [0, 1]}}}"
+    assert load_sweep(sweep_path, [group]).parameters["train.seed"].values == [0, 1]
+
+
+def test_after_no_parameters_some_may_be_added(sweep_path: Path) -> None:
+    sweep = load_sweep(sweep_path, ["parameters=null", "parameters.train.seed.values=[1, 2]"])
+    assert list(sweep.parameters) == ["train.seed"]
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_a_parameter_takes_the_place_of_a_fixed_value(path: Path) -> None:
+    (fixed,) = {load_sweep(path).train["batch_size"]}
+    for override in (
+        "parameters.train.batch_size={values: [8, 32]}",
+        "parameters.train.batch_size.values=[8, 32]",
+    ):
+        sweep = load_sweep(path, [override])
+        assert sweep.parameters["train.batch_size"].values == [8, 32]
+        assert "batch_size" not in sweep.train
+        assert sweep.train["epochs"] == load_sweep(path).train["epochs"]
+    again = load_sweep(path, [override, f"train.batch_size={fixed}"])
+    assert again.parameters["train.batch_size"].domain() == Choice((fixed,))
+
+
+def test_a_run_has_no_parameters(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {lr: 0.1}\n")
+    for override in ("parameters.train.lr.min=0.1", "parameters=5", "parameters={train.lr: {value: 1}}"):
+        with pytest.raises(InputError, match=r"^--set: parameters.*: unknown key; known: data, model"):
+            load_run_config(tmp_path / "run.yaml", [override])

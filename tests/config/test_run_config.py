@@ -136,3 +136,32 @@ def test_a_given_root_beside_data_that_are_no_mapping(path: Path) -> None:
     path.write_text("data: 5\n")
     with pytest.raises(InputError, match=r"config\.yaml: data: 5 is not a mapping"):
         load_run_config(path, data_root="x")
+
+
+def test_options_without_effect_warn(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = load_run_config(path, ["model.codebook_size=512"])
+    told = 'model.codebook_size: has no effect where model.quantizer is "fsq"; remove it'
+    assert [record.getMessage() for record in caplog.records] == [f"--set: {told}"]
+    caplog.clear()
+    path.write_text(run_config_yaml(run))
+    load_run_config(path)
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: {told}"]
+    caplog.clear()
+    path.write_text(run_config_yaml(load_run_config(path, ["model.quantizer=vq"])))
+    load_run_config(path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.seed=-1", "--set: train.seed: -1 is out of range; must be at least 0"),
+        ("resources.workers=17", "config.yaml: train.batch_size: 16 images cannot be shared by 17 workers"),
+        ("resources.gpus_per_worker=2.5", "2.5 is neither a fraction of one GPU nor a whole number of them"),
+    ],
+)
+def test_ranges(path: Path, override: str, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_run_config(path, [override])
+    assert told in str(caught.value)
+    load_run_config(path, ["resources.gpus_per_worker=2.0", "resources.workers=16"])

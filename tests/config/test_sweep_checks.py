@@ -35,6 +35,11 @@ FAULTS = [
     # Each value is valid beside the first of the other, but not every pair is.
     ("{model.width: {values: [48, 64]}, model.num_heads: {values: [8, 12, 16]}}", "num_heads: 12 does not divide width 64"),
     ("{model.hierarchy_depth: {values: [2, 1]}, model.ot_levels: {values: [[0], [0, 1]]}}", "must lie below hierarchy_depth 1"),
+    ("{data.image_size: {values: [224, 32]}, model.score_pool_size: {values: [16, 64]}}", "parameters.model.score_pool_size: 64 exceeds data.image_size 32"),
+    ("{data.image_size: {values: [224, 32]}, model.score_pool_size: {min: 16, max: 64}}", "64 exceeds data.image_size 32"),
+    ("{train.batch_size: {values: [8, 4]}}\nresources: {workers: 8}", "parameters.train.batch_size: 4 images cannot be shared by 8 workers"),
+    ("{train.lr: {values: [0.1, 0.2]}}\ntrain: {lr: {peak: 0.1}}", "parameters.train.lr: is also fixed at 0.1"),
+    ("{data.backbone.name: {values: [a, b]}}\ndata: {backbone: 5}", "data.backbone: 5 is not a mapping"),
     ("{model.name: {values: [hvq, squad]}, model.num_heads: {values: [4, 8]}}", "squad has no such field; add `when: {model.name: hvq}`"),
     ("{model.name: {values: [hvq, 3]}}", "parameters.model.name: 3 is no model"),
     ("{train.lr: {value: 1, when: {train.epochs: 2}}}", "when: train.epochs is no parameter of this file"),
@@ -89,6 +94,11 @@ WARNINGS = [
     ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, map_shrinkage: 0.1}", "model.map_shrinkage: has no effect where model.map_distance is \"mahalanobis\""),
     ("{train.warmup_fraction: {values: [0.1, 0.2]}}\ntrain: {schedule: step}", "train.warmup_fraction: has no effect where train.schedule is \"step\""),
     ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
+    ("{train.lr: {value: 1}}\nconfirm: {seeds: [0, 1]}", "confirm.seeds: has no effect where confirm.top_k is 0; remove it"),
+    ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, strides: [16]}}", 'data.backbone.strides: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
+    ("{data.backbone.name: {values: [resnet18, vit_small_patch14_dinov2]}, data.backbone.strides: {values: [[8], [16]]}}\ndata: {image_size: 224}", "parameters.data.backbone.strides: has no effect where data.backbone.name is \"vit_small_patch14_dinov2\"; add a `when` that names data.backbone.name"),
+    ("{train.lr: {value: 1}}\nmodel: {ot_levels: [], ot_weight: 5.0}", "model.ot_weight: has no effect where model.ot_levels is []; remove it"),
+    ("{train.lr: {value: 1}}\nmodel: {ot_levels: [1], ot_weight: 0}", "model.ot_levels: has no effect where model.ot_weight is 0.0; remove it"),
     ("{train.lr: {value: 1}}\ndata: {validation: {from: none, seed: 1}}", "data.validation.seed: has no effect"),
 ]  # fmt: skip
 
@@ -102,6 +112,21 @@ def test_options_without_effect_warn(
     assert told in caplog.text
 
 
+def test_pixel_metrics_that_decide_are_always_measured(
+    write: Write, sweep_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixel, stop = "metric.name=val/pixel_ap", "early_terminate={type: median}"
+    load_sweep(sweep_path, [pixel, stop, "train.pixel_metrics=last", "train.checkpoint=last"])
+    assert [record.getMessage() for record in caplog.records] == [
+        '--set: train.pixel_metrics: "last" has no effect, as val/pixel_ap decides and is measured at every evaluation;'
+        " remove it"
+    ]
+    caplog.clear()
+    searched = write("{train.pixel_metrics: {values: [last, always]}}", "train: {checkpoint: last}")
+    load_sweep(searched, [pixel])
+    assert "parameters.train.pixel_metrics: has no effect, as val/pixel_ap decides" in caplog.text
+
+
 def test_options_with_effect_somewhere_do_not_warn(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     load_sweep(
         write("{model.quantizer: {values: [vq, fsq]}}", "model: {codebook_size: 8, fsq_levels: [5, 5]}")
@@ -112,6 +137,11 @@ def test_options_with_effect_somewhere_do_not_warn(write: Write, caplog: pytest.
             " model.codebook_size: {values: [8, 16], when: {model.quantizer: vq}}}"
         )
     )
+    load_sweep(write("{model.ot_weight: {min: 0.0, max: 9.0}}", "model: {ot_levels: [1]}"))
+    load_sweep(write("{model.ot_weight: {values: [0, 9]}}", "model: {ot_levels: [1]}"))
+    swin = "data: {backbone: {name: swin_tiny_patch4_window7_224, strides: [8, 16]}}"
+    load_sweep(write("{train.lr: {value: 1}}", swin, "confirm: {top_k: 1, seeds: [0, 1]}"))
+    load_sweep(write("{train.lr: {value: 1}}", "train: {pixel_metrics: last, checkpoint: last}"))
     assert not caplog.records
 
 

@@ -117,16 +117,43 @@ FAULTS = [
     (["early_terminate={type: hyperband, min_iter: 20}"], "epoch 20, lies beyond the 8 epochs of a trial"),
     (["early_terminate={type: median, eta: 3}"], "early_terminate.eta: unknown key"),
     (
-        [
-            "early_terminate={type: median}",
-            "metric.name=val/pixel_ap",
-            "train.pixel_metrics=last",
-            "train.checkpoint=last",
-        ],
-        "val/pixel_ap is measured at the last epoch only",
+        ["early_terminate={type: hyperband, min_iter: 8}"],
+        "--set: early_terminate: can stop no trial before its last epoch, 8: the first rung is epoch 8",
     ),
+    (
+        ["early_terminate={type: median, min_iter: 2}", "train.evaluate_every=8"],
+        "and train.evaluate_every is 8; lower min_iter or evaluate_every",
+    ),
+    (["early_terminate={type: median, min_iter: 6}", "train.evaluate_every=5"], "can stop no trial"),
+    (["early_terminate={type: hyperband, max_iter: 24, s: 1}"], "the first rung is epoch 8"),
     (["train.pixel_metrics=last"], "leaves the epoch that checkpoint 'best' keeps unmeasured; use 'always'"),
-    (["model.score_pool_size=300"], "score_pool_size: 300 exceeds data.image_size 224; lower it"),
+    (
+        ["model.score_pool_size=300"],
+        "--set: model.score_pool_size: 300 exceeds data.image_size 224; lower it",
+    ),
+    (["train.seed=-1"], "--set: train.seed: -1 is out of range; must be at least 0"),
+    (["train.seed=2147483648"], "2147483648 is out of range; must be below 2147483648"),
+    (["parameters.train.seed={values: [0, -1]}"], "--set: parameters.train.seed: -1 is out of range"),
+    (["data.validation.seed=-1"], "--set: data.validation.seed: -1 is out of range"),
+    (["confirm.seeds=[0, 4294967296]"], "--set: confirm.seeds[1]: 4294967296 is out of range"),
+    (["data.backbone.strides=[8, 9]"], "--set: data.backbone.strides[1]: 9 is not one of"),
+    (
+        ["data.backbone.strides=[8, 8, 16]"],
+        "--set: data.backbone.strides: [8, 8, 16] names a stride twice; keep",
+    ),
+    (["data.classes=[a, a]"], "--set: data.classes: ['a', 'a'] names a class twice; keep one"),
+    (
+        ["model.name=hvq", "model.ot_levels=[0, 0]"],
+        "--set: model.ot_levels: [0, 0] names a level twice; keep one",
+    ),
+    (["metric.target=95"], "--set: metric.target: 95 is out of range; must be at most 1"),
+    (["metric.target=.nan"], "--set: metric.target: NaN is"),
+    (
+        ["resources.workers=8", "train.batch_size=4"],
+        "--set: train.batch_size: 4 images cannot be shared by 8 workers; raise it or lower resources.workers",
+    ),
+    (["resources.gpus_per_worker=1.5"], "--set: resources.gpus_per_worker: 1.5 is neither a fraction of one"),
+    (["data=5"], "--set: data: 5 is not a mapping"),
 ]
 
 
@@ -137,6 +164,22 @@ def test_faults(sweep_path: Path, overrides: list[str], told: str) -> None:
     with pytest.raises(InputError) as caught:
         load_sweep(sweep_path, overrides)
     assert told in str(caught.value)
+
+
+def test_early_stopping_that_can_stop_a_trial(sweep_path: Path) -> None:
+    for rule, every in (("median, min_iter: 7", 1), ("hyperband, min_iter: 4", 7), ("median", 4)):
+        load_sweep(sweep_path, [f"early_terminate={{type: {rule}}}", f"train.evaluate_every={every}"])
+    some_trial = "parameters.train.evaluate_every={values: [8, 2]}"
+    load_sweep(sweep_path, ["early_terminate={type: median}", some_trial])
+    longest_trial = "parameters.train.epochs={values: [2, 16]}"
+    load_sweep(sweep_path, ["early_terminate={type: median, min_iter: 8}", longest_trial])
+
+
+def test_data_that_are_no_mapping_beside_a_given_root(write: Write) -> None:
+    path = write("{train.lr: {value: 1}}", "data: 5")
+    with pytest.raises(InputError) as caught:
+        load_sweep(path, data_root="x")
+    assert str(caught.value) == f"{path}: data: 5 is not a mapping of keys to values"
 
 
 def test_faults_of_the_file_name_the_file(write: Write) -> None:

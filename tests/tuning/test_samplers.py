@@ -10,7 +10,7 @@ import pytest
 
 from hvqray.config.parameters import Parameter
 from hvqray.errors import InputError
-from hvqray.tuning.samplers import METHODS, make_sampler
+from hvqray.tuning.samplers import EXHAUSTIVE, METHODS, make_sampler
 from hvqray.tuning.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -63,7 +63,7 @@ def test_searches_conditional_spaces(method: str) -> None:
     assert {params["k"] for params in drawn} == {"a", "b"}
 
 
-@pytest.mark.parametrize("method", ["grid", "BruteForceSampler"])
+@pytest.mark.parametrize("method", ["grid", "BruteForceSampler", "GridSampler"])
 def test_grid_tries_every_combination_once(method: str) -> None:
     size = FINITE.grid_size()
     assert size == 18
@@ -114,6 +114,8 @@ def test_several_objectives(method: str) -> None:
     [
         ("bayse", NUMBERS, 1, "'bayse' is no method; did you mean 'bayes'?"),
         ("NSGAIISampl", NUMBERS, 1, "did you mean 'NSGAIISampler'?"),
+        ("PartialFixedSampler", NUMBERS, 1, "is no method; fix a parameter with `value`, or with --set"),
+        ("GridSampler", NUMBERS, 1, "x has infinitely many values"),
         ("grid", NUMBERS, 1, "method: grid: x has infinitely many values"),
         ("brute_force", CONDITIONAL, 1, "x has infinitely many values"),
         ("cmaes", NUMBERS, 2, "optimises a single metric"),
@@ -136,3 +138,10 @@ def test_conditions_on_constants_do_not_make_a_space_conditional() -> None:
     of = space(k={"value": "a"}, x={"min": 0.0, "max": 1.0, "when": {"k": "a"}})
     assert not of.is_conditional()
     assert len(search("gp", of, num_trials=3)) == 3
+
+
+def test_every_sampler_of_optuna_is_known_by_its_class_name() -> None:
+    names = {name for name in optuna.samplers.__all__ if name.endswith("Sampler") and "Base" not in name}
+    assert len(names) >= 9
+    for name in names - {"PartialFixedSampler"}:
+        make_sampler(name, 0, 1, space=FINITE if name in EXHAUSTIVE else NUMBERS)

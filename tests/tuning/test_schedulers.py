@@ -96,3 +96,9 @@ def test_a_rule_that_can_stop_nothing_is_refused(rule: Section) -> None:
         InputError, match="early_terminate: no trial can be stopped before epoch 9, but trials have 8"
     ):
         make_scheduler(rule, "val/image_auroc", "max", 8)
+
+
+@pytest.mark.parametrize("rule", [hyperband(min_iter=8), Median(type="median", min_iter=8)])
+def test_a_rule_of_the_last_epoch_is_refused(rule: Section) -> None:
+    with pytest.raises(InputError, match="no trial can be stopped before epoch 8, but trials have 8"):
+        make_scheduler(rule, "val/image_auroc", "max", 8)
