@@ -7,17 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def class_quotas(counts: np.ndarray, *, total: int, class_balance: float) -> np.ndarray:
-    """Images per class and epoch, (M,) int64 that sums to `total`.
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 fill the unit interval more evenly than any other's."""
 
-    Shares are n_c ** (1 - class_balance), rounded by the largest remainder; classes without images get none.
+
+def class_quotas(counts: np.ndarray, *, total: int, class_balance: float, num_epochs: int) -> np.ndarray:
+    """Images per epoch and class, (E, M) int64 that sums to `total` in each epoch.
+
+    Shares are n_c ** (1 - class_balance), rounded down or up so that over the epochs each class gets its share, be it less than an
+    image an epoch; classes without images get none.
     """
     weights = np.where(counts > 0, counts.astype(np.float64) ** (1.0 - class_balance), 0.0)
-    exact = total * weights / weights.sum()
-    quotas = np.floor(exact).astype(np.int64)
-    remainder_order = np.argsort(-(exact - quotas), kind="stable")
-    quotas[remainder_order[: total - int(quotas.sum())]] += 1
-    return quotas
+    # Systematic sampling: the classes lie side by side on a line of length `total`, and marks at distance 1 are counted.
+    ends_M = total * weights.cumsum() / weights.sum()
+    start_E = np.arange(num_epochs) * _GOLDEN_RATIO % 1.0
+    marks_EM = np.floor(ends_M + start_E[:, None] + 1e-9).astype(
+        np.int64
+    )  # a share of 3 is 3, however it was rounded
+    return np.diff(marks_EM, axis=1, prepend=0)
 
 
 def epoch_indices(
@@ -27,11 +34,16 @@ def epoch_indices(
 
     Each class runs through a permutation of all its images before any comes again, over epochs too.
     """
-    counts = np.bincount(class_index)
-    quotas = class_quotas(counts, total=images_per_epoch or len(class_index), class_balance=class_balance)
+    quotas_EM = class_quotas(
+        np.bincount(class_index),
+        total=images_per_epoch or len(class_index),
+        class_balance=class_balance,
+        num_epochs=epoch + 1,
+    )
+    starts_M = quotas_EM[:-1].sum(axis=0).tolist()
     parts = [
-        _take(np.flatnonzero(class_index == c), start=epoch * int(quota), count=int(quota), seed=(seed, c))
-        for c, quota in enumerate(quotas)
+        _take(np.flatnonzero(class_index == c), start=starts_M[c], count=quota, seed=(seed, c))
+        for c, quota in enumerate(quotas_EM[-1].tolist())
         if quota
     ]
     return np.random.default_rng((seed, epoch, 1)).permutation(np.concatenate(parts))

@@ -33,13 +33,32 @@ def test_no_image_comes_again_before_all_of_its_class_came() -> None:
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 1.0])
-def test_quotas_sum_up_and_follow_the_power_of_the_counts(balance: float) -> None:
+@pytest.mark.parametrize("total", [600, 16, 3])
+def test_quotas_sum_up_and_follow_the_power_of_the_counts(balance: float, total: int) -> None:
     counts = np.array([756, 500, 0, 97, 31])
-    quotas = class_quotas(counts, total=600, class_balance=balance)
+    quotas = class_quotas(counts, total=total, class_balance=balance, num_epochs=400)
     shares = np.array([0 if n == 0 else n ** (1 - balance) for n in counts])
-    assert quotas.sum() == 600
-    assert quotas[2] == 0
-    assert np.abs(quotas - 600 * shares / shares.sum()).max() < 1
+    exact = total * shares / shares.sum()
+    assert (quotas.sum(axis=1) == total).all()
+    assert (quotas[:, 2] == 0).all()
+    assert np.abs(quotas - exact).max() < 1
+    # Over the epochs nobody loses by the rounding, not even a class with less than an image an epoch.
+    assert np.abs(quotas.mean(axis=0) - exact).max() < 0.02
+
+
+def test_quotas_of_whole_shares_are_these_in_every_epoch() -> None:
+    counts = np.array([7, 1, 0, 3, 10])
+    quotas = class_quotas(counts, total=21, class_balance=0.0, num_epochs=1000)
+    assert (quotas == counts).all()
+
+
+def test_a_class_too_small_for_an_image_an_epoch_comes_all_the_same() -> None:
+    classes = np.repeat([0, 1, 2, 3], [756, 300, 297, 31])
+    seen = [
+        classes[epoch_indices(classes, epoch=epoch, seed=0, images_per_epoch=16, class_balance=0.0)]
+        for epoch in range(20)
+    ]
+    assert 5 <= sum(int((one == 3).sum()) for one in seen) <= 9  # 20 * 16 * 31 / 1384 = 7.2
 
 
 def test_batches_drop_the_incomplete_last_one_but_never_all() -> None:
