@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.interface import RandomStream
 
 
@@ -62,9 +63,16 @@ class MultiheadAttention(nn.Module):
         key_BSD: Float[Tensor, "B S D"],
         value_BSD: Float[Tensor, "B S D"],
     ) -> Float[Tensor, "B L D"]:
-        query_BNLd = self._split_heads(self.query(query_BLD))
-        key_BNSd = self._split_heads(self.key(key_BSD))
-        value_BNSd = self._split_heads(self.value(value_BSD))
+        return self.attend(self.query(query_BLD), self.key(key_BSD), self.value(value_BSD))
+
+    def attend(
+        self,
+        query_BLD: Float[Tensor, "B L D"],
+        key_BSD: Float[Tensor, "B S D"],
+        value_BSD: Float[Tensor, "B S D"],
+    ) -> Float[Tensor, "B L D"]:
+        """Attention of what the three projections gave."""
+        query_BNLd, key_BNSd, value_BNSd = map(self._split_heads, (query_BLD, key_BSD, value_BSD))
         if self.dropout.is_active:
             # Spelt out: the fused kernel can't take its mask from the model's stream, and is slow with dropout on CPUs.
             scale = 1 / math.sqrt(query_BNLd.shape[-1])
@@ -88,7 +96,7 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        return self.contract(self.dropout(self.expand(x_BLD).relu()))
+        return self.contract(self.dropout(self.expand(x_BLD).relu_()))
 
 
 class EncoderLayer(nn.Module):
@@ -126,12 +134,15 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x_BLD: Float[Tensor, "B L D"],
-        code_BLD: Float[Tensor, "B L D"],
+        code: CodeTokens,
         position_LD: Float[Tensor, "L D"],
     ) -> Float[Tensor, "B L D"]:
         query_BLD = x_BLD + position_LD
         x_BLD = self.norm_self(x_BLD + self.dropout(self.self_attention(query_BLD, query_BLD, x_BLD)))
-        crossed_BLD = self.cross_attention(x_BLD + position_LD, code_BLD + position_LD, code_BLD)
+        cross = self.cross_attention
+        crossed_BLD = cross.attend(
+            cross.query(x_BLD + position_LD), code.through(cross.key, position_LD), code.through(cross.value)
+        )
         x_BLD = self.norm_cross(x_BLD + self.dropout(crossed_BLD))
         return self.norm_feedforward(x_BLD + self.dropout(self.feedforward(x_BLD)))
 

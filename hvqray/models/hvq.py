@@ -23,10 +23,10 @@ from hvqray.config.sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
 from hvqray.models.codebook_start import start_codebooks
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
-from hvqray.models.levels import Level, build_level
+from hvqray.models.levels import Level, build_level, code_tokens
 from hvqray.models.map_ops import pooled_score, upsample_map
 from hvqray.models.residual_distance import ErrorMap
-from hvqray.models.router import Router
+from hvqray.models.router import Router, shared_route
 from hvqray.models.standardize import FeatureStandardizer
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
 
@@ -49,10 +49,10 @@ class ExpertLinear(nn.Module):
         self.weight_MWC = nn.Parameter(torch.empty(num_routes, in_width, out_width).uniform_(-bound, bound))
         self.bias_MC = nn.Parameter(torch.empty(num_routes, out_width).uniform_(-bound, bound))
 
-    def forward(self, x_BLW: Float[Tensor, "B L W"], route_B: Int[Tensor, " B"]) -> Float[Tensor, "B L C"]:
-        # index_select, not indexing: its backward adds whole rows.
+    def forward(self, x_BLW: Float[Tensor, "B L W"], route_B: Int[Tensor, " #B"]) -> Float[Tensor, "B L C"]:
+        # index_select, not indexing: its backward adds whole rows. shape, not len(): that would fix an exported graph's batch.
         bias_BC, weight_BWC = self.bias_MC.index_select(0, route_B), self.weight_MWC.index_select(0, route_B)
-        return torch.baddbmm(bias_BC[:, None], x_BLW, weight_BWC)
+        return torch.baddbmm(bias_BC[:, None], x_BLW, weight_BWC.expand(x_BLW.shape[0], -1, -1))
 
 
 class HvqNetwork(nn.Module):
@@ -94,25 +94,27 @@ class HvqNetwork(nn.Module):
             states.append(layer(states[-1], position_LD))
         return states
 
-    def quantize(self, states: list[Tensor], route_B: Int[Tensor, " B"]) -> Latents:
+    def quantize(self, states: list[Tensor], route_B: Int[Tensor, " #B"]) -> Latents:
         """t = top(e_N), then q_i = lower_i([e_i ; t]); t's gradient passes straight through to e_N there too."""
         top = self.top(states[-1], route_B)
         inputs = [torch.cat([state_BLD, top.quantized_BLD], dim=-1) for state_BLD in states[:-1]]
         return Latents(top, inputs, [level(x, route_B) for level, x in zip(self.lower, inputs, strict=True)])
 
-    def decode(self, latents: Latents, route_B: Int[Tensor, " B"]) -> Float[Tensor, "B C h w"]:
+    def decode(self, latents: Latents, route_B: Int[Tensor, " #B"]) -> Float[Tensor, "B C h w"]:
         """From q_{N-1} down to q_0, a layer each; then the route's output map."""
         position_LD = self.position()
         position_LW = torch.cat([position_LD, position_LD], dim=-1)
         x_BLW = latents.lower[-1].quantized_BLD
-        for layer, code in zip(self.decoder, reversed(latents.lower), strict=True):
-            x_BLW = layer(x_BLW, code.quantized_BLD, position_LW)
+        levels = zip(self.decoder, reversed(self.lower), reversed(latents.lower), strict=True)
+        for layer, level, output in levels:
+            x_BLW = layer(x_BLW, code_tokens(cast(Level, level), output, route_B), position_LW)
         output_BLC = self.output(self.norm(x_BLW), route_B)
         return output_BLC.float().mT.unflatten(-1, self.grid_size)
 
     def forward(
-        self, features_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
+        self, features_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " #B"]
     ) -> tuple[Float[Tensor, "B C h w"], Latents]:
+        """Reconstruction and codes of images with a route each, or with one for all."""
         latents = self.quantize(self.encode(features_BChw), route_B)
         return self.decode(latents, route_B), latents
 
@@ -185,7 +187,7 @@ class HvqModel(nn.Module):
             for batch in batches():
                 features_BChw = self.standardizer(batch.features_BChw)
                 route_B = self.router(batch.features_BChw, batch.class_index_B)
-                yield self.network(features_BChw, route_B)[0] - features_BChw, route_B
+                yield self.network(features_BChw, shared_route(route_B))[0] - features_BChw, route_B
 
         with evaluating(self):
             self.error_map.fit(errors)
@@ -196,12 +198,13 @@ class HvqModel(nn.Module):
         with evaluating(self):
             features_BChw = self.standardizer(batch.features_BChw)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-            output_BChw, latents = self.network(features_BChw, route_B)
+            codes_route_B = shared_route(route_B)
+            output_BChw, latents = self.network(features_BChw, codes_route_B)
             map_Bhw, score_map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
             if self.config.quantizer == "vq" and self.config.ot_weight > 0:
                 _, *lower = self.network.vector_quantizers()
                 for i in self.config.ot_levels:
-                    cost_BL = lower[i].transport_cost(latents.lower_input_BLW[i], route_B)
+                    cost_BL = lower[i].transport_cost(latents.lower_input_BLW[i], codes_route_B)
                     cost_Bhw = self.config.ot_weight * cost_BL.view_as(map_Bhw)
                     map_Bhw, score_map_Bhw = map_Bhw + cost_Bhw, score_map_Bhw + cost_Bhw
         maps_BHW = upsample_map(map_Bhw, self.context.image_size)

@@ -1,16 +1,19 @@
 """One level of a hierarchy of codes: the three quantisers behind one call.
 
-`level(x_BLD, class_index_B)` gives a `QuantizerOutput`, whichever `quantizer:` was chosen.
+`level(x_BLD, class_index_B)` gives a `QuantizerOutput`, whichever `quantizer:` was chosen; `class_index_B` holds a class for
+every image, or one for all.
 
 Shapes: B images, L tokens, D width.
 """
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.config.sections import QuantizerFields
+from hvqray.models.code_tokens import CodeTokens
 from hvqray.quantizers.fsq import FSQ
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
 
@@ -25,7 +28,7 @@ class FsqLevel(nn.Module):
         self.up = nn.Linear(len(fsq_levels), width)
         self.codebook_size: int = self.fsq.codebook_size
 
-    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> QuantizerOutput:
+    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]) -> QuantizerOutput:
         codes, indices_BL = self.fsq(self.down(x_BLD))
         return QuantizerOutput(self.up(codes), indices_BL, x_BLD.new_zeros(()))
 
@@ -35,7 +38,7 @@ class ContinuousLevel(nn.Module):
 
     codebook_size: None = None
 
-    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> QuantizerOutput:
+    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]) -> QuantizerOutput:
         return QuantizerOutput(x_BLD, None, x_BLD.new_zeros(()))
 
 
@@ -55,3 +58,23 @@ def build_level(config: QuantizerFields, *, num_classes: int, width: int) -> Lev
     if config.quantizer == "fsq":
         return FsqLevel(width, config.fsq_levels)
     return ContinuousLevel()
+
+
+def code_tokens(level: Level, output: QuantizerOutput, class_index_B: Int[Tensor, " #B"]) -> CodeTokens:
+    """What `level` gave as tokens, together with its codes where these are fewer and no gradient passes to the input."""
+    tokens_BLD, indices_BL = output.quantized_BLD, output.indices_BL
+    # How many images an exported graph will see is not known. Looking a vector up costs far less than mapping it, and so
+    # does the table as long as it has fewer rows than there are tokens.
+    if indices_BL is None or torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return CodeTokens(tokens_BLD)
+    if isinstance(level, VectorQuantizer):
+        if level.codebook_size * len(class_index_B) >= indices_BL.numel():
+            return CodeTokens(tokens_BLD)
+        first_row_B = level.codebook_size * torch.arange(len(class_index_B), device=indices_BL.device)
+        codes_KD = level.codebook_MKD[class_index_B].flatten(0, 1)
+        return CodeTokens(tokens_BLD, codes_KD, indices_BL + first_row_B[:, None])
+    assert isinstance(level, FsqLevel)
+    if level.codebook_size >= indices_BL.numel():
+        return CodeTokens(tokens_BLD)
+    every_code = level.fsq.indices_to_codes(torch.arange(level.codebook_size, device=indices_BL.device))
+    return CodeTokens(tokens_BLD, level.up(every_code), indices_BL)

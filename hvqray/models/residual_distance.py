@@ -21,6 +21,8 @@ RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
 ROUNDING = 1e-12
 """Share of the mean square below which a variance is float32's rounding and no spread."""
+PLACES_WIDENED_AT_ONCE = 14
+"""Matrices of locations that a CPU widens to float32 at a time: so many that they stay in its cache."""
 
 
 class MahalanobisDistance(nn.Module):
@@ -120,13 +122,6 @@ class MahalanobisDistance(nn.Module):
                 mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
             self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
 
-    @torch.no_grad()
-    def fit(self, errors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """`add` all `(error_BChw, route_B)`, then `finish`."""
-        for error_BChw, route_B in errors:
-            self.add(error_BChw, route_B)
-        self.finish()
-
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
     ) -> Float[Tensor, "B h w"]:
@@ -138,11 +133,18 @@ class MahalanobisDistance(nn.Module):
         with torch.autocast(error_BChw.device.type, enabled=False):
             for route in range(len(self.scale_R)) if exporting else route_B.unique().tolist():
                 x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
-                z_PnC = (x_PnC / self.scale_R[route]) @ self.whitening_RPCC[route].float().mT
-                distance_Pn = z_PnC.square().sum(-1).sqrt() / self.rms_R[route]
+                square_Pn = self._squares(x_PnC / self.scale_R[route], self.whitening_RPCC[route])
+                distance_Pn = square_Pn.sqrt() / self.rms_R[route]
                 found_BL = distance_Pn.mT if self.local else distance_Pn.view_as(distance_BL)
                 distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
+
+    def _squares(self, x_PnC: Tensor, whitening_PCC: Tensor) -> Float[Tensor, "P n"]:
+        """Squared lengths of the whitened `x_PnC`."""
+        whole = x_PnC.device.type != "cpu" or torch.compiler.is_exporting()
+        size = len(x_PnC) if whole else PLACES_WIDENED_AT_ONCE
+        blocks = zip(x_PnC.split(size), whitening_PCC.split(size), strict=True)
+        return torch.cat([(x @ whitening.float().mT).square().sum(-1) for x, whitening in blocks])
 
     def _places(self, error_BChw: Tensor) -> Tensor:
         """Errors by place, (P, n, C): (L, B, C) where `local`, else (1, B * L, C)."""
@@ -222,8 +224,9 @@ class ErrorMap(nn.Module):
             self.fine.add(error_BChw, route_B)
             if self.coarse is not None:
                 self.coarse.add(_average(error_BChw), route_B)
-            square_R.index_add_(0, route_B, error_BChw.double().square().sum(1).mean((1, 2)))
-            count_R.index_add_(0, route_B, torch.ones_like(route_B, dtype=torch.float64))
+            if self.norm_weight > 0:
+                square_R.index_add_(0, route_B, error_BChw.double().square().sum(1).mean((1, 2)))
+                count_R.index_add_(0, route_B, torch.ones_like(route_B, dtype=torch.float64))
         self.fine.finish()
         if self.coarse is not None:
             self.coarse.finish()

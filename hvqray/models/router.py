@@ -64,3 +64,14 @@ class Router(nn.Module):
     def _pool(self, features_BChw: Tensor) -> Tensor:
         pooled_BC: Tensor = self.standardizer(features_BChw).mean((2, 3))
         return pooled_BC
+
+
+def shared_route(route_B: Int[Tensor, " B"]) -> Int[Tensor, " #B"]:
+    """The one route of all images, (1,), where they have the same; else the routes as they are.
+
+    What is looked up by it, codebooks and weights, is then there once rather than for every image. Waits for the device.
+    """
+    # An exported graph cannot depend on the routes that it sees.
+    if torch.compiler.is_exporting() or not (route_B == route_B[0]).all():
+        return route_B
+    return route_B[:1]

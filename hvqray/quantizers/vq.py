@@ -84,8 +84,11 @@ class VectorQuantizer(nn.Module):
         statistics_S = torch.zeros(num_classes * codebook_size * (dim + 1))
         self.register_buffer("statistics_S", statistics_S, persistent=False)
 
-    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> QuantizerOutput:
-        """Nearest code of the image's class by squared Euclidean distance, in float32 whatever the autocast."""
+    def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]) -> QuantizerOutput:
+        """Nearest code of the image's class by squared Euclidean distance, in float32 whatever the autocast.
+
+        The images have a class each, or one for all.
+        """
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_BLD = x_BLD.float()
             tokens_BLD = x_BLD.detach()
@@ -99,11 +102,13 @@ class VectorQuantizer(nn.Module):
             quantized_BLD = code_BLD + (x_BLD - tokens_BLD)
         return QuantizerOutput(quantized_BLD, indices_BL, commitment)
 
-    def nearest(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]) -> Int[Tensor, "B L"]:
+    def nearest(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]) -> Int[Tensor, "B L"]:
         """The code of least ||x - c||^2; ||x||^2 is the same for all codes and left out."""
         codes_BKD = self.codebook_MKD[class_index_B]
         half_norm_B1K = 0.5 * codes_BKD.square().sum(-1)[:, None]
-        return torch.baddbmm(half_norm_B1K, x_BLD, codes_BKD.mT, alpha=-1).argmin(-1)
+        # shape, not len(): that would fix the number of images of an exported graph.
+        codes_BDK = codes_BKD.mT.expand(x_BLD.shape[0], -1, -1)
+        return torch.baddbmm(half_norm_B1K, x_BLD, codes_BDK, alpha=-1).argmin(-1)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """The step's sums (M, K, D) and counts (M, K), as views."""
@@ -193,7 +198,7 @@ class VectorQuantizer(nn.Module):
         self.used_MK[class_index] = count_K > 0
 
     def transport_cost(
-        self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " B"]
+        self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]
     ) -> Float[Tensor, "B L"]:
         """How badly the codes account for a token: sum_k (1 - cos(x, c_k)) p_k, p = softmax_k(x . c_k / K).
 

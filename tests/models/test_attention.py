@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention, PositionEmbedding
+from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.interface import RandomStream
 
 WIDTH, HEADS = 16, 4
@@ -84,7 +85,7 @@ def test_decoder_layer_attends_to_itself_then_to_the_codes() -> None:
     expected = layer.norm_feedforward(
         hidden + layer.feedforward.contract(torch.relu(layer.feedforward.expand(hidden)))
     )
-    torch.testing.assert_close(layer(x, code, position), expected)
+    torch.testing.assert_close(layer(x, CodeTokens(code), position), expected)
 
 
 def test_position_embedding_lays_rows_beside_columns() -> None:

@@ -45,7 +45,7 @@ def test_decoder_takes_the_codes_from_the_deepest_level_up() -> None:
     batch = make_batch()
     _, latents = model.network(model.standardizer(batch.features_BChw), batch.class_index_B)
     for j, (x, code, _position) in enumerate(taken):
-        assert torch.equal(code, latents.lower[2 - j].quantized_BLD)
+        assert torch.equal(code.tokens_BLD, latents.lower[2 - j].quantized_BLD)
         assert j > 0 or torch.equal(x, latents.lower[2].quantized_BLD)
 
 

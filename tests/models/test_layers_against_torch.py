@@ -8,6 +8,7 @@ from torch import nn
 
 from hvqray.config.sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention
+from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.interface import RandomStream
 
 SHAPES = [(8, 1), (8, 8), (16, 4), (24, 3), (40, 8)]
@@ -56,7 +57,7 @@ def test_decoder_layer(width: int, heads: int) -> None:
     theirs.norm2.load_state_dict(ours.norm_cross.state_dict())
     theirs.norm3.load_state_dict(ours.norm_feedforward.state_dict())
     x, code = torch.randn(3, 6, width), torch.randn(3, 6, width)
-    torch.testing.assert_close(ours(x, code, torch.zeros(6, width)), theirs(x, code))
+    torch.testing.assert_close(ours(x, CodeTokens(code), torch.zeros(6, width)), theirs(x, code))
 
 
 @pytest.mark.parametrize(("width", "heads"), SHAPES)

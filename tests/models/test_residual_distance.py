@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,13 @@ def expected_distance(fitted: Tensor, asked: Tensor) -> np.ndarray:
     )
 
 
+def fit(distance: MahalanobisDistance, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Measure `distance` on all `(error_BChw, route_B)`."""
+    for error_BChw, route_B in parts:
+        distance.add(error_BChw, route_B)
+    distance.finish()
+
+
 def one_route(num_images: int) -> Tensor:
     return torch.zeros(num_images, dtype=torch.int64)
 
@@ -48,7 +57,7 @@ def one_route(num_images: int) -> Tensor:
 def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
     fitted, asked = errors(20, seed=0, shift=2.0), errors(4, seed=1)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    distance.fit((part, one_route(len(part))) for part in fitted.split([7, 12, 1]))
+    fit(distance, ((part, one_route(len(part))) for part in fitted.split([7, 12, 1])))
     found = distance(asked, one_route(4))
     assert found.dtype == torch.float32
     found = found * distance.rms_R[0]
@@ -60,7 +69,7 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
     distance = MahalanobisDistance(3, CHANNELS, LOCATIONS)
     mixed = torch.cat([first, second])[torch.randperm(15, generator=torch.Generator().manual_seed(0))]
     order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
-    distance.fit([(mixed, (order >= 9).long())])
+    fit(distance, [(mixed, (order >= 9).long())])
     for route, fitted in enumerate((first, second)):
         found = distance(asked, torch.full((2,), route)) * distance.rms_R[route]
         np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
@@ -72,15 +81,15 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
 def test_a_route_without_images_keeps_what_it_had() -> None:
     asked = errors(2, seed=5)
     distance = MahalanobisDistance(2, CHANNELS, LOCATIONS)
-    distance.fit([(errors(5, seed=6), one_route(5))])
+    fit(distance, [(errors(5, seed=6), one_route(5))])
     torch.testing.assert_close(distance(asked, torch.ones(2, dtype=torch.int64)), asked.norm(dim=1))
 
 
 def test_a_second_fit_forgets_the_first() -> None:
     fitted, asked = errors(8, seed=7), errors(2, seed=8)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    distance.fit([(errors(8, seed=9, scale=5.0, shift=3.0), one_route(8))])
-    distance.fit([(fitted, one_route(8))])
+    fit(distance, [(errors(8, seed=9, scale=5.0, shift=3.0), one_route(8))])
+    fit(distance, [(fitted, one_route(8))])
     found = distance(asked, one_route(2)) * distance.rms_R[0]
     np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
 
@@ -89,7 +98,7 @@ def test_a_second_fit_forgets_the_first() -> None:
 def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
     fitted = errors(1, seed=10)[:, :, :1, :2] if flaw.startswith("fewer") else torch.zeros(3, CHANNELS, *GRID)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    distance.fit([(fitted, one_route(len(fitted)))])
+    fit(distance, [(fitted, one_route(len(fitted)))])
     assert distance(errors(2, seed=11), one_route(2)).isfinite().all()
 
 
@@ -98,7 +107,7 @@ def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
 def test_errors_that_do_not_vary_are_measured_from_by_the_norm(local: bool, fitted: Tensor) -> None:
     fitted = fitted[:, :, :1, :1].expand(-1, -1, *GRID)  # nor from location to location
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local)
-    distance.fit([(fitted, one_route(len(fitted)))])
+    fit(distance, [(fitted, one_route(len(fitted)))])
     asked = errors(2, seed=31)
     ratio = distance(asked, one_route(2)) / (asked - fitted[:1]).norm(dim=1)
     torch.testing.assert_close(ratio, ratio[:1, :1, :1].expand_as(ratio), rtol=2e-3, atol=0)
@@ -110,8 +119,8 @@ def test_a_mean_far_larger_than_the_spread_costs_no_precision(local: bool) -> No
     fitted, asked = errors(30, seed=32), errors(3, seed=33)
     far = torch.linspace(-1e3, 1e3, CHANNELS)[:, None, None]
     near_by, far_off = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
-    near_by.fit((part, one_route(len(part))) for part in fitted.split([13, 17]))
-    far_off.fit((part + far, one_route(len(part))) for part in fitted.split([13, 17]))
+    fit(near_by, ((part, one_route(len(part))) for part in fitted.split([13, 17])))
+    fit(far_off, ((part + far, one_route(len(part))) for part in fitted.split([13, 17])))
     found, expected = far_off(asked + far, one_route(3)), near_by(asked, one_route(3))
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
 
@@ -120,10 +129,10 @@ def test_a_mean_far_larger_than_the_spread_costs_no_precision(local: bool) -> No
 def test_autocast_changes_nothing(local: bool) -> None:
     fitted, asked = errors(10, seed=12, shift=30.0), errors(3, seed=13, shift=30.0)
     plain, cast = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
-    plain.fit([(fitted, one_route(10))])
+    fit(plain, [(fitted, one_route(10))])
     expected = plain(asked, one_route(3))
     with torch.autocast("cpu", torch.bfloat16):
-        cast.fit([(fitted, one_route(10))])
+        fit(cast, [(fitted, one_route(10))])
         found = cast(asked, one_route(3))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -131,7 +140,7 @@ def test_autocast_changes_nothing(local: bool) -> None:
 
 def test_its_state_travels_with_the_model() -> None:
     source, target = MahalanobisDistance(2, CHANNELS, LOCATIONS), MahalanobisDistance(2, CHANNELS, LOCATIONS)
-    source.fit([(errors(6, seed=14), torch.tensor([0, 1] * 3))])
+    fit(source, [(errors(6, seed=14), torch.tensor([0, 1] * 3))])
     target.load_state_dict(source.state_dict())
     asked = errors(2, seed=15)
     assert torch.equal(target(asked, one_route(2)), source(asked, one_route(2)))
@@ -156,7 +165,7 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
     fitted, asked = errors(30, seed=16, shift=2.0), errors(4, seed=17)
     fitted[:, :, 1] *= 3  # one row of locations errs more
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
-    distance.fit((part, one_route(len(part))) for part in fitted.split([11, 19]))
+    fit(distance, ((part, one_route(len(part))) for part in fitted.split([11, 19])))
     found = distance(asked, one_route(4)) * distance.rms_R[0]
     # half precision of the stored matrices
     np.testing.assert_allclose(found.numpy(), expected_local_distance(fitted, asked, shrinkage), rtol=5e-3)
@@ -166,8 +175,8 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
 def test_local_distances_do_not_depend_on_the_unit(size: float) -> None:
     fitted, asked = errors(12, seed=18), errors(3, seed=19)
     plain, scaled = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True) for _ in range(2))
-    plain.fit([(fitted, one_route(12))])
-    scaled.fit([(fitted * size, one_route(12))])
+    fit(plain, [(fitted, one_route(12))])
+    fit(scaled, [(fitted * size, one_route(12))])
     torch.testing.assert_close(
         scaled(asked * size, one_route(3)), plain(asked, one_route(3)), rtol=5e-3, atol=0
     )
@@ -178,7 +187,7 @@ def test_normal_errors_have_a_root_mean_square_of_1_in_every_route(local: bool) 
     fitted = torch.cat([errors(16, seed=20), errors(16, seed=21, scale=5.0, shift=1.0)])
     route_B = torch.arange(32) // 16
     distance = MahalanobisDistance(2, CHANNELS, LOCATIONS, local=local)
-    distance.fit([(fitted, route_B)])
+    fit(distance, [(fitted, route_B)])
     for route in (0, 1):
         root_mean_square = distance(fitted, route_B)[route_B == route].square().mean().sqrt()
         torch.testing.assert_close(root_mean_square, torch.tensor(1.0), rtol=2e-3, atol=0)
@@ -209,13 +218,13 @@ def test_an_estimated_shrinkage_is_used_by_the_distance() -> None:
     fitted, asked, routes = errors(30, seed=28), errors(3, seed=29), one_route(3)
     fitted[:, :, 1] *= 3
     estimated = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
-    estimated.fit([(fitted, one_route(30))])
+    fit(estimated, [(fitted, one_route(30))])
     x_LnC = fitted.flatten(2).permute(2, 0, 1).double()
     x_LnC = x_LnC - x_LnC.mean(1, keepdim=True)
     covariance_LCC = x_LnC.mT @ x_LnC / 30
     shrinkage = oas_shrinkage(covariance_LCC, covariance_LCC.mean(0), 30)
     given = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
-    given.fit([(fitted, one_route(30))])
+    fit(given, [(fitted, one_route(30))])
     torch.testing.assert_close(estimated(asked, routes), given(asked, routes), rtol=5e-3, atol=0)
 
 
@@ -242,7 +251,7 @@ def average(x: Tensor) -> Tensor:
 def test_the_coarse_map_averages_errors_first() -> None:
     fitted, asked, routes = errors(20, seed=22), errors(3, seed=23), one_route(3)
     coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
-    coarse.fit([(average(fitted), one_route(20))])
+    fit(coarse, [(average(fitted), one_route(20))])
     expected = coarse(average(asked), routes)
     fine, _ = error_map(fitted)(asked, routes)
 
