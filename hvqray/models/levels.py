@@ -63,8 +63,8 @@ def build_level(config: QuantizerFields, *, num_classes: int, width: int) -> Lev
 def code_tokens(level: Level, output: QuantizerOutput, class_index_B: Int[Tensor, " #B"]) -> CodeTokens:
     """What `level` gave as tokens, together with its codes where these are fewer and no gradient passes to the input."""
     tokens_BLD, indices_BL = output.quantized_BLD, output.indices_BL
-    # How many images an exported graph will see is not known. Looking a vector up costs far less than mapping it, and so
-    # does the table as long as it has fewer rows than there are tokens.
+    # How many images an exported graph will see is not known. Both ways cost the same with
+    # 0.9 codes a token, at widths 256 and 512, in fp32 and bf16; with 0.04 looking up costs a third to an eighth.
     if indices_BL is None or torch.is_grad_enabled() or torch.compiler.is_exporting():
         return CodeTokens(tokens_BLD)
     if isinstance(level, VectorQuantizer):
