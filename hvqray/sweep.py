@@ -19,6 +19,9 @@ from hvqray.command_line import (
     run_command,
 )
 
+_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "scipy.stats", "pandas", "hvqray.results.html_report")
+"""What the sweep needs that is slow to import: done while Ray starts."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Raises InputError for what the user can mend."""
@@ -39,34 +42,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # Imported late: --help and a misspelt option should answer at once.
     from hvqray.config.sweep_file import load_sweep
-    from hvqray.data.cache import parse_bytes
-    from hvqray.tuning.ray_runtime import quieten_ray
-
-    quieten_ray()
-    from hvqray.tuning.session import SweepOptions, SweepSession
+    from hvqray.data.cache import chosen_cache_dir, parse_bytes
+    from hvqray.tuning.session_checks import check_before_ray
 
     sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
     limit = arguments.cache_limit
-    options = SweepOptions(
-        out=Path(arguments.out).resolve(),
+    limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
+    out = Path(arguments.out).resolve()
+    folder = out / sweep.name
+    check_before_ray(
+        sweep,
+        folder,
         resume=arguments.resume,
-        address=arguments.address,
-        wandb=arguments.wandb,
         time_budget_s=arguments.time_budget,
-        cache_dir=arguments.cache_dir.resolve() if arguments.cache_dir else None,
-        cache_limit_bytes=parse_bytes(limit, field="--cache-limit") if limit is not None else None,
+        wandb=arguments.wandb,
     )
-    session = SweepSession(sweep, options, Console(highlight=False))
-    if arguments.dry_run:
-        session.describe()
-        return DONE
     try:
-        return DONE if session.run() else FAILED
+        from hvqray.tuning.ray_runtime import ray_session
+
+        with ray_session(arguments.address, importing=_HEAVY) as nodes:
+            from hvqray.tuning.session import SweepOptions, SweepSession
+
+            options = SweepOptions(
+                out=out,
+                resume=arguments.resume,
+                wandb=arguments.wandb,
+                time_budget_s=arguments.time_budget,
+                cache_dir=chosen_cache_dir(arguments.cache_dir),
+                cache_limit_bytes=limit_bytes,
+            )
+            session = SweepSession(sweep, options, nodes, Console(highlight=False))
+            if arguments.dry_run:
+                session.describe()
+                return DONE
+            return DONE if session.run() else FAILED
     except KeyboardInterrupt:
-        begun = (session.folder / "sweep.yaml").exists()
-        what = (
-            f"finished trials are in {session.folder}; go on with --resume" if begun else "nothing had begun"
-        )
+        begun = (folder / "sweep.yaml").exists()
+        what = f"finished trials are in {folder}; go on with --resume" if begun else "nothing had begun"
         sys.stderr.write(f"hvqray: interrupted; {what}\n")
         return INTERRUPTED
 

@@ -19,7 +19,7 @@ from hvqray.data import files
 from hvqray.results.events import SweepListener
 from hvqray.results.store import SweepStore
 from hvqray.training.epoch_report import MEAN
-from hvqray.tuning import session
+from hvqray.tuning import ray_runtime, session
 
 
 class Started(Exception):
@@ -31,13 +31,13 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two CPUs and no GPU instead of a cluster, no W&B key, and no search after the checks."""
 
     @contextmanager
-    def two_cpus(address: str | None) -> Iterator[list[dict[str, float]]]:
+    def two_cpus(address: str | None, *, importing: Sequence[str]) -> Iterator[list[dict[str, float]]]:
         yield [{"CPU": 2.0}]
 
     def start(*arguments: object) -> None:
         raise Started
 
-    monkeypatch.setattr(session, "ray_session", two_cpus)
+    monkeypatch.setattr(ray_runtime, "ray_session", two_cpus)
     monkeypatch.setattr(session, "run_search", start)
     monkeypatch.setattr("hvqray.results.wandb_mode.has_key", lambda: False)
     monkeypatch.delenv("WANDB_MODE", raising=False)

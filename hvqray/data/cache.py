@@ -36,6 +36,15 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("hvqray")).expanduser()
 
 
+def chosen_cache_dir(option: Path | None) -> Path | None:
+    """The absolute folder that `--cache-dir` or `$HVQRAY_CACHE_DIR` names; None where neither does.
+
+    Other nodes of a cluster are told of it. Where it is None, each takes its own user's cache folder.
+    """
+    chosen = option or os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser().absolute() if chosen else None
+
+
 @dataclass(frozen=True)
 class CacheEntry:
     """One entry as it lies on disk."""

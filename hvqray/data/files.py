@@ -15,6 +15,20 @@ NORMAL_ONLY = "training is on normal images alone"
 """Why defective images of a training part are left out."""
 
 
+def dataset_root(root: str | Path) -> Path:
+    """The absolute path of a dataset's folder.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    path = Path(root).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(
+            f"{path} is not a folder; give the folder that holds the class folders", field="data.root"
+        )
+    return path
+
+
 def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | None) -> list[str]:
     """The classes to read, in alphabetical order: all that `root` has, or those in `classes`.
 

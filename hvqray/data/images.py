@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from hvqray.data.dataset import Sample
-from hvqray.data.synthetic_defects import draw_synthetic_defect
 from hvqray.errors import InputError
 
 PREPROCESSING_VERSION = "1"
@@ -66,6 +65,8 @@ def load_sample(sample: Sample, image_size: int) -> tuple[np.ndarray, np.ndarray
     image = load_image(sample.path, image_size)
     mask = np.zeros((image_size, image_size), np.uint8)
     if sample.synthetic_seed is not None:
+        from hvqray.data.synthetic_defects import draw_synthetic_defect  # SciPy, which few starts need
+
         image, mask = draw_synthetic_defect(image, sample.synthetic_seed)
     elif sample.mask_path is not None:
         size, mask_size = image_dimensions(sample.path), image_dimensions(sample.mask_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hvqray.data.btad import btad_classes, read_btad
 from hvqray.data.dataset import GOOD, Dataset
-from hvqray.data.files import PARTS, subfolders
+from hvqray.data.files import PARTS, dataset_root, subfolders
 from hvqray.data.folder import is_class_folder, is_plain_folder, read_folder
 from hvqray.data.kolektor import is_kolektor, read_kolektor
 from hvqray.data.mvtec import class_folders, read_mvtec
@@ -84,11 +84,7 @@ def read_dataset(root: str | Path, layout: str = AUTO, classes: Sequence[str] | 
     Raises:
         InputError: `root` is no folder, is not of the layout, or of none or several with `auto`; or the classes are at fault.
     """
-    root = Path(root).expanduser().absolute()
-    if not root.is_dir():
-        raise InputError(
-            f"{root} is not a folder; give the folder that holds the class folders", field="data.root"
-        )
+    root = dataset_root(root)
     name = _recognise(root) if layout == AUTO else layout
     return replace(LAYOUTS[name].read(root, classes), layout=name)
 

@@ -26,7 +26,6 @@ FEATURES_VERSION = "2"
 """Part of the key of features: raise it whenever the same images would give other features."""
 _BATCH_SIZE = 16
 _BATCHNORM = "batchnorm.safetensors"
-_NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
 def images_key(samples: Sequence[Sample], image_size: int, cache_dir: Path, progress: Progress) -> str:
@@ -64,13 +63,14 @@ def open_images(
 
 
 def _load_ahead(samples: Sequence[Sample], image_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Decodes in threads, in order, at most a few images ahead."""
+    """Decodes in as many threads as torch computes with, in order, at most a few images ahead."""
     pending: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+    num_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(num_threads) as pool:
         try:
             for sample in samples:
                 pending.append(pool.submit(load_sample, sample, image_size))
-                if len(pending) > 2 * _NUM_THREADS:
+                if len(pending) > 2 * num_threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from hvqray.errors import InputError
@@ -14,6 +16,11 @@ from hvqray.errors import InputError
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's own beside ours
     "RAY_DEDUP_LOGS": "1",
+    # A local cluster starts a worker a core. They import this while the driver is still busy, so that trials find it done
+    # (see `_as_ray_starts_workers`), and those that no trial takes end after a minute, for each holds 400 MB.
+    "RAY_preload_python_modules": "hvqray.training.loop,hvqray.tuning.trial",
+    "RAY_num_workers_soft_limit": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; unset, it prints a notice
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and wrap every worker
     "RAY_TRAIN_ENABLE_V2": "1",
@@ -35,10 +42,11 @@ def quieten_ray() -> None:
 
 
 @contextmanager
-def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
+def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterator[list[dict[str, float]]]:
     """A Ray cluster for the time of the block: the one at `address` (or $RAY_ADDRESS), else a local one of its own.
 
-    Yields the resources of every node. At the end the job leaves, which ends all of its actors and frees what they
+    Yields the resources of every node. Starting Ray is waiting for other processes; meanwhile the modules named in
+    `importing`, none of which may import Ray, are imported here. At the end the job leaves, which ends all of its actors and frees what they
     reserved; a local cluster is shut down with it.
 
     Raises:
@@ -47,6 +55,8 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
     quieten_ray()
     import ray
 
+    meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
+    meanwhile.start()
     joined = address or os.environ.get("RAY_ADDRESS")
     try:
         if joined:
@@ -66,6 +76,8 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
         raise InputError(
             f"no Ray cluster answers there ({reason}); {mend}", field=f"--address {joined}"
         ) from error
+    finally:
+        meanwhile.join()
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Its tracebacks of trials that died are told in one line each, by `tuning.relay`.
@@ -74,6 +86,29 @@ def ray_session(address: str | None) -> Iterator[list[dict[str, float]]]:
         # A batch system's or a Ray job's polite stop is the same as Ctrl-C. Set here, for Ray sets a handler of its own.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        with contextlib.nullcontext() if joined else _as_ray_starts_workers():
+            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _as_ray_starts_workers() -> Iterator[None]:
+    """Have Tune ask for its actors without environment variables of their own, as the workers that are there have none.
+
+    Else Ray starts another process for each. On one machine these variables say nothing new: workers inherit ours.
+    """
+    from ray.tune.execution import class_cache
+
+    before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before
+
+
+def _import(modules: Sequence[str]) -> None:
+    with contextlib.suppress(Exception):  # whoever imports it in earnest is told
+        for module in modules:
+            importlib.import_module(module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.console import Console
 from hvqray.atomic import write_atomically
 from hvqray.config.sections import DataConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
+from hvqray.data.cores import torch_threads, usable_cores
 from hvqray.data.dataset import PreparedData
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
@@ -27,6 +28,7 @@ from hvqray.results.live_table import LiveTable
 from hvqray.results.store import SweepStore, read_starts, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
+from hvqray.results.wording import VAL_IS_TEST
 from hvqray.tuning.baseline_runs import (
     NO_QUANTIZER,
     measure_baselines,
@@ -43,13 +45,11 @@ from hvqray.tuning.confirm import (
 )
 from hvqray.tuning.kept_models import KeptModels
 from hvqray.tuning.measured import measure_runs
-from hvqray.tuning.ray_runtime import ray_session
-from hvqray.tuning.resources import TrialResources, plan_resources
+from hvqray.tuning.node_caches import NodeCaches
+from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.session_checks import (
     check_fixed_model,
-    check_method,
-    check_start,
     trials_in_all,
 )
 from hvqray.tuning.tune_run import SearchPlan
@@ -64,7 +64,6 @@ class SweepOptions:
 
     out: Path
     resume: bool = False
-    address: str | None = None
     wandb: str | None = None
     time_budget_s: float | None = None
     cache_dir: Path | None = None
@@ -72,28 +71,37 @@ class SweepOptions:
 
 
 class SweepSession:
-    """A sweep that is about to run in `folder` (OUT/NAME)."""
+    """A sweep that `check_before_ray` let pass and that is about to run in `folder` (OUT/NAME).
 
-    def __init__(self, sweep: SweepFile, options: SweepOptions, console: Console) -> None:
+    `nodes` are the resources of each node of the Ray cluster that this process has joined.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepFile,
+        options: SweepOptions,
+        nodes: Sequence[Mapping[str, float]],
+        console: Console,
+    ) -> None:
         self.sweep, self.options, self.console = sweep, options, console
         self.folder = options.out / sweep.name
         self.goals: dict[str, Goal] = {metric.name: metric.goal for metric in sweep.metric}
         self.data_config = DataConfig.model_validate(sweep.data)
         self.num_trials = trials_in_all(sweep, options.time_budget_s)
-        check_method(sweep)
+        self.num_nodes = len(nodes)
+        self.resources = plan_resources(sweep.resources, nodes)
 
     def describe(self) -> None:
-        """Check everything that can be checked without running, and say what would run."""
+        """Check the data and what goes with them, and say what would run."""
         wandb_mode, line = resolve_mode(self.options.wandb)
-        check_start(self.sweep, self.folder, resume=self.options.resume)
         data = self._prepare()
-        with ray_session(self.options.address) as nodes:
-            resources = plan_resources(self.sweep.resources, nodes)
         self.console.print(self.sweep.to_yaml(), markup=False)
-        self.console.print(f"{self._how_many()}; {resources.describe()}")
+        self.console.print(f"{self._how_many()}; {self.resources.describe()}")
         self.console.print(f"classes: {', '.join(data.context.class_names)}")
         for name, split in data.splits.items():
             self.console.print(f"{name}: {len(split)} images, {int(split.is_anomalous.sum())} with a defect")
+        if data.selected_on_test:
+            self._say(VAL_IS_TEST)
         self.console.print(line or f"W&B: {wandb_mode}")
         self.console.print(f"results would go to {self.folder}", soft_wrap=True)
 
@@ -107,30 +115,27 @@ class SweepSession:
         wandb_mode, line = resolve_mode(self.options.wandb)
         if line:
             self._say(line)
-        check_start(self.sweep, self.folder, resume=self.options.resume)
         data = self._prepare()
         if data.selected_on_test:
-            self._say("selected on test: data.validation.from is none, so val is the test split")
-        with ray_session(self.options.address) as nodes:
-            resources = plan_resources(self.sweep.resources, nodes)
-            self._make_folder()
-            if not self.options.resume:
-                # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
+            self._say(VAL_IS_TEST)
+        self._make_folder()
+        if not self.options.resume:
+            # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
+            write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
+        # Held to the end: no other process may start this sweep while its best model is being measured.
+        with closing(SweepStore(self.folder, resume=self.options.resume)) as store:
+            if self.options.resume:
                 write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
-            # Held to the end: no other process may start this sweep while its best model is being measured.
-            with closing(SweepStore(self.folder, resume=self.options.resume)) as store:
-                if self.options.resume:
-                    write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
-                self._say(f"{self._how_many()}; {resources.describe()}; results in {self.folder}")
-                sink = self._wandb_sink(wandb_mode, store)
-                try:
-                    has_best = self._run(store, self._plan(resources), sink)
-                except BaseException:
-                    if sink:
-                        sink.close(timeout_s=INTERRUPT_GRACE_S)
-                    raise
+            self._say(f"{self._how_many()}; {self.resources.describe()}; results in {self.folder}")
+            sink = self._wandb_sink(wandb_mode, store)
+            try:
+                has_best = self._run(store, self._plan(), sink)
+            except BaseException:
                 if sink:
-                    sink.close()
+                    sink.close(timeout_s=INTERRUPT_GRACE_S)
+                raise
+            if sink:
+                sink.close()
         if cut_off := read_unfinished(self.folder):
             names = ", ".join(start.trial_id for start in cut_off)
             self._say(f"time is over; --resume goes on with what was cut off: {names}")
@@ -225,11 +230,11 @@ class SweepSession:
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
         measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)
 
-    def _plan(self, resources: TrialResources) -> SearchPlan:
+    def _plan(self) -> SearchPlan:
         return SearchPlan(
             folder=self.folder,
             num_trials=self.num_trials,
-            resources=resources,
+            resources=self.resources,
             cache_dir=self.options.cache_dir,
             time_budget_s=self.options.time_budget_s,
             seed=TrainConfig.model_validate(self.sweep.train).seed,
@@ -246,20 +251,38 @@ class SweepSession:
         )
 
     def _prepare(self) -> PreparedData:
+        """Read the data and fill the cache, on every node of a cluster, before any trial needs the cores."""
         use_gpu = self._use_gpu()
-        with progress_bar(self.console) as progress:
+        cache_dir, limit = self.options.cache_dir, self.options.cache_limit_bytes
+        others = self._begin_on_other_nodes()
+        if others and others.on_gpu and not use_gpu and cache_dir:
+            self._say("features are computed on other nodes, which have GPUs")
+            others.wait()
+        with progress_bar(self.console) as progress, torch_threads(usable_cores()):
             data = prepare_data(
                 self.data_config,
-                cache_dir=self.options.cache_dir,
-                cache_limit_bytes=self.options.cache_limit_bytes,
+                cache_dir=cache_dir,
+                cache_limit_bytes=limit,
                 device="cuda" if use_gpu else "cpu",
                 progress=progress,
             )
+        if others:
+            others.wait()
         if use_gpu:
             torch.cuda.empty_cache()  # the trials want the memory
         check_metric_classes(self.sweep, data.context.class_names)
         check_fixed_model(self.sweep, data.context)
         return data
+
+    def _begin_on_other_nodes(self) -> NodeCaches | None:
+        if self.num_nodes == 1:
+            return None
+        return NodeCaches(
+            self.data_config,
+            cache_dir=self.options.cache_dir,
+            cache_limit_bytes=self.options.cache_limit_bytes,
+            use_gpu=self.resources.gpus_per_worker > 0,
+        )
 
     def _use_gpu(self) -> bool:
         return torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0

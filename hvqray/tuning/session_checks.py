@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
+from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
-from hvqray.models.build import check_map_fits
-from hvqray.models.interface import ModelContext
 from hvqray.results.store import check_folder
+from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
 
+if TYPE_CHECKING:
+    from hvqray.models.interface import ModelContext
+
 MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "baselines", "description", "project", "entity")
+
+
+def check_before_ray(
+    sweep: SweepFile, folder: Path, *, resume: bool, time_budget_s: float | None, wandb: str | None
+) -> None:
+    """Raise InputError for what can be seen without Ray, torch or reading the data, so that it is told at once."""
+    trials_in_all(sweep, time_budget_s)
+    check_method(sweep)
+    resolve_mode(wandb)
+    check_start(sweep, folder, resume=resume)
+    if (root := sweep.data.get("root")) is not None:
+        dataset_root(root)
 
 
 def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:
@@ -79,6 +95,8 @@ def check_fixed_model(sweep: SweepFile, context: ModelContext) -> None:
         model = resolve_run_config(sweep, {}).model
     except InputError:  # the fixed part is no configuration without its parameters
         return
+    from hvqray.models.build import check_map_fits  # torch is imported while Ray starts, not before
+
     try:
         check_map_fits(model, context)
     except InputError as error:

@@ -18,6 +18,7 @@ from hvqray.data.cache import (
     CACHE_VARIABLE,
     TENSORS,
     cache_entries,
+    chosen_cache_dir,
     clear_cache,
     default_cache_dir,
     open_entry,
@@ -200,3 +201,14 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert default_cache_dir() == tmp_path / "here"
     monkeypatch.delenv(CACHE_VARIABLE)
     assert default_cache_dir().name == "hvqray"
+
+
+def test_the_option_comes_before_the_variable_and_either_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HVQRAY_CACHE_DIR", "~/cache")
+    assert chosen_cache_dir(None) == Path.home() / "cache"
+    monkeypatch.chdir(tmp_path)
+    assert chosen_cache_dir(Path("mine")) == tmp_path / "mine"
+    monkeypatch.delenv("HVQRAY_CACHE_DIR")
+    assert chosen_cache_dir(None) is None, "each node has its own default"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.tune.execution.class_cache import _ActorClassCache
 
 from hvqray.errors import InputError
 from hvqray.tuning.ray_runtime import quieten_ray, ray_session
@@ -100,3 +104,36 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     quieten_ray()
     assert os.environ["RAY_DEDUP_LOGS"] == "0"
     assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"
+
+
+def test_modules_are_imported_while_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "slow_to_import.py").write_text("")
+    (tmp_path / "cannot_be_imported.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(tmp_path)
+    cluster = replace_ray(monkeypatch)
+    with ray_session(None, importing=("slow_to_import", "cannot_be_imported")):
+        assert cluster.is_up
+        assert "slow_to_import" in sys.modules
+
+
+def test_workers_of_a_cluster_of_its_own_import_what_exists() -> None:
+    quieten_ray()
+    (modules,) = (value for name, value in os.environ.items() if name.startswith("RAY_preload"))
+    for name in modules.split(","):
+        assert importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize(("address", "own"), [(None, False), ("a:1", True)])
+def test_trials_take_the_workers_that_a_cluster_of_its_own_has_started(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, own: bool
+) -> None:
+    replace_ray(monkeypatch)
+
+    def environment() -> dict[str, str]:
+        options = _ActorClassCache().get(type("Trial", (), {}))._default_options
+        variables: dict[str, str] = options["runtime_env"].get("env_vars", {})
+        return variables
+
+    with ray_session(address):
+        assert bool(environment()) == own, "an environment of its own needs a process of its own"
+    assert environment()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,6 @@ def images(small_images: Path) -> Path:
 @pytest.fixture
 def cache(shared_cache: Path) -> Path:
     return shared_cache
-
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def two_cpus(address: str | None) -> Iterator[list[dict[str, float]]]:
-        yield [{"CPU": 2.0}]
-
-    monkeypatch.setattr(session, "ray_session", two_cpus)
 
 
 class Search:
@@ -90,7 +80,7 @@ def begin(
     options = SweepOptions(
         out=tmp_path / "runs", resume=resume, wandb="disabled", time_budget_s=60.0, cache_dir=cache
     )
-    return SweepSession(sweep, options, Console(file=io.StringIO(), width=120))
+    return SweepSession(sweep, options, [{"CPU": 2.0}], Console(file=io.StringIO(), width=120))
 
 
 def output_of(one: SweepSession) -> str:
