@@ -16,11 +16,6 @@ from hvqray.errors import InputError
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's own beside ours
     "RAY_DEDUP_LOGS": "1",
-    # A local cluster starts a worker a core. They import this while the driver is still busy, so that trials find it done
-    # (see `_as_ray_starts_workers`), and those that no trial takes end after a minute, for each holds 400 MB.
-    "RAY_preload_python_modules": "hvqray.training.loop,hvqray.tuning.trial",
-    "RAY_num_workers_soft_limit": "0",
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; unset, it prints a notice
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and wrap every worker
     "RAY_TRAIN_ENABLE_V2": "1",
@@ -86,26 +81,9 @@ def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterat
         # A batch system's or a Ray job's polite stop is the same as Ctrl-C. Set here, for Ray sets a handler of its own.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with contextlib.nullcontext() if joined else _as_ray_starts_workers():
-            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _as_ray_starts_workers() -> Iterator[None]:
-    """Have Tune ask for its actors without environment variables of their own, as the workers that are there have none.
-
-    Else Ray starts another process for each. On one machine these variables say nothing new: workers inherit ours.
-    """
-    from ray.tune.execution import class_cache
-
-    before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import ray
-from ray.tune.execution.class_cache import _ActorClassCache
 
 from hvqray.errors import InputError
 from hvqray.tuning.ray_runtime import quieten_ray, ray_session
@@ -114,26 +112,3 @@ def test_modules_are_imported_while_ray_starts(monkeypatch: pytest.MonkeyPatch, 
     with ray_session(None, importing=("slow_to_import", "cannot_be_imported")):
         assert cluster.is_up
         assert "slow_to_import" in sys.modules
-
-
-def test_workers_of_a_cluster_of_its_own_import_what_exists() -> None:
-    quieten_ray()
-    (modules,) = (value for name, value in os.environ.items() if name.startswith("RAY_preload"))
-    for name in modules.split(","):
-        assert importlib.util.find_spec(name) is not None
-
-
-@pytest.mark.parametrize(("address", "own"), [(None, False), ("a:1", True)])
-def test_trials_take_the_workers_that_a_cluster_of_its_own_has_started(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, own: bool
-) -> None:
-    replace_ray(monkeypatch)
-
-    def environment() -> dict[str, str]:
-        options = _ActorClassCache().get(type("Trial", (), {}))._default_options
-        variables: dict[str, str] = options["runtime_env"].get("env_vars", {})
-        return variables
-
-    with ray_session(address):
-        assert bool(environment()) == own, "an environment of its own needs a process of its own"
-    assert environment()
