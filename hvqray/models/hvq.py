@@ -152,9 +152,10 @@ class HvqModel(nn.Module):
 
             def routed() -> Iterator[tuple[Tensor, Tensor]]:
                 for batch in batches():
+                    # By the true class, as in training: a prototype may take an image for another class's.
                     yield (
                         self.standardizer(batch.features_BChw),
-                        self.router(batch.features_BChw, batch.class_index_B),
+                        self.router.true_route(batch.class_index_B),
                     )
 
             top, *lower = self.network.vector_quantizers()

@@ -87,39 +87,49 @@ class MahalanobisDistance(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Set the Gaussians to what was added since the last time; a route without images keeps its own.
+        """Set the Gaussians to what was added since the last time; a route without images takes that of all images.
 
         Errors that do not vary at all, such as those of a single image, have the unit matrix for a covariance.
         """
         assert self._moments is not None, "nothing was added"
-        count_R, origin_RPC, sum_RPC, square_RPCC = self._moments
-        self._moments = None
-        for route in count_R.nonzero()[:, 0].tolist():
-            mean_PC = (sum_RPC[route] / count_R[route]).to(square_RPCC.dtype)
-            covariance_PCC = square_RPCC[route] / count_R[route]
-            covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
-            variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
-            if variance <= ROUNDING * origin_RPC[route].square().mean():
-                covariance_PCC[:] = torch.eye(covariance_PCC.shape[-1])
-            pooled_CC = covariance_PCC.mean(0)
-            # In units of the typical error, so that half precision holds the factors for features of any size.
-            variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
-            covariance_PCC, pooled_CC = covariance_PCC / variance, pooled_CC / variance
-            if not self.local:
-                shrinkage = 0.0  # the mean over one place is itself
-            elif self.shrinkage == "oas":
-                shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, round(count_R[route].item()))
-            else:
-                shrinkage = self.shrinkage
-            shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
-            shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
-            whitening_PCC = _inverse_factor(shrunk_PCC)
-            self.mean_RPC[route] = origin_RPC[route] + mean_PC
+        moments, self._moments = self._moments, None
+        seen_R = moments[0] > 0
+        seen, unseen = (mask.nonzero()[:, 0].tolist() for mask in (seen_R, ~seen_R))
+        for route in seen:
+            self._set([route], *(moment[route] for moment in moments))
+        if unseen and seen:
+            self._set(unseen, *_merged([[moment[route] for moment in moments] for route in seen]))
+
+    def _set(
+        self, routes: list[int], count: Tensor, origin_PC: Tensor, sum_PC: Tensor, square_PCC: Tensor
+    ) -> None:
+        """Give `routes` the Gaussians of errors with these moments, which are about `origin_PC`."""
+        mean_PC = (sum_PC / count).to(square_PCC.dtype)
+        covariance_PCC = square_PCC / count
+        covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
+        variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
+        if variance <= ROUNDING * origin_PC.square().mean():
+            covariance_PCC[:] = torch.eye(covariance_PCC.shape[-1])
+        pooled_CC = covariance_PCC.mean(0)
+        # In units of the typical error, so that half precision holds the factors for features of any size.
+        variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
+        covariance_PCC, pooled_CC = covariance_PCC / variance, pooled_CC / variance
+        if not self.local:
+            shrinkage = 0.0  # the mean over one place is itself
+        elif self.shrinkage == "oas":
+            shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, round(count.item()))
+        else:
+            shrinkage = self.shrinkage
+        shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
+        shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
+        whitening_PCC = _inverse_factor(shrunk_PCC)
+        # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.
+        with torch.autocast(whitening_PCC.device.type, enabled=False):
+            mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
+        for route in routes:
+            self.mean_RPC[route] = origin_PC + mean_PC
             self.whitening_RPCC[route] = whitening_PCC
             self.scale_R[route] = variance.sqrt()
-            # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.
-            with torch.autocast(whitening_PCC.device.type, enabled=False):
-                mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
             self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
 
     def forward(
@@ -150,6 +160,22 @@ class MahalanobisDistance(nn.Module):
         """Errors by place, (P, n, C): (L, B, C) where `local`, else (1, B * L, C)."""
         x_BLC = error_BChw.flatten(2).mT
         return x_BLC.transpose(0, 1) if self.local else x_BLC.reshape(1, -1, x_BLC.shape[-1])
+
+
+def _merged(moments: list[list[Tensor]]) -> list[Tensor]:
+    """Count, origin, sum and squares of several routes as those of one; in place of the first's, as there may be no room."""
+    first, *others = moments
+    count, origin_PC, sum_PC, square_PCC = first
+    for other_count, other_origin_PC, other_sum_PC, other_square_PCC in others:
+        # sum (x + s)(x + s)^T = sum x x^T + t s^T + s t^T + n s s^T, with t the sum of x and s the way between the origins.
+        shift_PC = other_origin_PC - origin_PC
+        moved_PC = other_sum_PC + other_count * shift_PC
+        square_PCC += other_square_PCC
+        square_PCC += (moved_PC[:, :, None] * shift_PC[:, None, :]).to(square_PCC.dtype)
+        square_PCC += (shift_PC[:, :, None] * other_sum_PC[:, None, :]).to(square_PCC.dtype)
+        sum_PC += moved_PC
+        count += other_count
+    return first
 
 
 def oas_shrinkage(
@@ -187,7 +213,7 @@ class ErrorMap(nn.Module):
     Coarsely, errors are averaged over 3 x 3 locations before their distance is taken, as PatchCore (Roth et al., 2022,
     arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
     maps. The norm may be added to the distance: it finds small defects better, and less of what is unusual at large.
-    All are in units of their root mean square on normal images of the route.
+    All are in units of their root mean square on normal images of the route, or of all routes where it has none.
     """
 
     norm_rms_R: Tensor
@@ -231,8 +257,9 @@ class ErrorMap(nn.Module):
         if self.coarse is not None:
             self.coarse.finish()
         if self.norm_weight > 0:
-            seen_R = count_R > 0
-            self.norm_rms_R[seen_R] = (square_R / count_R)[seen_R].sqrt().clamp_min(1e-6).float()
+            # As with the distances, a route without images takes that of all.
+            mean_square_R = torch.where(count_R > 0, square_R / count_R, square_R.sum() / count_R.sum())
+            self.norm_rms_R.copy_(mean_square_R.sqrt().clamp_min(1e-6))
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]

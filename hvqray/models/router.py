@@ -55,11 +55,13 @@ class Router(nn.Module):
         self, features_BChw: Float[Tensor, "B C h w"], class_index_B: Int[Tensor, " B"]
     ) -> Int[Tensor, " B"]:
         """The route of every image, in [0, num_routes)."""
-        if self.mode == "none":
-            return torch.zeros_like(class_index_B)
-        if self.mode == "oracle" or self.training:
-            return class_index_B
+        if self.mode != "predicted" or self.training:
+            return self.true_route(class_index_B)
         return (self._pool(features_BChw)[:, None] - self.prototype_MC).square().sum(-1).argmin(1)
+
+    def true_route(self, class_index_B: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """The route of every image whose class is known, as in training."""
+        return torch.zeros_like(class_index_B) if self.mode == "none" else class_index_B
 
     def _pool(self, features_BChw: Tensor) -> Tensor:
         pooled_BC: Tensor = self.standardizer(features_BChw).mean((2, 3))

@@ -107,9 +107,12 @@ class ResidualHierarchy(CodeHierarchy):
     def forward(self, z_BDhw: Float[Tensor, "B D h w"]) -> Quantized:
         rest, decoded = z_BDhw, torch.zeros_like(z_BDhw)
         outputs = {}
-        for name in self.levels:
+        for name, level in self.levels.items():
             code, outputs[name] = self._quantize(name, rest)
-            rest, decoded = rest - code, decoded + code
+            # A code that passes gradients straight through has the gradient of `rest`: taken off with it, nothing would be
+            # left for the commitments of later levels; added by every level, the latents would get it many times.
+            value = code.detach() if isinstance(level, VectorQuantizer) else code
+            rest, decoded = rest - value, decoded + (code if name == "top" else value)
         return Quantized(decoded, outputs)
 
 

@@ -46,7 +46,8 @@ class VectorQuantizer(nn.Module):
         N <- d N + (1 - d) n,  m <- d m + (1 - d) sum(x),  code = m / [S (N + eps) / (S + K eps)],  S = sum_k N
 
     A class without tokens in a step is left as it is: its averages decay only when it is seen. N starts positive
-    and m as N times the code, so a code that no token chooses keeps its size.
+    and m as N times the code, so a code that no token chooses does not grow, but for the smoothing's factor
+    (S + K eps) / S. It keeps its size while N is far above eps, then shrinks towards zero with N.
 
     With `revive_after`, a code that no token chose in that many steps of its class splits one of the busiest
     codes of the step: it moves to the mean of the tokens that chose that code, and takes half of its count. This

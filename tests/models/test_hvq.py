@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,6 +106,28 @@ def test_kmeans_start_puts_every_level_close_to_its_own_tokens() -> None:
             spread_B = (x_BLD - x_BLD.mean(1, keepdim=True)).square().sum(2).mean(1)
             assert ((distance_B / spread_B).mean() < 0.25) == is_close, init
             assert level.used_MK.float().mean().item() == pytest.approx(float(is_close), abs=0.1)
+
+
+def test_kmeans_starts_codes_from_the_images_of_the_true_class_as_training_goes_on() -> None:
+    """Whatever the prototypes say: class 0 looks half like itself and half like class 1."""
+
+    def batches() -> Iterator[Batch]:
+        for batch in training_batches():
+            features, classes = batch.features_BChw.clone(), batch.class_index_B
+            features[classes == 1] += 4
+            features[3] += 6  # of class 0
+            features[0] -= 6
+            yield Batch(features, classes)
+
+    models = [make_hvq(router=router, prepared=False) for router in ("oracle", "predicted")]
+    for model in models:
+        model.prepare(batches, seed=0)
+    routes = torch.cat([models[1].predict(batch).routed_class_B for batch in batches()])
+    classes = torch.cat([batch.class_index_B for batch in batches()])
+    assert (routes != classes).any()
+    for by_class, predicted in zip(*(model.network.vector_quantizers() for model in models), strict=True):
+        assert torch.equal(predicted.codebook_MKD, by_class.codebook_MKD)
+        assert predicted.used_MK.all()
 
 
 def test_map_is_the_error_plus_the_weighted_transport_cost() -> None:

@@ -78,11 +78,22 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
     np.testing.assert_allclose(together[1].numpy(), expected_distance(first, asked[1:])[0], rtol=1e-4)
 
 
-def test_a_route_without_images_keeps_what_it_had() -> None:
-    asked = errors(2, seed=5)
-    distance = MahalanobisDistance(2, CHANNELS, LOCATIONS)
-    fit(distance, [(errors(5, seed=6), one_route(5))])
-    torch.testing.assert_close(distance(asked, torch.ones(2, dtype=torch.int64)), asked.norm(dim=1))
+@pytest.mark.parametrize("local", [False, True])
+def test_a_route_without_images_is_judged_by_those_of_all_routes(local: bool) -> None:
+    """Whatever the routes' means, and whatever an earlier measurement saw of it."""
+    asked, fitted = errors(2, seed=5), torch.cat([errors(9, seed=6, shift=3.0), errors(6, seed=2, scale=4.0)])
+    route_B, unseen = torch.tensor([0] * 9 + [2] * 6), torch.ones(2, dtype=torch.int64)
+    distance, together = (MahalanobisDistance(n, CHANNELS, LOCATIONS, local=local) for n in (4, 1))
+    fit(distance, [(errors(7, seed=40, scale=50.0), one_route(7) + 1)])
+    fit(distance, zip(fitted.split([4, 11]), route_B.split([4, 11]), strict=True))
+    fit(together, [(fitted, one_route(15))])
+    for route_2 in (unseen, unseen + 2):
+        found, expected = distance(asked, route_2), together(asked, one_route(2))
+        torch.testing.assert_close(found, expected, rtol=5e-3 if local else 1e-4, atol=0)
+    if not local:
+        own = MahalanobisDistance(1, CHANNELS, LOCATIONS)
+        fit(own, [(fitted[9:], one_route(6))])
+        torch.testing.assert_close(distance(asked, unseen * 2), own(asked, one_route(2)))
 
 
 def test_a_second_fit_forgets_the_first() -> None:
@@ -275,6 +286,16 @@ def test_the_norm_is_added_in_units_of_normal_norms() -> None:
     map_Bhw, score_map_Bhw = error_map(fitted, map_norm_weight=2.0)(asked, routes)
     torch.testing.assert_close(map_Bhw, fine + 2 * norm)
     torch.testing.assert_close(score_map_Bhw, map_Bhw)
+
+
+def test_every_part_of_the_map_of_a_route_without_images_is_in_the_units_of_the_others() -> None:
+    fitted, asked = errors(20, seed=34, scale=14.0), errors(3, seed=35, scale=14.0)
+    config = ErrorMapFields(map_distance="local_mahalanobis", map_norm_weight=1.0, score_from="coarse")
+    made = ErrorMap(config, num_routes=2, channels=CHANNELS, grid_size=GRID)
+    made.fit(lambda: [(fitted, one_route(20))])
+    seen, unseen = made(asked, one_route(3)), made(asked, one_route(3) + 1)
+    for expected, found in zip(seen, unseen, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

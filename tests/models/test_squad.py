@@ -67,6 +67,20 @@ def test_a_residual_level_quantises_what_the_levels_before_it_left_over() -> Non
     torch.testing.assert_close(z_BDhw - quantized.decoded_BDhw, rest_BLD.mT.unflatten(-1, (6, 6)))
 
 
+def test_each_residual_level_passes_its_gradient_to_the_latents_and_the_decoder_s_passes_once() -> None:
+    hierarchy = model_of(hierarchy="residual", hierarchy_depth=3, quantizer="vq").generator.hierarchy
+    z_BDhw = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    quantized = hierarchy(z_BDhw)
+    upstream = torch.randn(z_BDhw.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad(quantized.decoded_BDhw, z_BDhw, upstream, retain_graph=True)
+    torch.testing.assert_close(gradient, upstream)
+    left_BDhw = z_BDhw.detach()
+    for output in quantized.levels.values():
+        left_BDhw = left_BDhw - output.quantized_BLD.detach().mT.unflatten(-1, (6, 6))
+        (gradient,) = torch.autograd.grad(output.commitment, z_BDhw, retain_graph=True)
+        torch.testing.assert_close(gradient, 2 * left_BDhw / left_BDhw.numel())
+
+
 def test_kmeans_starts_every_level_near_its_tokens() -> None:
     errors = {}
     for init in ("kmeans", "normal"):

@@ -136,16 +136,25 @@ def test_two_ranks_with_unevenly_split_classes_learn_the_codebooks_of_one(revive
             assert torch.equal(ranks[0].state_dict()[name], ranks[1].state_dict()[name]), name
 
 
-def test_unchosen_codes_never_grow() -> None:
-    quantizer = make()
-    norm = quantizer.codebook_MKD.norm(dim=-1)
-    x = (quantizer.codebook_MKD[0, 3] + 0.01 * tokens(1)).expand(4, -1, -1)
-    for _ in range(5):
-        quantizer(x, torch.zeros(4, dtype=torch.int64))
+@pytest.mark.parametrize("decay", [0.99, 0.9])
+def test_an_unchosen_code_keeps_its_place_until_its_count_decays_to_the_smoothing(decay: float) -> None:
+    """Its count is decay^t from a start of 1: 0.05 after 300 steps of 0.99, far below eps = 1e-5 after 110 of 0.9."""
+    quantizer = make(decay=decay)
+    # Far away, so that codes that shrink towards 0 are not the nearest.
+    x = 10 * (quantizer.codebook_MKD[0, 3] + 0.01 * tokens(1)).expand(4, -1, -1)
+    start_KD, others = quantizer.codebook_MKD[0].clone(), [0, 1, 2, 4]
+    for step in range(1, 301):
+        indices_BL = quantizer(x, torch.zeros(4, dtype=torch.int64)).indices_BL
+        assert (indices_BL == 3).all()
         quantizer.update(alone)
-    others = [0, 1, 2, 4]
-    assert (quantizer.codebook_MKD.norm(dim=-1)[0, others] <= norm[0, others] * 1.001).all()
+        count = decay**step
+        kept = count / (count + 1e-5)  # of [S (N + eps) / (S + K eps)] against N; S >= 5 here
+        torch.testing.assert_close(
+            quantizer.codebook_MKD[0, others], kept * start_KD[others], rtol=2e-3, atol=1e-6
+        )
     assert quantizer.used_MK[0].tolist() == [False, False, False, True, False]
+    assert (kept > 0.999) == (decay == 0.99)
+    assert (kept < 1e-6) == (decay == 0.9)
 
 
 def test_dead_code_splits_the_busiest() -> None:
