@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         metavar="FILE.json",
         type=Path,
-        help="also write all settings' metrics to FILE.json (default: no file)",
+        help="also write the metrics of all settings on val, and of the chosen ones on test, to FILE.json (default: no file)",
     )
     add_cache_option(parser)
     arguments = parser.parse_args(argv)
@@ -140,9 +140,15 @@ def _of_data(
             "code_version": code_version(),
             "hardware": hardware(),
         }
-        content = {**facts, "baselines": [{**asdict(each), "chosen": each in chosen} for each in measured]}
+        content = {**facts, "baselines": [_as_json(each, chosen=each in chosen) for each in measured]}
         make_folder(out.parent, option="--out")
         write_atomically(out, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _as_json(result: BaselineResult, *, chosen: bool) -> dict[str, Any]:
+    """What is said of one setting: of `test` only where it was chosen on `val`, lest anybody choose on `test`."""
+    metrics = {name: value for name, value in result.metrics.items() if chosen or name.startswith("val/")}
+    return {**asdict(result), "metrics": metrics, "chosen": chosen}
 
 
 def _device() -> str:

@@ -35,6 +35,8 @@ def test_of_a_configuration(
     assert len(content["baselines"]) == 14
     chosen = [each for each in content["baselines"] if each["chosen"]]
     assert [each["name"] for each in chosen] == ["padim", "patchcore"]
+    for each in content["baselines"]:
+        assert any(name.startswith("test/") for name in each["metrics"]) == each["chosen"]
     for each in chosen:
         of_name = [other for other in content["baselines"] if other["name"] == each["name"]]
         best = max(other["metrics"]["val/image_auroc"] for other in of_name)
