@@ -63,15 +63,17 @@ def hold_sweep(folder: Path) -> FileLock:
 class SweepStore:
     """The listener that keeps a sweep on disk.
 
-    `resume=True` takes up the journal of an earlier start. Raises InputError where `resume` does not fit the folder.
+    `resume=True` takes up the journal of an earlier start; `selected_on_test` says that `val` is the test split. Raises
+    InputError where `resume` does not fit the folder.
     A trial that is announced again goes on; an epoch that is reported again replaces the older report; a trial whose
     end is told again is worth what the later word says.
     """
 
-    def __init__(self, folder: Path, *, resume: bool) -> None:
+    def __init__(self, folder: Path, *, resume: bool, selected_on_test: bool = False) -> None:
         check_folder(folder, resume=resume)
         path = journal_path(folder)
         self._folder = folder
+        self._selected_on_test = selected_on_test
         self._running = hold_sweep(folder)
         self._history = _replay(path) if resume else History()
         self._journal = Journal(path)
@@ -138,8 +140,11 @@ class SweepStore:
                 for key, metrics in reports.items()
             }
             everything = concatenate_epochs([table for _, table in self._epoch_tables.values()])
-            write_table(self._folder / "metrics.parquet", everything)
-            write_table(self._folder / "trials.parquet", trials_table(trials, self.info))
+            for name, table in (
+                ("metrics.parquet", everything),
+                ("trials.parquet", trials_table(trials, self.info)),
+            ):
+                write_table(self._folder / name, table, selected_on_test=self._selected_on_test)
 
     def _record(self, record: dict[str, Any]) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from hvqray.results.history import Epochs, Metrics, SweepInfo, TrialRecord
 from hvqray.training.epoch_report import MEAN, split_metric_name
 
 _INFO_KEY = b"hvqray.sweep"
+_SELECTED_KEY = b"hvqray.selected_on_test"
 _PARAM_PREFIX = "param."
 _LEADING = {"trial_id": pa.string(), "number": pa.int64(), "state": pa.string(), "params": pa.string()}
 _TRAILING = {
@@ -77,8 +78,10 @@ def concatenate_epochs(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables([_METRICS_SCHEMA.empty_table(), *tables]).combine_chunks()
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Replace `path` in one step."""
+def write_table(path: Path, table: pa.Table, *, selected_on_test: bool) -> None:
+    """Replace `path` in one step; whether `val` was the test split goes into the file's metadata."""
+    mark = {_SELECTED_KEY: json.dumps(selected_on_test)}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **mark})
     with replacing(path) as aside:
         pq.write_table(table, aside)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+VAL_IS_TEST = "selected on test: data.validation.from is none, so val is the test split"
+"""What a command says before it trains on such data."""
+
 
 def number(value: float | None) -> str:
     """A metric: four significant decimals, a dash where it is undefined."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from hvqray.atomic import replacing
-from hvqray.data.dataset import Split
+from hvqray.data.dataset import PreparedData
 from hvqray.data.groups import group_names
 from hvqray.data.prepare import prepare_data
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
@@ -51,8 +52,7 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
         save_examples(loaded.model, split, data.context, checkpoint / EXAMPLES)
     _write_scores(
         checkpoint / SCORES_FILE,
-        split,
-        data.context.class_names,
+        data,
         evaluator.scores_n,
         config.data.validation.group,
     )
@@ -86,9 +86,8 @@ def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
     }
 
 
-def _write_scores(
-    path: Path, split: Split, class_names: tuple[str, ...], scores_n: np.ndarray, group: str | None
-) -> None:
+def _write_scores(path: Path, data: PreparedData, scores_n: np.ndarray, group: str | None) -> None:
+    split, class_names = data.splits["test"], data.context.class_names
     groups = group_names(split.samples, group) if len(split) else []
     table = pa.table(
         {
@@ -98,7 +97,8 @@ def _write_scores(
             "group": np.unique(groups, return_inverse=True)[1],
             "is_anomalous": split.is_anomalous,
             "score": scores_n,
-        }
+        },
+        metadata={"hvqray.selected_on_test": json.dumps(data.selected_on_test)},
     )
     with replacing(path) as aside:
         pq.write_table(table, aside)

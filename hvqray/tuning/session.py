@@ -123,7 +123,7 @@ class SweepSession:
             # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
             write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
         # Held to the end: no other process may start this sweep while its best model is being measured.
-        with closing(SweepStore(self.folder, resume=self.options.resume)) as store:
+        with closing(self._store(data)) as store:
             if self.options.resume:
                 write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             self._say(f"{self._how_many()}; {self.resources.describe()}; results in {self.folder}")
@@ -286,6 +286,9 @@ class SweepSession:
 
     def _use_gpu(self) -> bool:
         return torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
+
+    def _store(self, data: PreparedData) -> SweepStore:
+        return SweepStore(self.folder, resume=self.options.resume, selected_on_test=data.selected_on_test)
 
     def _wandb_sink(self, mode: str, store: SweepStore) -> Any:
         if mode == "disabled":

@@ -151,6 +151,16 @@ def test_running_trials_show_their_epochs_but_are_no_row(folder: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("selected", [False, True])
+def test_the_files_say_whether_they_are_selected_on_test(folder: Path, selected: bool) -> None:
+    store = SweepStore(folder, resume=False, selected_on_test=selected)
+    play(store, 0)
+    store.close()
+    for name in ("trials.parquet", "metrics.parquet"):
+        marked = pq.read_schema(folder / name).metadata[b"hvqray.selected_on_test"]
+        assert json.loads(marked) is selected
+
+
 def test_files_follow_events_by_themselves(folder: Path) -> None:
     store = SweepStore(folder, resume=False)
     play(store, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
@@ -13,7 +14,7 @@ from hvqray.data.prepare import prepare_data
 from hvqray.training.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
-from hvqray.training.measure import measure_on_test
+from hvqray.training.measure import SCORES_FILE, measure_on_test
 
 MODEL = {"name": "hvq", "width": 16, "num_heads": 2, "feedforward_width": 32, "codebook_size": 4}
 
@@ -35,6 +36,12 @@ def checkpoint(tmp_path: Path, root: Path, cache: Path) -> Path:
     return write_checkpoint(tmp_path / "best", root, cache, model=MODEL)
 
 
+def said_of_selection(checkpoint: Path) -> bool:
+    """What the metadata of the scores say."""
+    said: bool = json.loads(pq.read_schema(checkpoint / SCORES_FILE).metadata[b"hvqray.selected_on_test"])
+    return said
+
+
 def test_test_metrics_join_those_of_val(checkpoint: Path, cache: Path) -> None:
     before = json.loads((checkpoint / "metrics.json").read_text())
     record = measure_on_test(checkpoint, device="cpu", cache_dir=cache)
@@ -54,6 +61,7 @@ def test_test_metrics_join_those_of_val(checkpoint: Path, cache: Path) -> None:
 
 def test_example_maps_of_every_class_are_left(checkpoint: Path, cache: Path) -> None:
     measure_on_test(checkpoint, device="cpu", cache_dir=cache)
+    assert said_of_selection(checkpoint) is False
     maps = list((checkpoint / "maps").glob("*_map.png"))
     assert {path.name.partition("_")[0] for path in maps} == set(CLASS_NAMES)
 
@@ -80,3 +88,4 @@ def test_where_val_is_test_the_numbers_are_the_same_ones(
     assert record["metrics"]["test/image_auroc"] is not None
     assert record["metrics"]["test/image_auroc.num_classes"] == len(CLASS_NAMES)
     assert record["selected_on_test"]
+    assert said_of_selection(selected) is True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fake_sweep import play
 from rich.console import Console
@@ -171,8 +173,11 @@ def test_choosing_on_test_is_said(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = begin(tmp_path, images, cache, Search(0), monkeypatch, overrides=["data.validation.from=none"])
-    one.run()
+    one.describe()
     assert "selected on test: data.validation.from is none" in output_of(one)
+    one.run()
+    assert output_of(one).count("selected on test: data.validation.from is none") == 2
+    assert json.loads(pq.read_schema(one.folder / "trials.parquet").metadata[b"hvqray.selected_on_test"])
 
 
 class Retraining:
