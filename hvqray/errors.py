@@ -18,8 +18,8 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str, *, source: str | None = None, field: str | None = None) -> None:
-        parts = [part for part in (source, field) if part]
-        super().__init__(": ".join([*parts, " ".join(message.split())]))
+        self.message, self.source, self.field = " ".join(message.split()), source, field
+        super().__init__(": ".join(part for part in (source, field, self.message) if part))
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -18,6 +20,9 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
+
+if TYPE_CHECKING:
+    from hvqray.config.sweep_file import SweepFile
 
 _HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "scipy.stats", "pandas", "hvqray.results.html_report")
 """What the sweep needs that is slow to import: done while Ray starts."""
@@ -41,11 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     # Imported late: --help and a misspelt option should answer at once.
+    from hvqray.config.overrides import origin_of
     from hvqray.config.sweep_file import load_sweep
+
+    sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
+    with origin_of(arguments.space, arguments.overrides, arguments.data).found_later():
+        return _search(sweep, arguments)
+
+
+def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
+    """Check what the file alone does not tell, and run; returns the exit code."""
     from hvqray.data.cache import chosen_cache_dir, parse_bytes
     from hvqray.tuning.session_checks import check_before_ray
 
-    sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
     limit = arguments.cache_limit
     limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
     out = Path(arguments.out).resolve()

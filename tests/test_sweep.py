@@ -137,7 +137,7 @@ def test_faults_of_overrides(command: Command, option: str, told: str) -> None:
 def test_missing_data(command: Command, tmp_path: Path) -> None:
     line = command.fault(data=tmp_path / "nowhere")
     assert line == (
-        f"data.root: {tmp_path / 'nowhere'} is not a folder; give the folder that holds the class folders"
+        f"--data: data.root: {tmp_path / 'nowhere'} is not a folder; give the folder that holds the class folders"
     )
     assert not command.out.exists()
 
@@ -146,7 +146,7 @@ def test_a_class_called_mean(command: Command, tmp_path: Path, small_images: Pat
     shutil.copytree(small_images, tmp_path / "parts")
     (tmp_path / "parts" / "bolt").rename(tmp_path / "parts" / "mean")
     line = command.fault(data=tmp_path / "parts")
-    assert line.startswith(f"data.root: {tmp_path / 'parts' / 'mean'} is a class called 'mean'")
+    assert line.startswith(f"--data: data.root: {tmp_path / 'parts' / 'mean'} is a class called 'mean'")
     assert "rename the folder" in line
     assert files.MEAN == MEAN
 
@@ -154,13 +154,13 @@ def test_a_class_called_mean(command: Command, tmp_path: Path, small_images: Pat
 def test_a_gpu_where_there_is_none(command: Command) -> None:
     line = command.fault("--set", "resources.gpus_per_worker=1")
     assert line == (
-        "resources.gpus_per_worker: 1 is demanded, but Ray has no GPU; set it to 0 or auto, or start Ray where GPUs are"
+        "--set: resources.gpus_per_worker: 1 is demanded, but Ray has no GPU; set it to 0 or auto, or start Ray where GPUs are"
     )
     assert not command.folder.exists()
 
 
 def test_more_workers_than_the_cluster_holds(command: Command) -> None:
-    assert command.fault("--set", "resources.workers=3").startswith("resources.workers: 3 workers")
+    assert command.fault("--set", "resources.workers=3").startswith("--set: resources.workers: 3 workers")
     assert not command.folder.exists()
 
 
@@ -174,7 +174,7 @@ def test_a_backbone_that_needs_the_hub_without_one(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     command.write(("{weights: random, strides: [8, 16]}", backbone))
     line = command.fault()
-    assert line.startswith("data.backbone.weights: the weights of ")
+    assert line.startswith(f"{command.space}: data.backbone.weights: the weights of ")
     assert "cannot be reached; use weights: bundled" in line
     assert not command.out.exists()
 
@@ -191,7 +191,7 @@ def test_a_metric_of_an_unknown_class(command: Command) -> None:
     command.write(("val/image_auroc", "val/bolts/image_auroc"))
     line = command.fault()
     assert line == (
-        "sweep small: metric.name: 'val/bolts/image_auroc': the data have no class 'bolts'; did you mean 'bolt'?"
+        f"{command.space}: metric.name: 'val/bolts/image_auroc': the data have no class 'bolts'; did you mean 'bolt'?"
     )
     assert not command.out.exists()
 
@@ -199,7 +199,7 @@ def test_a_metric_of_an_unknown_class(command: Command) -> None:
 def test_a_sweep_without_an_end(command: Command) -> None:
     command.write(("run_cap: 3\n", ""))
     assert command.fault() == (
-        "sweep small: run_cap: is null, so the sweep would never end; give it, --num-trials or --time-budget"
+        f"{command.space}: run_cap: is null, so the sweep would never end; give it, --num-trials or --time-budget"
     )
     for options in (("--num-trials", "2"), ("--time-budget", "1m")):
         shutil.rmtree(command.out, ignore_errors=True)
@@ -229,7 +229,7 @@ def test_a_grid_has_an_end_of_its_own(command: Command, method: str) -> None:
 def test_a_method_that_cannot_search_the_space(command: Command, method: str, told: str) -> None:
     command.write(("method: random", f"method: {method}"))
     line = command.fault()
-    assert line.startswith(f"sweep small: method: {told}")
+    assert line.startswith(f"{command.space}: method: {told}")
     assert not command.out.exists()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -37,10 +40,26 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a configuration was written: a file, and dotted keys that `--set` put in its place."""
+    """Where a configuration was written: a file, and dotted keys that options of the command line put in its place."""
 
     file: str
-    overridden: tuple[str, ...] = ()
+    overridden: Sequence[str] = ()
+    """Keys given by `--set`."""
+    data_root: bool = False
+    """Whether `--data` was given."""
+
+    @contextmanager
+    def found_later(self) -> Iterator[None]:
+        """Faults of the configuration that are raised within the block, where nobody knows of the file, name it.
+
+        They are those with a field, a dotted name, and without a source.
+        """
+        try:
+            yield
+        except InputError as error:
+            if error.source is not None or not re.fullmatch(r"[a-z_]+(\.\w+)*", error.field or ""):
+                raise
+            raise self.fault(str(error.field), error.message) from None
 
     def fault(self, field: str, message: str) -> InputError:
         """`FILE: FIELD: MESSAGE`, or `--set: ...` where the field was set on the command line."""
@@ -51,6 +70,8 @@ class Origin:
         _log.warning("%s: %s: %s", self._source(field), field, message)
 
     def _source(self, field: str) -> str:
+        if self.data_root and field == "data.root":
+            return "--data"
         by_set = any(
             field == key
             or field.startswith((f"{key}.", f"{key}["))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from hvqray.config.faults import show
+from hvqray.config.faults import Origin, show
 from hvqray.config.fields import put
 from hvqray.config.parameters import Parameter
 from hvqray.config.yaml_loader import parse_yaml
@@ -26,6 +27,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not value.strip():
         raise InputError("has no value; write null for none", source="--set", field=key)
     return key, parse_yaml(value, source=f"--set {key}")
+
+
+def origin_of(path: str | Path, overrides: Sequence[str], data_root: str | None) -> Origin:
+    """Where the fields of a file that was loaded with these options were written, for faults that are found later."""
+    return Origin(str(path), [parse_override(text)[0] for text in overrides], data_root is not None)
 
 
 def override_text(key: str, value: Any) -> str:

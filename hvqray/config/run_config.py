@@ -107,8 +107,9 @@ def load_run_config(
     touched = apply_overrides(raw, overrides, top_level=list(RunConfig.model_fields))
     sections = {name: {} if content is None else content for name, content in raw.items()}
     take_data_root(sections, data_root)
-    make_paths_absolute(sections)
-    origin = Origin(str(path), touched)
+    origin = Origin(str(path), touched, data_root is not None)
+    with origin.found_later():
+        make_paths_absolute(sections)
     if not isinstance(sections.get("model", {}), dict):
         raise origin.fault("model", "is not a mapping of keys to values")
     try:

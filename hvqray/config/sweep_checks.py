@@ -61,7 +61,7 @@ class SpaceCheck:
         else:
             names = [self._fixed.get("model.name", DEFAULT_MODEL)]
         for name in names:
-            if name not in MODELS:
+            if not isinstance(name, str) or name not in MODELS:
                 field = "parameters.model.name" if "model.name" in self._parameters else "model.name"
                 known = did_you_mean(name, MODELS) if isinstance(name, str) else did_you_mean("", MODELS)
                 raise self._origin.fault(field, f"{show(name)} is no model{known}")

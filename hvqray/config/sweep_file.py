@@ -276,8 +276,9 @@ def load_sweep(
     take_data_root(raw, data_root)
     raw.setdefault("name", Path(path).stem)
 
-    origin = Origin(str(path), touched)
-    make_paths_absolute(raw, raw["parameters"])
+    origin = Origin(str(path), touched, data_root is not None)
+    with origin.found_later():
+        make_paths_absolute(raw, raw["parameters"])
     try:
         sweep = SweepFile.model_validate(
             {**raw, "parameters": _integer_ranges(raw["parameters"])}, strict=True
@@ -345,7 +346,7 @@ def check_metric_classes(sweep: SweepFile, class_names: Iterable[str]) -> None:
             message = (
                 f"{metric.name!r}: the data have no class {class_name!r}{did_you_mean(class_name, known)}"
             )
-            raise InputError(message, source=f"sweep {sweep.name}", field="metric.name")
+            raise InputError(message, field="metric.name")
 
 
 def resolve_run_config(sweep: SweepFile, params: Mapping[str, Any]) -> RunConfig:

@@ -43,7 +43,6 @@ def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:
     if number is None and time_budget_s is None:
         raise InputError(
             "is null, so the sweep would never end; give it, --num-trials or --time-budget",
-            source=f"sweep {sweep.name}",
             field="run_cap",
         )
     return number
@@ -51,10 +50,7 @@ def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:
 
 def check_method(sweep: SweepFile) -> None:
     """Raise InputError where the method cannot search the space."""
-    try:
-        make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
-    except InputError as error:
-        raise InputError(str(error), source=f"sweep {sweep.name}") from None
+    make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
 
 
 def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
@@ -97,7 +93,4 @@ def check_fixed_model(sweep: SweepFile, context: ModelContext) -> None:
         return
     from hvqray.models.build import check_map_fits  # torch is imported while Ray starts, not before
 
-    try:
-        check_map_fits(model, context)
-    except InputError as error:
-        raise InputError(str(error), source=f"sweep {sweep.name}") from None
+    check_map_fits(model, context)

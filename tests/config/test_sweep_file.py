@@ -95,6 +95,7 @@ FAULTS = [
     (["resources.cpus_per_worker=many"], '--set: resources.cpus_per_worker: "many" is not a number; or'),
     (["confirm.seeds=[1, 1]"], "--set: confirm.seeds: seeds must differ"),
     (["model.name=hvqq"], """--set: parameters.model.name: "hvqq" is no model; did you mean 'hvq'?"""),
+    (["model.name=[hvq]"], '--set: parameters.model.name: ["hvq"] is no model'),
     (
         ["model.dropout=0.1"],
         "--set: model.dropout: squad, which model.name may be, has no such field; move it",

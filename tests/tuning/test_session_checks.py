@@ -25,9 +25,7 @@ def sweep(tmp_path: Path, parameters: str) -> SweepFile:
 
 def test_a_fixed_map_that_no_memory_holds_ends_the_sweep_before_it_starts(tmp_path: Path) -> None:
     checked = sweep(tmp_path, "{train.lr: {min: 0.001, max: 0.01}}")
-    with pytest.raises(
-        InputError, match=r"^sweep space: model.map_distance: .* 768 x 768 matrix .* choose mahala"
-    ):
+    with pytest.raises(InputError, match=r"^model.map_distance: .* 768 x 768 matrix .* choose mahala"):
         check_fixed_model(checked, VIT)
     check_fixed_model(checked, ModelContext(VIT.class_names, 192, (14, 14), 224))
 
