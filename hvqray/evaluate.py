@@ -19,7 +19,7 @@ from rich.text import Text
 
 from hvqray.atomic import make_folder, write_atomically
 from hvqray.command_line import DONE, add_cache_option, add_layout_option, argument_parser, run_command
-from hvqray.config.sections import DataConfig
+from hvqray.config.sections import DataConfig, ValidationConfig
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.layouts import AUTO, read_dataset
 from hvqray.data.prepare import prepare_data
@@ -35,6 +35,7 @@ from hvqray.training.optimisation import autocast
 
 BATCH_SIZE = 64
 OUT_SUFFIXES = (".json", ".csv")
+ALL = "all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of the dataset (default: the data that the model was trained on)",
     )
     add_layout_option(parser)
-    parser.add_argument("--split", choices=["test", "val"], default="test", help="split to evaluate on")
+    parser.add_argument(
+        "--split",
+        choices=["test", "val", ALL],
+        default="test",
+        help="split to evaluate on, as data.validation of the checkpoint makes it; all takes all test images of the dataset",
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -69,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(arguments.checkpoint, device=device)
     config, remarks = data_of(loaded, arguments.data, arguments.layout)
+    made_from_test = config.validation.from_ == "test"
+    if arguments.split == ALL:
+        config = config.model_copy(update={"validation": ValidationConfig.model_validate({"from": "none"})})
     with progress_bar() as progress:
         data = prepare_data(
             config,
@@ -77,10 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             batchnorm=loaded.batchnorm,
             progress=progress,
         )
-    metrics = evaluate(loaded, data, arguments.split, device)
-    facts = provenance(loaded, config, arguments.split)
+    split = "test" if arguments.split == ALL else arguments.split
+    metrics = evaluate(loaded, data, split, device)
+    facts = provenance(loaded, config, arguments.split) | {"num_images": len(data.splits[split])}
+    if made_from_test:
+        remarks.append(_what_of_the_test_images(arguments.split, data))
 
-    results = class_table(metrics, arguments.split)
+    results = class_table(metrics, split)
     assert results is not None
     console = Console()
     console.print(_table(results, facts))
@@ -159,11 +171,21 @@ def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str,
     }
 
 
+def _what_of_the_test_images(split: str, data: PreparedData) -> str:
+    """How many of the dataset's test images the figures are of, where `val` is a part of them."""
+    if split == ALL:
+        return f"all {len(data.splits['test'])} test images, among them any that were val when the model was chosen"
+    num_images, num_others = len(data.splits[split]), len(data.splits["val" if split == "test" else "test"])
+    return (
+        f"{num_images} of the dataset's {num_images + num_others} test images (--split all takes all of them)"
+    )
+
+
 def _table(results: ClassTable, facts: dict[str, Any]) -> Table:
     mark = " (selected on test)" if facts["selected_on_test"] else ""
     return results_table(
         results,
-        f"{facts['dataset']}, {results.split}{mark}, {facts['image_size']} px, seed {facts['seed']}",
+        f"{facts['dataset']}, {facts['split']}{mark}, {facts['image_size']} px, seed {facts['seed']}",
         caption=f"hvqray {facts['code_version']}, {facts['hardware']}",
     )
 

@@ -87,6 +87,22 @@ def test_val_is_what_training_measured(place: Place, tmp_path: Path) -> None:
     assert {"seed", "code_version", "hardware"} <= result.keys()
 
 
+def test_all_test_images_where_they_are_asked_for(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts, told = {}, {}
+    for split in ("val", "test", "all"):
+        assert place.evaluate("--split", split, "--out", tmp_path / f"{split}.json") == 0
+        result = json.loads((tmp_path / f"{split}.json").read_text())
+        assert result["split"] == split
+        counts[split] = result["num_images"]
+        told[split] = " ".join(capsys.readouterr().out.split())
+    assert counts["all"] == counts["val"] + counts["test"] == len(list(place.root.glob("*/test/*/*")))
+    assert f"{counts['test']} of the dataset's {counts['all']} test images (--split all" in told["test"]
+    assert f"{counts['val']} of the dataset's {counts['all']} test images" in told["val"]
+    assert f"all {counts['all']} test images, among them any that were val" in told["all"]
+
+
 def test_csv_has_a_row_a_class_and_the_mean(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
