@@ -100,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path, class_name, score in zip(paths, classes, scores_n, strict=True)
         ]
         pictures = draw(predictions, maps_nSS, arguments.out)
-    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures))
-    _print(predictions)
+    selected_on_test = bool(loaded.metrics.get("selected_on_test", False))
+    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures, selected_on_test))
+    _print(predictions, selected_on_test)
     return DONE
 
 
@@ -216,17 +217,17 @@ def draw(predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path) -> l
     return pictures
 
 
-def _csv(predictions: list[Prediction], pictures: list[Path]) -> str:
+def _csv(predictions: list[Prediction], pictures: list[Path], selected_on_test: bool) -> str:
     """A row an image, in the order given; what is unknown is an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "class_name", "score", "threshold", "label", "map"])
+    writer.writerow(["image", "class_name", "score", "threshold", "label", "map", "selected_on_test"])
     for p, picture in zip(predictions, pictures, strict=True):
-        writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture.name])
+        writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture.name, selected_on_test])
     return file.getvalue()
 
 
-def _print(predictions: list[Prediction]) -> None:
+def _print(predictions: list[Prediction], selected_on_test: bool) -> None:
     console = Console()
     for p in predictions:
         label = p.label or "no label"
@@ -239,6 +240,10 @@ def _print(predictions: list[Prediction]) -> None:
             f"{unlabelled} of {len(predictions)} images have no label: the checkpoint has no threshold for their class"
             " (it is taken on val, where a class has normal and anomalous images)",
             soft_wrap=True,
+        )
+    if selected_on_test:
+        console.print(
+            "selected on test: the model was chosen, and its thresholds taken, on test images", soft_wrap=True
         )
 
 

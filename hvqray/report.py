@@ -21,7 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="also build the W&B report: online where a key is configured, else as SWEEP_DIR/wandb-report.json",
     )
-    parser.add_argument("--entity", metavar="NAME", help="W&B user or team (default: entity of sweep.yaml)")
+    parser.add_argument(
+        "--entity",
+        metavar="NAME",
+        help="W&B user or team (default: entity of sweep.yaml, else the key's own)",
+    )
     parser.add_argument("--project", metavar="NAME", help="W&B project (default: project of sweep.yaml)")
     arguments = parser.parse_args(argv)
     if not arguments.wandb and (arguments.entity or arguments.project):
@@ -38,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = build_wandb_report(
             arguments.folder, entity=arguments.entity, project=arguments.project, out=out
         )
-        remark = "" if online else " (W&B report as a file: no key is configured, or W&B is not online)"
+        remark = (
+            ""
+            if online
+            else " (W&B report as a file, which names no entity or project: no key is configured, or W&B is not online)"
+        )
         sys.stdout.write(f"{place}{remark}\n")
     return DONE
 

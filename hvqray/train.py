@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,7 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     from hvqray.config.metric_names import class_of
     from hvqray.data.prepare import prepare_data
     from hvqray.data.progress import progress_bar
+    from hvqray.results.wording import VAL_IS_TEST
     from hvqray.training import loop
     from hvqray.training.checkpoint import remove_resume_state
     from hvqray.training.communicator import SingleProcess
@@ -146,16 +147,20 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
             f"the data have no class {class_name!r}{did_you_mean(class_name, known)}",
             field=f"--metric {selection.metric}",
         )
+    if data.selected_on_test:
+        console.print(VAL_IS_TEST, markup=False, soft_wrap=True)
     epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
     with contextlib.closing(epochs):
         for report in epochs:
             console.print(_line(report, selection.metric), markup=False, soft_wrap=True)
     remove_resume_state(out)
     if test:
+        mark = " (selected on test)" if data.selected_on_test else ""
         record = measure_on_test(out, device=device, cache_dir=cache_dir)
         for name, value in record["metrics"].items():
             if name.startswith("test/") and name.count("/") == 1 and "." not in name:
-                console.print(f"{name}: {'undefined' if value is None else f'{value:.4f}'}", markup=False)
+                shown = "undefined" if value is None else _shown(record["metrics"], name)
+                console.print(f"{name}{mark}: {shown}", markup=False)
     console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
 
 
@@ -176,8 +181,18 @@ def _check_same_run(config: RunConfig, out: Path) -> None:
 
 def _line(report: EpochReport, metric: str) -> str:
     shown = {name: report.metrics.get(name) for name in ("train/loss", metric, "val/pixel_auroc")}
-    values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if value is not None)
+    values = ", ".join(
+        f"{name} {_shown(report.metrics, name)}" for name, value in shown.items() if value is not None
+    )
     return f"epoch {report.epoch}/{report.num_epochs}: {values} ({report.duration_s:.0f} s)"
+
+
+def _shown(metrics: Mapping[str, float | None], name: str) -> str:
+    """`0.9123`, `0.9123 (over 2 of 3 classes)` where a class does not count in the mean."""
+    from hvqray.results.class_table import over_classes
+
+    over = over_classes(metrics, name)
+    return f"{metrics[name]:.4f}" + (f" ({over})" if over else "")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hvqray.data.backbones import load_backbone
 from hvqray.metrics import THRESHOLD
 from hvqray.models.build import build_model
 from hvqray.models.interface import Batch, ModelContext
-from hvqray.training.checkpoint import save_model
+from hvqray.training.checkpoint import load_model, save_model
 
 SIZE = 64
 NAMES = ("cap", "long_bolt", "tile")
@@ -97,6 +98,23 @@ class TestTheFile:
         assert json.loads(metadata["class_names"]) == list(NAMES)
         assert json.loads(metadata["thresholds"]) == {"cap": 1.5, "long_bolt": None, "tile": None}
         assert RunConfig.model_validate_json(metadata["config"]).model == SMALL_HVQ
+        assert metadata["selected_on_test"] == "false"
+
+    def test_says_that_its_model_was_selected_on_test(self, checkpoint, tmp_path, monkeypatch, capsys):
+        chosen = shutil.copytree(checkpoint, tmp_path / "chosen")
+        record = json.loads((chosen / "metrics.json").read_text())
+        (chosen / "metrics.json").write_text(json.dumps({**record, "selected_on_test": True}))
+        assert export._metadata(load_model(chosen))["selected_on_test"] == "true"
+
+        def write(detector, loaded, out, **options):
+            out.write_bytes(b"onnx")
+            return export.Difference(0.0, 0.0, num_random=4, num_real=3)
+
+        monkeypatch.setattr(export, "export_onnx", write)
+        for folder, marked in ((checkpoint, False), (chosen, True)):
+            assert run_command(export.main, [str(folder), "--out", str(tmp_path / "m.onnx")]) == 0
+            line = capsys.readouterr().out
+            assert line.endswith("; the model was selected on test\n") == marked
 
     @pytest.mark.slow
     @pytest.mark.parametrize(

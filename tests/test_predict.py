@@ -99,6 +99,18 @@ def test_a_model_that_needs_no_class_predicts_without_but_gives_no_label(
     assert "1 of 1 images have no label" in capsys.readouterr().out
 
 
+def test_selected_on_test_is_said(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = place.root / "bolt" / "test" / "good" / "000.png"
+    assert run(place.oracle, image, out=tmp_path / "a")[0]["selected_on_test"] == "False"
+    assert "selected on test" not in capsys.readouterr().out
+    chosen = tmp_path / "chosen"
+    shutil.copytree(place.oracle, chosen)
+    record = json.loads((chosen / "metrics.json").read_text())
+    (chosen / "metrics.json").write_text(json.dumps({**record, "selected_on_test": True}))
+    assert run(chosen, image, out=tmp_path / "b")[0]["selected_on_test"] == "True"
+    assert "selected on test: the model was chosen" in capsys.readouterr().out
+
+
 def test_an_image_named_twice_is_predicted_once(place: Place, tmp_path: Path) -> None:
     folder = place.root / "bolt" / "test" / "good"
     assert len(run(place.oracle, folder, folder / "001.png", out=tmp_path)) == 6

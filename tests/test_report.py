@@ -25,7 +25,7 @@ def test_wandb_without_a_key_gives_a_file(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     folder = write_fake_sweep(tmp_path / "one", num_trials=2)
-    assert run_command(main, [str(folder), "--wandb", "--entity", "team"]) == 0
+    assert run_command(main, [str(folder), "--wandb"]) == 0
     assert f"{folder / 'wandb-report.json'} (W&B report as a file" in capsys.readouterr().out
     assert (folder / "wandb-report.json").exists()
 

@@ -19,6 +19,7 @@ from hvqray.data.prepare import prepare_data
 from hvqray.training import loop
 from hvqray.training.checkpoint import RESUME_FILE, load_model, remove_resume_state, trial_folder
 from hvqray.training.communicator import SingleProcess
+from hvqray.training.epoch_report import EpochReport
 
 CONFIG = """\
 model: {name: hvq, width: 16, num_heads: 2, feedforward_width: 32, hierarchy_depth: 1, score_pool_size: 4, codebook_size: 8}
@@ -118,6 +119,25 @@ def test_without_test_the_test_split_is_not_looked_at(command: Command) -> None:
     metrics = json.loads((command.out / "metrics.json").read_text())["metrics"]
     assert "val/image_auroc" in metrics
     assert not any(name.startswith("test/") for name in metrics)
+
+
+def test_what_is_chosen_on_test_is_marked(command: Command) -> None:
+    assert command("--test", "--set", "data.validation.from=none", "--set", "train.epochs=1") == 0
+    lines = command.output().splitlines()
+    said = lines.index("selected on test: data.validation.from is none, so val is the test split")
+    assert said < next(number for number, line in enumerate(lines) if line.startswith("epoch 1/1"))
+    measured = [line for line in lines if line.startswith("test/")]
+    assert len(measured) >= 7
+    assert all(re.match(r"test/\w+ \(selected on test\): ", line) for line in measured)
+
+
+def test_a_line_says_over_how_many_classes_a_mean_was_taken() -> None:
+    metrics = {"val/image_auroc": 0.9, "val/image_auroc.num_classes": 1.0, "train/loss": 1.5}
+    metrics |= {"val/bolt/image_auroc": 0.9, "val/cloth/image_auroc": None, "val/pixel_auroc": 0.8}
+    line = train._line(EpochReport(1, 2, metrics, 3.0), "val/image_auroc")
+    assert line == (
+        "epoch 1/2: train/loss 1.5000, val/image_auroc 0.9000 (over 1 of 2 classes), val/pixel_auroc 0.8000 (3 s)"
+    )
 
 
 def test_a_trial_repeats_bit_for_bit(command: Command, sweep: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names
+from hvqray.results.class_table import METRIC_LABELS, class_names, mean_note
 from hvqray.results.confirm_table import TERMINAL_METRICS
 from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
@@ -44,6 +44,8 @@ class BaselineTable:
     baseline: BaselineRecord
     rows: list[tuple[str, list[tuple[float | None, float | None]]]]
     """Class name and, a metric, the baseline's value and what the best model has more; the mean last."""
+    note: str | None
+    """Over how many classes a mean was taken, where that is not all of them."""
 
 
 def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]:
@@ -66,6 +68,7 @@ def baseline_tables(
                 )
                 for name, prefix in [*((name, f"{name}/") for name in names), (MEAN, "")]
             ],
+            _mean_note(best, baseline),
         )
         for baseline in baselines
     ]
@@ -93,6 +96,8 @@ def print_baselines(
             shown = [Text(" ".join(cell_texts(*cells[position]))) for position in positions]
             table.add_row(Text(class_name), *shown, style="bold" if is_mean else None)
         console.print(table)
+        if each.note:
+            console.print(each.note, markup=False, highlight=False, soft_wrap=True)
     for line in headline(best, baselines):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -118,6 +123,14 @@ def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecor
 def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:
     """`0.9490` and `+0.0123`."""
     return wording.number(value), wording.number(None) if more is None else f"{more:+.4f}"
+
+
+def _mean_note(best: Mapping[str, float | None], baseline: BaselineRecord) -> str | None:
+    own, other = mean_note(best, "test"), mean_note(baseline.metrics, "test")
+    if own == other:
+        return own
+    label = LABELS.get(baseline.name, baseline.name)
+    return "; ".join(f"{who}: {note}" for who, note in ((label, other), ("best model", own)) if note)
 
 
 def _compare(

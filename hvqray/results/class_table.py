@@ -56,13 +56,36 @@ def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> str | None:
-    parts = []
-    num_classes = len(names)
+def over_classes(metrics: Mapping[str, float | None], name: str) -> str | None:
+    """`over 2 of 3 classes` of the mean `name`, such as `val/image_auroc`; None where it was taken over all of them.
+
+    A class in which a metric is undefined does not count. Also None where `name` is no mean of the seven metrics.
+    """
+    split, class_name, metric = split_metric_name(name)
+    if class_name != MEAN or metric not in METRIC_LABELS or name not in metrics:
+        return None
+    names = class_names(metrics, split)
+    counted = metrics.get(f"{name}.num_classes")
+    if counted is None:
+        told = [metrics[of] for each in names if (of := f"{split}/{each}/{metric}") in metrics]
+        if not told:
+            return None
+        counted = sum(value is not None for value in told)
+    return None if counted == len(names) else f"over {counted:.0f} of {len(names)} classes"
+
+
+def mean_note(metrics: Mapping[str, float | None], split: str) -> str | None:
+    """`mean image AUROC, image AP over 2 of 3 classes`, of the means that were not taken over all; None where all were."""
+    labels: dict[str, list[str]] = {}
     for metric, label in METRIC_LABELS.items():
-        counted = metrics.get(f"{split}/{metric}.num_classes")
-        if counted is not None and counted != num_classes:
-            parts.append(f"mean {label} over {counted:.0f} of {num_classes} classes")
+        if over := over_classes(metrics, f"{split}/{metric}"):
+            labels.setdefault(over, []).append(label)
+    return "; ".join(f"mean {', '.join(of)} {over}" for over, of in labels.items()) or None
+
+
+def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> str | None:
+    means = mean_note(metrics, split)
+    parts = [means] if means else []
     accuracy = metrics.get(f"{split}/router_accuracy")
     if accuracy is not None:
         of_classes = {name: metrics.get(f"{split}/{name}/router_accuracy") for name in names}

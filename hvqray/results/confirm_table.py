@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names
+from hvqray.results.class_table import METRIC_LABELS, class_names, mean_note
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
@@ -106,5 +106,18 @@ def _notes(configuration: ConfirmedConfiguration) -> list[str]:
     }
     found = {spread.interval for spread in configuration.metrics.values()}
     notes = [text for interval, text in says.items() if interval in found]
+    notes += _mean_notes(configuration)
     notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
     return notes
+
+
+def _mean_notes(configuration: ConfirmedConfiguration) -> list[str]:
+    """Over how many classes the means were taken where one is undefined, with the seed where that differs."""
+    metrics = configuration.metrics
+    by_seed = {
+        seed: mean_note({name: spread.values[index] for name, spread in metrics.items()}, "test")
+        for index, seed in enumerate(configuration.seeds)
+    }
+    if len(set(by_seed.values())) == 1:
+        return [note for note in set(by_seed.values()) if note]
+    return [f"seed {seed}: {note}" for seed, note in by_seed.items() if note]

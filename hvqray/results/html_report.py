@@ -17,7 +17,7 @@ from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables, cell_texts
-from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.class_table import METRIC_LABELS, class_table, over_classes
 from hvqray.results.confirm_table import confirm_table, spread_lines
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
 from hvqray.results.history import TrialRecord
@@ -131,13 +131,14 @@ def _headline(
     cards = [("trials", str(len(trials)), ended)]
     for name in description.goals:
         remark = f"{'run' if best.confirmed else 'trial'} {best.run_id}" if best else "no complete trial"
+        if best and (over := over_classes(best.metrics, name)):
+            remark += f", mean {over}"
         cards.append((f"best {name}", wording.number(best.metrics.get(name) if best else None), remark))
     if best is not None:
         for label, name in (("image AUROC", "test/image_auroc"), ("pixel AUROC", "test/pixel_auroc")):
             if name in best.metrics:
-                cards.append(
-                    (f"{label} on test", wording.number(best.metrics[name]), "mean over the classes")
-                )
+                over = over_classes(best.metrics, name) or "over the classes"
+                cards.append((f"{label} on test", wording.number(best.metrics[name]), f"mean {over}"))
     cards.append(
         (
             "time in trials",

@@ -102,10 +102,11 @@ def read_description(folder: Path) -> SweepDescription:
 
 def read_best(folder: Path) -> BestResult | None:
     """The best model's results, or None where the sweep has none (yet)."""
-    path = folder / "best" / "metrics.json"
-    if not path.exists():
+    try:
+        text = (folder / "best" / "metrics.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(text)
     return BestResult(
         trial_id=content["trial_id"],
         run_id=content.get("run_id", content["trial_id"]),

@@ -14,26 +14,30 @@ from hvqray.results.confirm_table import spread_lines
 from hvqray.results.history import TrialRecord
 from hvqray.results.store import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
+from hvqray.results.wandb_sink import default_entity
 
 
 def build_wandb_report(folder: Path, *, entity: str | None, project: str | None, out: Path | None) -> str:
     """Save the report of the sweep in `folder`, and return its address, or `out`.
 
-    With `out` the report's specification is written to that JSON file and nothing is sent. `entity` and `project`
-    default to those of sweep.yaml. Raises InputError where `folder` is not a sweep's, or a name is missing.
+    With `out` the report's specification, which names neither entity nor project, is written to that JSON file and nothing
+    is sent. `entity` and `project` default to those of sweep.yaml, and the entity then to the key's own default. Raises
+    InputError where `folder` is not a sweep's, or a name is missing.
     """
     description = read_description(folder)
     entity, project = entity or description.entity, project or description.project
     if not project:
         raise InputError("missing: give --project NAME", source=str(folder / "sweep.yaml"), field="project")
-    if not entity:
+    if not entity and out is None:
+        entity = default_entity()
+    if not entity and out is None:
         raise InputError(
-            "missing: give --entity NAME (your W&B user or team)",
+            "missing, and the key has no default one: give --entity NAME (your W&B user or team)",
             source=str(folder / "sweep.yaml"),
             field="entity",
         )
     report = wr.Report(
-        entity=entity,
+        entity=entity or "",  # without one, wandb-workspaces would ask the server
         project=project,
         title=f"{description.name}: hyperparameter sweep",
         description=description.description or "",

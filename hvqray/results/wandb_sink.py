@@ -17,6 +17,7 @@ from typing import Any, Literal
 import wandb
 
 from hvqray.config.run_config import WEIGHTS
+from hvqray.errors import InputError
 from hvqray.results.class_table import METRIC_LABELS, class_table
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
@@ -132,10 +133,11 @@ class WandbSink:
     def _start(self, event: TrialStart) -> None:
         if event.confirms:
             self._confirming.add(event.trial_id)
-        config = without_paths({**event.config, "params": event.params, "seed": event.seed})
         try:
             self._runs[event.trial_id] = self._open_run(
-                event.trial_id, config, ["confirm", event.confirms] if event.confirms else ["search"]
+                event.trial_id,
+                run_config(event),
+                ["confirm", event.confirms] if event.confirms else ["search"],
             )
         except Exception:
             # No server, no project or no right to it: the next trial would wait as long for the same answer.
@@ -243,6 +245,33 @@ class WandbSink:
     def _finish_all(self) -> None:
         for trial_id in list(self._runs):
             self._finish(trial_id, failed=False)
+
+
+def default_entity() -> str | None:
+    """The entity to which the configured key logs where none is named.
+
+    Raises:
+        InputError: the server does not tell.
+    """
+    try:
+        return wandb.Api().default_entity
+    except Exception as error:  # wandb raises many kinds, among them those of the libraries below it
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"missing, and W&B does not tell the key's own ({type(error).__name__}: {reason}); give --entity NAME",
+            field="entity",
+        ) from None
+
+
+def run_config(event: TrialStart) -> dict[str, Any]:
+    """What a run's page shows as its configuration."""
+    validation = (event.config.get("data") or {}).get("validation") or {}
+    facts = {
+        "params": event.params,
+        "seed": event.seed,
+        "selected_on_test": validation.get("from") == "none",
+    }
+    return without_paths({**event.config, **facts})
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:

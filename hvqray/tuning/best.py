@@ -47,7 +47,11 @@ def best_confirmed(
 def install_best(
     folder: Path, trial_id: str, run_id: str, confirmed: Sequence[ConfirmedConfiguration] = ()
 ) -> None:
-    """Fill `folder/best` with the measured model of a run of `trial_id` (the trial itself, or its retraining)."""
+    """Fill `folder/best` with the measured model of a run of `trial_id` (the trial itself, or its retraining).
+
+    No call exchanges two folders, so between two renames there is no `best`. A process killed there leaves none: a resumed
+    sweep comes by here again.
+    """
     for stale in folder.glob(f".{FOLDER}.*"):  # of a process that was killed
         shutil.rmtree(stale, ignore_errors=True)
     workspace = Path(tempfile.mkdtemp(dir=folder, prefix=f".{FOLDER}."))
@@ -61,6 +65,11 @@ def install_best(
         write_record(new, record)
         if (folder / FOLDER).exists():
             (folder / FOLDER).rename(old)
-        new.rename(folder / FOLDER)
+        try:
+            new.rename(folder / FOLDER)
+        except OSError:
+            if old.exists():
+                old.rename(folder / FOLDER)
+            raise
     finally:
         shutil.rmtree(workspace, ignore_errors=True)

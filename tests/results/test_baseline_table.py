@@ -39,6 +39,16 @@ def test_each_class_and_the_mean() -> None:
     assert rows["mean"] == (0.875, 0.9 - 0.875)
 
 
+def test_a_mean_that_misses_a_class_is_noted() -> None:
+    (table,) = baseline_tables(BEST, BASELINES)
+    assert table.note == "PatchCore: mean image AUROC over 1 of 2 classes"
+    lacking = {**BEST, "test/nut/image_auroc": None}
+    (table,) = baseline_tables(lacking, BASELINES)
+    assert table.note == "mean image AUROC over 1 of 2 classes", "the same for both"
+    (table,) = baseline_tables(BEST, read_baselines([{"name": "padim", "settings": {}, "metrics": BEST}]))
+    assert table.note is None
+
+
 def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
     assert headline(BEST, BASELINES) == [
         "against PatchCore: image AUROC won by 0.0250, pixel AUROC lost by 0.0500 (test, mean over the classes)"
@@ -57,4 +67,5 @@ def test_the_terminal_holds_it_in_80_columns() -> None:
     )
     assert "0.9700 -0.0200" in text
     assert "0.8750 +0.0250" in text
+    assert "PatchCore: mean image AUROC over 1 of 2 classes" in text
     assert "…" not in text

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
 from hvqray.metrics import METRIC_NAMES
-from hvqray.results.class_table import METRIC_LABELS, class_names, class_table, codebook_levels
+from hvqray.results.class_table import (
+    METRIC_LABELS,
+    class_names,
+    class_table,
+    codebook_levels,
+    mean_note,
+    over_classes,
+)
 
 
 def test_labels_are_of_the_seven_metrics_in_their_order() -> None:
@@ -53,3 +60,20 @@ def test_codebooks_of_classes_are_no_levels() -> None:
 
 def test_a_split_that_was_not_measured_has_no_table() -> None:
     assert class_table({"val/image_auroc": 0.5, "train/loss": 1.0}, "test") is None
+
+
+def test_means_of_a_split_with_an_undefined_class() -> None:
+    metrics = {f"test/{name}/{metric}": 0.5 for name in ("a", "b", "c") for metric in METRIC_NAMES}
+    metrics |= {f"test/{metric}": 0.5 for metric in METRIC_NAMES}
+    assert mean_note(metrics, "test") is None
+    metrics |= {"test/b/image_auroc": None, "test/b/image_ap": None, "test/c/pixel_ap": None}
+    counted = {**metrics, "test/pixel_ap.num_classes": 1.0}
+    assert over_classes(metrics, "test/image_auroc") == "over 2 of 3 classes"
+    assert over_classes(metrics, "test/image_f1max") is None
+    assert over_classes(counted, "test/pixel_ap") == "over 1 of 3 classes"
+    for name in ("test/b/image_auroc", "train/loss", "val/image_auroc", "codebook/top/use"):
+        assert over_classes(metrics, name) is None
+    assert mean_note(metrics, "test") == "mean image AUROC, image AP, pixel AP over 2 of 3 classes"
+    assert mean_note(counted, "test") == (
+        "mean image AUROC, image AP over 2 of 3 classes; mean pixel AP over 1 of 3 classes"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -81,6 +82,16 @@ def test_a_table_has_a_row_a_class_and_the_mean_last() -> None:
     assert all(len(spreads) == len(METRICS) for _, spreads in table.rows)
     assert table.rows[-1][1][0] == CONFIRMED[0].metrics["test/image_auroc"]
     assert confirm_table(CONFIRMED[2]).rows == []
+
+
+def test_a_mean_that_misses_a_class_is_noted() -> None:
+    """`road` has no pixel AP with the first seed."""
+    noted = [note for note in confirm_table(CONFIRMED[0]).notes if "classes" in note]
+    assert noted == ["seed 3: mean pixel AP over 3 of 4 classes"]
+    metrics = {**CONFIRMED[0].metrics, "test/road/pixel_ap": Spread([None, None], None, None)}
+    always = dataclasses.replace(CONFIRMED[0], metrics=metrics)
+    noted = [note for note in confirm_table(always).notes if "classes" in note]
+    assert noted == ["mean pixel AP over 3 of 4 classes"]
 
 
 @pytest.mark.parametrize(

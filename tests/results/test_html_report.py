@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -193,3 +194,19 @@ def test_charts_of_a_search_for_two_metrics() -> None:
     history = next(trace for trace in charts[2].figure.data if trace.mode == "markers")
     assert history.name == "two"
     assert list(history.y) == pytest.approx([0.01, 0.25, 0.81])
+
+
+def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    path = folder / "best" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["metrics"] |= {"test/road/image_auroc": None, "val/road/image_auroc": None}
+    content["baselines"] = [{"name": "padim", "settings": {}, "metrics": content["metrics"]}]
+    path.write_text(json.dumps(content))
+    page = Page(build_html_report(folder))
+    cards, _, rest = page.text.partition("Best model per class")
+    assert "trial t0000, mean over 3 of 4 classes" in cards
+    assert "image AUROC on test" in cards
+    assert cards.count("mean over 3 of 4 classes") == 2, "on val and on test"
+    assert "mean over the classes" in cards, "of pixel AUROC"
+    assert rest.count("mean image AUROC over 3 of 4 classes") == 3, "val, test and the baseline"

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from fake_sweep import CLASSES, OBJECTIVE, write_fake_sweep
 
 from hvqray.errors import InputError
@@ -49,7 +51,48 @@ def test_the_file_has_the_panels_of_the_sweep(tmp_path: Path) -> None:
     assert "Selected on test" in json.dumps(spec["blocks"])
 
 
-def test_missing_names_are_asked_for(tmp_path: Path) -> None:
+def test_missing_names_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_fake_sweep(tmp_path / "one")
-    with pytest.raises(InputError, match=r"sweep\.yaml: entity: missing: give --entity NAME"):
-        build(folder, entity=None)
+    for answer in (None, ""):
+        with monkeypatch.context() as patch:
+            patch.setattr(wandb, "Api", lambda answer=answer: SimpleNamespace(default_entity=answer))
+            with pytest.raises(InputError, match=r"sweep\.yaml: entity: missing, .* give --entity NAME"):
+                build(folder, entity=None, out=None)
+
+    def unreachable() -> None:
+        raise ConnectionError("no\nserver")
+
+    monkeypatch.setattr(wandb, "Api", unreachable)
+    with pytest.raises(
+        InputError, match=r"entity: missing, .*\(ConnectionError: no server\); give --entity NAME"
+    ):
+        build(folder, entity=None, out=None)
+
+
+def test_online_the_entity_is_the_key_s_own_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb_workspaces.reports.v2 as wr
+
+    saved: list[tuple[str, str]] = []
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="my-own"))
+    monkeypatch.setattr(wr.Report, "save", lambda report: saved.append((report.entity, report.project)))
+    monkeypatch.setattr(wr.Report, "url", "https://wandb.example/report")
+    folder = write_fake_sweep(tmp_path / "one", num_trials=2)
+    for entity in (None, "team"):
+        assert build(folder, entity=entity, out=None) == "https://wandb.example/report"
+    assert saved == [("my-own", "anomalies"), ("team", "anomalies")]
+
+
+def test_a_file_needs_no_entity_and_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> None:
+        raise AssertionError("the server is not asked")
+
+    monkeypatch.setattr(wandb, "Api", asked)
+    folder = write_fake_sweep(tmp_path / "one", num_trials=2)
+    build(folder, entity=None)
+    without = json.loads((folder / "report.json").read_text())
+    assert without["blocks"]
+    assert "anomalies" not in json.dumps(without), "the project"
+    build(folder, entity="team")
+    assert "team" not in (folder / "report.json").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import platform
@@ -14,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import CLASSES, METRICS, NUM_EPOCHS, OBJECTIVE, play, write_fake_sweep, write_maps
+from fake_sweep import (
+    CLASSES,
+    METRICS,
+    NUM_EPOCHS,
+    OBJECTIVE,
+    play,
+    start_of,
+    write_fake_sweep,
+    write_maps,
+)
 
 from hvqray.results import wandb_sink
 from hvqray.results.wandb_sink import WandbSink
@@ -84,6 +94,7 @@ def test_a_trial_has_its_configuration_history_tables_and_images(folder: Path) -
     assert config["params"]["model.fsq_levels"] == [8, 5, 5, 5]
     assert config["model"] == {"name": "hvq"}
     assert config["seed"] == 0
+    assert config["selected_on_test"] is False
 
     history = [each["item"] for each in of_kind(found, "history")]
     epochs = [item for item in history if OBJECTIVE in item]
@@ -129,6 +140,13 @@ def test_the_best_model_is_an_artifact_of_its_run(folder: Path) -> None:
         staged = Path(each["local_path"])
         assert staged.is_relative_to(folder / "wandb")
         assert staged.exists()
+
+
+@pytest.mark.parametrize("validation", ["test", "none"])
+def test_every_run_says_whether_it_is_selected_on_test(validation: str) -> None:
+    config = {**start_of(0).config, "data": {"validation": {"from": validation}}}
+    shown = wandb_sink.run_config(dataclasses.replace(start_of(0), config=config))
+    assert shown["selected_on_test"] is (validation == "none")
 
 
 def test_a_file_of_weights_is_named_not_located() -> None:

@@ -171,3 +171,40 @@ def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
     assert best is not None
     assert (best.trial_id, best.run_id, best.confirmed) == ("t0004", "t0004-s1", configurations)
     assert not (folder / "best" / "old.txt").exists()
+
+
+def measured_run(folder: Path, run_id: str) -> None:
+    measured_folder(folder, run_id).mkdir(parents=True)
+    content = {"trial_id": run_id, "selected_on_test": False, "metrics": {METRIC: 0.9}}
+    (measured_folder(folder, run_id) / METRICS_FILE).write_text(json.dumps(content))
+
+
+def test_a_sweep_killed_between_the_two_renames_is_mended_by_the_next_start(tmp_path: Path) -> None:
+    measured_run(tmp_path, "t0002")
+    (tmp_path / ".best.killed" / "old").mkdir(parents=True)
+    (tmp_path / ".best.killed" / "new").mkdir()
+    assert read_best(tmp_path) is None
+    install_best(tmp_path, "t0002", "t0002")
+    best = read_best(tmp_path)
+    assert best is not None
+    assert best.trial_id == "t0002"
+    assert {path.name for path in tmp_path.iterdir()} == {".state", "best"}
+
+
+def test_where_the_new_best_cannot_be_renamed_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_run(tmp_path, "t0002")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def refusing(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError("the server is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(OSError, match="the server is gone"):
+        install_best(tmp_path, "t0002", "t0002")
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["old.txt"]
