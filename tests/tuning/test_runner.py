@@ -13,12 +13,13 @@ from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.tuning.runner import start_of
 
 SEARCHED = "  model.codebook_size: {values: [4, 8]}\n"
-SIZES = SEARCHED + "  model.score_pool_size: {values: [4, 96]}\n  data.image_size: {values: [128, 64]}\n"
+POOLS = [4, 96, *range(5, 21)]
+SIZES = f"{SEARCHED}  model.score_pool_size: {{values: {POOLS}}}\n  data.image_size: {{values: [128, 64]}}\n"
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> SweepFile:
-    """A space in which a window of 96 pixels fits an image of 128 only; pairs across sections are not checked at load."""
+    """A space in which a window of 96 pixels fits an image of 128 only; load pairs the ends of so long a list across sections."""
     text = SPACE.replace(SEARCHED, SIZES).replace("score_pool_size: 4}", "dropout: 0.2}")
     text = text.replace("data: {image_size: 64, ", "data: {").replace("train: {", "train: {seed: 7, ")
     return load_sweep(write_space(tmp_path, text))
