@@ -19,9 +19,14 @@ class Effect(NamedTuple):
 
 
 def _at(gate: str, values: tuple[Any, ...], *fields: str) -> tuple[Effect, ...]:
+    """`fields` have an effect where `gate` has one of `values`, or is a list (an entry for each level) with one of them."""
     section = gate.rpartition(".")[0]
     condition = f"{{{gate}: {values[0]}}}"
-    return tuple(Effect(f"{section}.{name}", gate, values.__contains__, condition) for name in fields)
+
+    def is_on(value: Any) -> bool:
+        return any(one in values for one in (value if isinstance(value, list) else [value]))
+
+    return tuple(Effect(f"{section}.{name}", gate, is_on, condition) for name in fields)
 
 
 EFFECTS: tuple[Effect, ...] = (

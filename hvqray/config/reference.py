@@ -64,8 +64,8 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _values(schema: dict[str, Any]) -> str:
     """A JSON schema in words: `integer ≥ 1`, `"vq", "fsq"`, `list of integer ≥ 3, ≤ 64`."""
-    if "anyOf" in schema:
-        return " or ".join(_values(member) for member in schema["anyOf"])
+    if members := schema.get("anyOf", schema.get("oneOf")):
+        return " or ".join(_values(member) for member in members)
     if "const" in schema or "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema["type"] == "array":

@@ -10,7 +10,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -21,6 +30,22 @@ BlockIndex = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 LayoutName = Literal["auto", "mvtec_ad", "visa", "mpdd", "btad", "kolektor_sdd2", "real_iad", "folder"]
 FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
+QuantizerName = Literal["vq", "fsq", "none"]
+
+
+def _one_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list) else "one"
+
+
+# Told apart by what was given, so that a fault is told of that form alone.
+LevelQuantizers = Annotated[
+    Annotated[QuantizerName, Tag("one")] | Annotated[list[Literal["vq", "fsq"]], Tag("list")],
+    Discriminator(_one_or_list),
+]
+LevelSizes = Annotated[
+    Annotated[PositiveInt, Tag("one")] | Annotated[list[PositiveInt], Tag("list")],
+    Discriminator(_one_or_list),
+]
 
 
 def _distinct(values: list[Any], what: str) -> list[Any]:
@@ -40,10 +65,10 @@ class Section(BaseModel):
 class QuantizerFields(Section):
     """What both models say about their discrete codes."""
 
-    quantizer: Literal["vq", "fsq", "none"] = "vq"
-    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline)."""
-    codebook_size: PositiveInt = 128
-    """Codes per codebook, K (used with `quantizer: vq`)."""
+    quantizer: LevelQuantizers = "vq"
+    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline); or a list, one for each level from the top."""
+    codebook_size: LevelSizes = 128
+    """Codes per codebook, K; or a list, one for each level from the top, `top, q{N-1}, ..., q0` (used with `quantizer: vq`, at levels that have it)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay per step of the codebooks' moving averages (used with `quantizer: vq`)."""
     commitment_weight: NonNegativeFloat = 0.25
@@ -123,11 +148,42 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     def _check(self) -> HvqConfig:
         if self.width % self.num_heads:
             raise ValueError(f"num_heads: {self.num_heads} does not divide width {self.width}")
+        names = self.level_names()
+        for field in ("quantizer", "codebook_size"):
+            value = getattr(self, field)
+            if isinstance(value, list) and len(value) != len(names):
+                raise ValueError(
+                    f"{field}: a list of {len(value)} does not go with hierarchy_depth {self.hierarchy_depth};"
+                    f" give {len(names)}, for {', '.join(names)}"
+                )
         if any(level >= self.hierarchy_depth for level in self.ot_levels):
             raise ValueError(
                 f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}"
             )
+        if "vq" in self.quantizers() and self.ot_weight > 0:
+            kinds = dict(zip(names, self.quantizers(), strict=True))
+            for level in self.ot_levels:
+                if (kind := kinds[f"q{level}"]) != "vq":
+                    raise ValueError(
+                        f"ot_levels: {self.ot_levels} names q{level}, whose quantizer is {kind}; OT needs vq, leave it out"
+                    )
         return self
+
+    def level_names(self) -> list[str]:
+        """The N + 1 levels of the hierarchy, from the top: `top`, `q{N-1}`, ..., `q0`."""
+        return ["top", *(f"q{i}" for i in reversed(range(self.hierarchy_depth)))]
+
+    def quantizers(self) -> list[QuantizerName]:
+        """The quantiser of each of `level_names`."""
+        if isinstance(self.quantizer, list):
+            return [*self.quantizer]
+        return [self.quantizer] * (self.hierarchy_depth + 1)
+
+    def codebook_sizes(self) -> list[int]:
+        """The `codebook_size` of each of `level_names`; of use at those with `vq`."""
+        if isinstance(self.codebook_size, list):
+            return self.codebook_size
+        return [self.codebook_size] * (self.hierarchy_depth + 1)
 
 
 class SquadConfig(ErrorMapFields, QuantizerFields):
@@ -135,8 +191,10 @@ class SquadConfig(ErrorMapFields, QuantizerFields):
 
     name: Literal["squad"]
     """Which model."""
-    quantizer: Literal["vq", "fsq", "none"] = "fsq"
+    quantizer: QuantizerName = "fsq"
     """`fsq` is SQUAD's own; `vq` and `none` are ablations."""
+    codebook_size: PositiveInt = 128
+    """Codes per codebook, K, at every level (used with `quantizer: vq`)."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Channels D of the encoder and decoder blocks."""
     num_residual_blocks: Annotated[int, Field(ge=0, le=8)] = 2
@@ -321,7 +379,7 @@ class TrainConfig(Section):
     class_balance: Fraction = 0.0
     """0 draws images uniformly, 1 draws every class equally often; between, class shares n_c ** (1 - class_balance)."""
     batch_size: PositiveInt = 16
-    """Images per optimisation step, over all workers."""
+    """Images per optimisation step, over all workers; an incomplete last batch of an epoch is left out."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "step", "cosine"] = "cosine"

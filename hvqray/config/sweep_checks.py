@@ -220,7 +220,8 @@ class SpaceCheck:
             for path, gate, _, condition in without_effect(config):
                 if gate in unlisted:
                     continue
-                when = f"add `when: {condition}`" if condition else f"add a `when` that names {gate}"
+                single = condition and not isinstance(config[gate], list)
+                when = f"add `when: {condition}`" if single else f"add a `when` that names {gate}"
                 mend = when if gate in self._parameters else "remove it"
                 here[path] = f"has no effect where {gate} is {show(config[gate])}; {mend}"
             useful |= config.keys() - here.keys()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from hvqray.models.levels import Level
 from hvqray.quantizers.vq import VectorQuantizer
 
 TOKENS_PER_CODE = 8
@@ -25,22 +26,29 @@ def start_codebooks(
     routed: RoutedFeatures,
     *,
     encode: Callable[[Tensor], list[Tensor]],
-    top: VectorQuantizer,
-    lower: Sequence[VectorQuantizer],
+    top: Level,
+    lower: Sequence[Level],
+    num_routes: int,
     seed: int,
 ) -> None:
-    """Start `top` from e_N and `lower[i]` from [e_i ; t], where `encode` gives e_0 to e_N, each (B, L, D)."""
-    budget = TOKENS_PER_CODE * top.codebook_size
+    """Start `top` from e_N and `lower[i]` from [e_i ; t], where `encode` gives e_0 to e_N, each (B, L, D).
+
+    Levels without learned codes stay as they are. The model is in eval mode.
+    """
+    learned = [level for level in (top, *lower) if isinstance(level, VectorQuantizer)]
+    budget = TOKENS_PER_CODE * max(level.codebook_size for level in learned)
     for route, states in enumerate(
-        _sample_states(routed, encode, num_routes=top.num_classes, budget=budget, seed=seed)
+        _sample_states(routed, encode, num_routes=num_routes, budget=budget, seed=seed)
     ):
         if not states:
             continue  # No image of this class in the sample: its codes stay at random until it is seen.
-        top.start_from_tokens(route, states[-1], seed=seed)
+        if isinstance(top, VectorQuantizer):
+            top.start_from_tokens(route, states[-1], seed=seed)
         route_1 = torch.tensor([route], device=states[-1].device)
-        code_TD = top.codebook_MKD[route, top.nearest(states[-1][None], route_1)[0]]
+        code_TD = top(states[-1][None], route_1).quantized_BLD[0]
         for level, state_TD in zip(lower, states[:-1], strict=True):
-            level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed)
+            if isinstance(level, VectorQuantizer):
+                level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed)
 
 
 def _sample_states(

@@ -69,9 +69,10 @@ class HvqNetwork(nn.Module):
         self.projection = nn.Linear(context.feature_channels, width)
         self.position = PositionEmbedding(context.grid_size, width)
         self.encoder = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout) for _ in range(depth))
-        self.top = build_level(config, num_classes=num_routes, width=width)
+        top, *lower = zip(config.quantizers(), config.codebook_sizes(), strict=True)
+        self.top = build_level(config, *top, num_classes=num_routes, width=width)
         self.lower = nn.ModuleList(
-            build_level(config, num_classes=num_routes, width=2 * width) for _ in range(depth)
+            build_level(config, *level, num_classes=num_routes, width=2 * width) for level in reversed(lower)
         )
         self.decoder = nn.ModuleList(DecoderLayer(2 * width, heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(2 * width)
@@ -83,7 +84,7 @@ class HvqNetwork(nn.Module):
         return {"top": self.top} | {f"q{i}": cast(Level, self.lower[i]) for i in reversed(range(depth))}
 
     def vector_quantizers(self) -> list[VectorQuantizer]:
-        """The top level, then the lower ones from q_0 up; empty with another quantiser."""
+        """Those of the top level and then of the lower ones from q_0 up that are such."""
         return [level for level in (self.top, *self.lower) if isinstance(level, VectorQuantizer)]
 
     def encode(self, features_BChw: Float[Tensor, "B C h w"]) -> list[Tensor]:
@@ -132,8 +133,12 @@ class HvqModel(nn.Module):
         channels = context.feature_channels
         self.standardizer = FeatureStandardizer(channels, enabled=config.standardize_features)
         self.router = Router(config.router, num_classes=len(context.class_names), channels=channels)
-        self.codebooks_per_class = config.quantizer == "vq" and config.router != "none"
         self.network = HvqNetwork(config, context, num_routes=self.router.num_routes, random=self.random)
+        self.codebooks_per_class = frozenset(
+            name
+            for name, level in self.network.levels().items()
+            if isinstance(level, VectorQuantizer) and config.router != "none"
+        )
         self.error_map = ErrorMap(
             config, num_routes=self.router.num_routes, channels=channels, grid_size=context.grid_size
         )
@@ -148,7 +153,7 @@ class HvqModel(nn.Module):
         """Feature statistics, the router's prototypes, and with `codebook_init: kmeans` the codebooks."""
         self.standardizer.fit(batches())
         self.router.fit(batches)
-        if self.config.quantizer == "vq" and self.config.codebook_init == "kmeans":
+        if self.network.vector_quantizers() and self.config.codebook_init == "kmeans":
 
             def routed() -> Iterator[tuple[Tensor, Tensor]]:
                 for batch in batches():
@@ -158,9 +163,16 @@ class HvqModel(nn.Module):
                         self.router.true_route(batch.class_index_B),
                     )
 
-            top, *lower = self.network.vector_quantizers()
+            *lower, top = reversed(self.network.levels().values())
             with evaluating(self):
-                start_codebooks(routed, encode=self.network.encode, top=top, lower=lower, seed=seed)
+                start_codebooks(
+                    routed,
+                    encode=self.network.encode,
+                    top=top,
+                    lower=lower,
+                    num_routes=self.router.num_routes,
+                    seed=seed,
+                )
 
     def loss(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Mean squared error of the reconstruction plus the weighted sum of the levels' commitment terms."""
@@ -170,7 +182,7 @@ class HvqModel(nn.Module):
             input_BChw = self.standardizer.add_noise(target_BChw, self.config.feature_noise, self.random)
         output_BChw, latents = self.network(input_BChw, self.router(batch.features_BChw, batch.class_index_B))
         feature_mse = F.mse_loss(output_BChw, target_BChw)
-        if self.config.quantizer != "vq":
+        if not self.network.vector_quantizers():
             return {"loss": feature_mse, "feature_mse": feature_mse.detach()}
         commitment = torch.stack([output.commitment for output in (latents.top, *latents.lower)]).sum()
         loss = feature_mse + self.config.commitment_weight * commitment
@@ -202,10 +214,10 @@ class HvqModel(nn.Module):
             codes_route_B = shared_route(route_B)
             output_BChw, latents = self.network(features_BChw, codes_route_B)
             map_Bhw, score_map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
-            if self.config.quantizer == "vq" and self.config.ot_weight > 0:
-                _, *lower = self.network.vector_quantizers()
+            if self.network.vector_quantizers() and self.config.ot_weight > 0:
                 for i in self.config.ot_levels:
-                    cost_BL = lower[i].transport_cost(latents.lower_input_BLW[i], codes_route_B)
+                    level = cast(VectorQuantizer, self.network.lower[i])
+                    cost_BL = level.transport_cost(latents.lower_input_BLW[i], codes_route_B)
                     cost_Bhw = self.config.ot_weight * cost_BL.view_as(map_Bhw)
                     map_Bhw, score_map_Bhw = map_Bhw + cost_Bhw, score_map_Bhw + cost_Bhw
         maps_BHW = upsample_map(map_Bhw, self.context.image_size)

@@ -114,8 +114,8 @@ class AnomalyModel(Protocol):
     """The contract of a model. All of its state (codebooks, statistics, counters) lies in parameters and buffers."""
 
     needs_images: bool
-    codebooks_per_class: bool
-    """Whether every class has codebooks of its own, so that equal codes of two classes are different codes."""
+    codebooks_per_class: frozenset[str]
+    """The levels at which every class has a codebook of its own, so that equal codes of two classes are different codes."""
     training: bool
     """As in `nn.Module`."""
     random: RandomStream

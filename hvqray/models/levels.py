@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.config.sections import QuantizerFields
+from hvqray.config.sections import QuantizerFields, QuantizerName
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.quantizers.fsq import FSQ
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
@@ -45,17 +45,19 @@ class ContinuousLevel(nn.Module):
 Level = VectorQuantizer | FsqLevel | ContinuousLevel
 
 
-def build_level(config: QuantizerFields, *, num_classes: int, width: int) -> Level:
-    """The level that `config.quantizer` asks for; `num_classes` codebooks of their own with `vq`."""
-    if config.quantizer == "vq":
+def build_level(
+    config: QuantizerFields, quantizer: QuantizerName, codebook_size: int, *, num_classes: int, width: int
+) -> Level:
+    """A level with this quantiser, set as `config` says; `num_classes` codebooks of `codebook_size` with `vq`."""
+    if quantizer == "vq":
         return VectorQuantizer(
             num_classes,
-            config.codebook_size,
+            codebook_size,
             width,
             decay=config.ema_decay,
             revive_after=config.revive_after if config.revive_dead_codes else None,
         )
-    if config.quantizer == "fsq":
+    if quantizer == "fsq":
         return FsqLevel(width, config.fsq_levels)
     return ContinuousLevel()
 

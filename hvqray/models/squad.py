@@ -37,7 +37,7 @@ TOKENS_PER_CODE = 8
 class SquadModel(nn.Module):
     """SQUAD as the training loop sees it; fulfils `AnomalyModel`."""
 
-    codebooks_per_class = False
+    codebooks_per_class: frozenset[str] = frozenset()
 
     def __init__(
         self, config: SquadConfig, context: ModelContext, device: torch.device | str = "cpu"

@@ -53,7 +53,12 @@ class CodeHierarchy(nn.Module):
         depth = config.hierarchy_depth
         names = ["top", *(f"q{i}" for i in reversed(range(depth - 1)))]
         self.levels = nn.ModuleDict(
-            {name: build_level(config, num_classes=1, width=config.width) for name in names}
+            {
+                name: build_level(
+                    config, config.quantizer, config.codebook_size, num_classes=1, width=config.width
+                )
+                for name in names
+            }
         )
 
     def codebook_sizes(self) -> dict[str, int]:

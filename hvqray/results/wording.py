@@ -17,7 +17,9 @@ def number(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """A parameter's value: floats at three significant digits, everything else as it is."""
+    """A parameter's value: floats at three significant digits, `[vq, fsq]` for lists, everything else as it is."""
+    if isinstance(value, list):
+        return f"[{', '.join(setting(one) for one in value)}]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -186,11 +186,14 @@ def deal(num_images: dict[int, int], world_size: int) -> list[list[int]]:
 
 
 def codebook_health(
-    counts_by_class: Mapping[str, dict[str, Counter[int]]], sizes: dict[str, int], *, per_class: bool
+    counts_by_class: Mapping[str, dict[str, Counter[int]]],
+    sizes: dict[str, int],
+    *,
+    per_class: Collection[str],
 ) -> Metrics:
     """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`; with `/CLASS` after LEVEL, of one class's images.
 
-    A shared codebook is judged by the images of all classes; where every class has its own (`per_class`), the values
+    A shared codebook is judged by the images of all classes; at levels where every class has its own (`per_class`), the values
     without a class are means over the classes seen.
     """
     health: Metrics = {}
@@ -198,7 +201,7 @@ def codebook_health(
         counts = {name: of_class[level] for name, of_class in counts_by_class.items() if of_class.get(level)}
         of_classes = {name: codebook_use(count, size) for name, count in counts.items()}
         judged = list(of_classes.values())
-        if counts and not per_class:
+        if counts and level not in per_class:
             judged = [codebook_use(sum(counts.values(), Counter()), size)]
         health[f"codebook/{level}/use"] = _mean([use for use, _ in judged])
         health[f"codebook/{level}/perplexity"] = _mean([perplexity for _, perplexity in judged])

@@ -50,6 +50,7 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "hvq-vq-mahalanobis": hvq(map_distance="mahalanobis"),
     "hvq-fsq": hvq(quantizer="fsq"),
     "hvq-fsq-local": hvq(quantizer="fsq", map_distance="local_mahalanobis", map_coarse_weight=0.5),
+    "hvq-mixed-levels": hvq(quantizer=["fsq", "vq", "vq"], codebook_size=[8, 12, 6]),
     "hvq-none-depth-1": hvq(quantizer="none", hierarchy_depth=1),
     "squad-fsq": squad(discriminator_start=0.0),
     "squad-fsq-residual": squad(hierarchy="residual", image_head=False),

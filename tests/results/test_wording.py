@@ -45,6 +45,8 @@ def test_short_names_stay_distinct() -> None:
         "other.width": "other.width",
     }
     assert (
-        wording.one_line({"train.lr": 0.00123456, "model.fsq_levels": [8, 5]})
-        == "lr=0.00123 fsq_levels=[8, 5]"
+        wording.one_line(
+            {"train.lr": 0.00123456, "model.fsq_levels": [8, 5], "model.quantizer": ["vq", "fsq"]}
+        )
+        == "lr=0.00123 fsq_levels=[8, 5] quantizer=[vq, fsq]"
     )

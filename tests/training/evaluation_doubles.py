@@ -61,7 +61,7 @@ class FeatureNormModel(nn.Module):
 
     def __init__(self, *, codebooks_per_class: bool = False) -> None:
         super().__init__()
-        self.codebooks_per_class = codebooks_per_class
+        self.codebooks_per_class = frozenset({"q0"} if codebooks_per_class else ())
         self.scale = nn.Parameter(torch.ones(()))
         self.batch_sizes: list[int] = []
 

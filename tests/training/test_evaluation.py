@@ -190,11 +190,11 @@ def test_codebooks_of_classes_are_judged_apart() -> None:
         "codebook/top/pill/use": 2 / 4,
         "codebook/top/pill/perplexity": pytest.approx(2),
     }
-    assert codebook_health(counts, {"top": 4}, per_class=False) == of_classes | {
+    assert codebook_health(counts, {"top": 4}, per_class={"q0"}) == of_classes | {
         "codebook/top/use": 0.75,
         "codebook/top/perplexity": pytest.approx(np.exp(-(5 / 9 * np.log(5 / 9) + 4 / 9 * np.log(2 / 9)))),
     }
-    assert codebook_health(counts, {"top": 4}, per_class=True) == of_classes | {
+    assert codebook_health(counts, {"top": 4}, per_class={"top", "q0"}) == of_classes | {
         "codebook/top/use": (1 / 4 + 2 / 4) / 2,
         "codebook/top/perplexity": pytest.approx((1 + 2) / 2),
     }
