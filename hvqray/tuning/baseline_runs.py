@@ -58,16 +58,16 @@ def train_without_quantizer(
     plan: SearchPlan,
     trial_id: str,
     *,
+    seeds: Sequence[int] | None,
     code_version: str,
     listeners: Sequence[SweepListener],
 ) -> ConfirmedConfiguration:
     """Retrain a trial's configuration with `model.quantizer: none`, and measure it.
 
-    With the trial's seed; where the sweep confirms, with the seeds of the confirmation, whose means it is held against.
+    With `seeds`, those over which the configuration was confirmed and whose mean it is held against; None means the trial's own.
     """
     start = read_starts(plan.folder)[trial_id]
-    confirm = sweep.confirm
-    quantized = runs_over_seeds(start, confirm.seeds) if confirm.top_k else [start]
+    quantized = [start] if seeds is None else runs_over_seeds(start, seeds)
     runs = [without_quantizer(run, trial_id) for run in quantized]
     with closing(ConfirmStore(plan.folder, code_version=code_version)) as store:
         run_confirmation(sweep, plan, runs, store, listeners)
@@ -100,12 +100,12 @@ def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
 
 
 def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
-    """Put its means over the seeds among the baselines, and where there are several seeds its spreads under `confirm`."""
+    """Put its means over the seeds among the baselines, and where it was trained over the seeds of the confirmation its spreads under `confirm`."""
     settings: Settings = {}
     record = _read_record(best)
-    if confirmed := record.get("confirm"):
+    if record.get("run_id", record["trial_id"]) != record["trial_id"]:  # the best model is from a retraining
         settings = {"seeds": ", ".join(map(str, result.seeds))}
-        others = [each for each in confirmed if each["trial_id"] != result.trial_id]
+        others = [each for each in record["confirm"] if each["trial_id"] != result.trial_id]
         _write_record(best, record | {"confirm": others + confirm_record([result])})
     means = {name: spread.mean for name, spread in result.metrics.items()}
     write_baselines(best, [BaselineResult(NO_QUANTIZER, settings, means)])

@@ -164,7 +164,7 @@ class SweepSession:
             self._measure([chosen[1]], plan)
         install_best(self.folder, *chosen, confirmed)
         if self.sweep.baselines:
-            self._hold_against_baselines(chosen[0], plan, store, sink)
+            self._hold_against_baselines(*chosen, plan, store, sink)
         if sink:
             sink.log_best(self.folder / FOLDER)
         return True
@@ -196,8 +196,10 @@ class SweepSession:
             sink.log_confirmed(confirmed)
         return confirmed
 
-    def _hold_against_baselines(self, trial_id: str, plan: SearchPlan, store: SweepStore, sink: Any) -> None:
-        """Measure the baselines and lay their results down beside the best model's."""
+    def _hold_against_baselines(
+        self, trial_id: str, run_id: str, plan: SearchPlan, store: SweepStore, sink: Any
+    ) -> None:
+        """Measure the baselines and lay their results down beside those of the best model, a run of `trial_id`."""
         best, names = self.folder / FOLDER, self.sweep.baselines
         self._say(f"holding {trial_id} against {', '.join(names)}")
         with progress_bar(self.console) as progress:
@@ -210,6 +212,8 @@ class SweepSession:
                 progress=progress,
             )
         write_baselines(best, results)
+        if self._use_gpu():
+            torch.cuda.empty_cache()  # the run without a quantiser wants the memory
         if NO_QUANTIZER not in names:
             return
         if read_starts(self.folder)[trial_id].config["model"]["quantizer"] == "none":
@@ -219,12 +223,14 @@ class SweepSession:
             self.sweep,
             plan,
             trial_id,
+            seeds=self.sweep.confirm.seeds if run_id != trial_id else None,
             code_version=store.info.environment["code_version"],
             listeners=[sink] if sink else [],
         )
-        for run_id, error in result.failed.items():
-            self._say(f"{run_id} failed, so it is left out: {error}")
-        if result.seeds:
+        for failed_id, error in result.failed.items():
+            # Means over different seeds are not held against each other.
+            self._say(f"{failed_id} failed, so there is nothing without a quantiser to compare with: {error}")
+        if not result.failed:
             write_without_quantizer(best, result)
 
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:

@@ -60,19 +60,16 @@ def test_results_are_added_and_replaced_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("seeds", "expected"),
     [
-        ([], [("t0004-no-quantizer", 7)]),
-        (
-            ["confirm.top_k=1", "confirm.seeds=[1, 2]"],
-            [("t0004-s1-no-quantizer", 1), ("t0004-s2-no-quantizer", 2)],
-        ),
+        (None, [("t0004-no-quantizer", 7)]),
+        ([1, 2], [("t0004-s1-no-quantizer", 1), ("t0004-s2-no-quantizer", 2)]),
     ],
 )
 def test_it_is_trained_with_the_seeds_of_what_it_is_held_against(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    overrides: list[str],
+    seeds: list[int] | None,
     expected: list[tuple[str, int]],
 ) -> None:
     def train(sweep: Any, plan: Any, starts: list[TrialStart], *others: Any) -> None:
@@ -93,9 +90,9 @@ def test_it_is_trained_with_the_seeds_of_what_it_is_held_against(
         lambda folder, trial_id, runs: ConfirmedConfiguration(trial_id, [], [], {}, {}),
     )
     (tmp_path / ".state").mkdir()
-    sweep = load_sweep(write_space(tmp_path), overrides)
+    sweep = load_sweep(write_space(tmp_path))
     plan = SearchPlan(tmp_path, None, None, None, None, seed=0)  # type: ignore[arg-type]
-    found = train_without_quantizer(sweep, plan, "t0004", code_version="1.0", listeners=[])
+    found = train_without_quantizer(sweep, plan, "t0004", seeds=seeds, code_version="1.0", listeners=[])
     assert found.trial_id == "t0004-no-quantizer"
     assert [(run.trial_id, run.seed) for run in trained] == expected
     assert {run.confirms for run in trained} == {"t0004"}
