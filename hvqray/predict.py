@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryFile(dir=arguments.out) as file, progress_bar() as progress:
         # Colours depend on all maps of a class, so the maps wait on disk: memory holds one batch.
         maps_nSS = np.memmap(file, dtype=np.float32, shape=(len(paths), size, size), mode="w+")
-        scores_n = predict(
+        scores_n, classes = predict(
             loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
         )
         predictions = [
@@ -163,8 +163,11 @@ def predict(
     device: torch.device,
     cache_dir: Path | None,
     progress: Progress,
-) -> np.ndarray:
-    """Scores (n,) float32 of images; their maps are written into `maps_nSS`."""
+) -> tuple[np.ndarray, list[str | None]]:
+    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, and their classes.
+
+    A class that is not known is the one that the model's router recognises, where it has one.
+    """
     from hvqray.data.backbones import load_backbone  # timm takes seconds to import
 
     config, context = loaded.config, loaded.context
@@ -173,6 +176,7 @@ def predict(
     # A model that needs no class ignores the index.
     index_n = np.array([context.class_names.index(name) if name else 0 for name in classes], dtype=np.int64)
     scores_n = np.empty(len(paths), dtype=np.float32)
+    found = list(classes)
     with evaluating(loaded.model):
         for start in range(0, len(paths), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
@@ -187,8 +191,11 @@ def predict(
                 prediction = loaded.model.predict(batch)
             scores_n[rows] = prediction.scores_B.cpu().numpy()
             maps_nSS[rows] = prediction.maps_BHW.cpu().numpy()
+            if prediction.routed_class_B is not None:
+                routed = [context.class_names[index] for index in prediction.routed_class_B.tolist()]
+                found[rows] = [given or name for given, name in zip(classes[rows], routed, strict=True)]
             progress("predicting", min(rows.stop, len(paths)), len(paths))
-    return scores_n
+    return scores_n, found
 
 
 def draw(predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path) -> list[Path]:

@@ -135,7 +135,11 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
             f"{gpus} is demanded, but there is no GPU; set it to 0 or auto", field="resources.gpus_per_worker"
         )
     if workers > 1:
-        logger.warning("resources.workers: %d has no effect, as train runs in one process", workers)
+        logger.warning(
+            "resources.workers: %d has no effect, as train runs in one process; sums over %d workers differ in their last bits",
+            workers,
+            workers,
+        )
     device = "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu"
     if config.resources.cpus_per_worker != "auto":
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))

@@ -99,6 +99,22 @@ def test_a_model_that_needs_no_class_predicts_without_but_gives_no_label(
     assert "1 of 1 images have no label" in capsys.readouterr().out
 
 
+def test_a_class_that_the_model_recognises_gives_the_label(place: Place, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "predicted"
+    write_checkpoint(checkpoint, place.root, tmp_path / "cache", model={**SMALL_SQUAD, "router": "predicted"})
+    image = tmp_path / "unsorted" / "unnamed.png"
+    image.parent.mkdir()
+    shutil.copy(place.root / "cloth" / "test" / "good" / "000.png", image)
+    named = (
+        place.root / "bolt" / "test" / "good" / "001.png"
+    )  # its folder says what it is, whatever it looks like
+    rows = run(checkpoint, image, named, out=tmp_path / "out")
+    assert [row["class_name"] for row in rows] == ["cloth", "bolt"]
+    recorded = json.loads((checkpoint / "metrics.json").read_text())["metrics"]
+    assert float(rows[0]["threshold"]) == recorded["val/cloth/image_f1max.threshold"]
+    assert rows[0]["label"] in ("normal", "anomalous")
+
+
 def test_selected_on_test_is_said(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = place.root / "bolt" / "test" / "good" / "000.png"
     assert run(place.oracle, image, out=tmp_path / "a")[0]["selected_on_test"] == "False"
