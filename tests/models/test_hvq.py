@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_cases import CHANNELS, GRID, IMAGE_SIZE, hvq, make_batch, make_model, train_steps, training_batches
+from torch import Tensor
 
 from hvqray.models.hvq import HvqModel
 from hvqray.models.interface import Batch
@@ -19,23 +20,55 @@ def make_hvq(*, seed: int = 0, prepared: bool = True, **fields: object) -> HvqMo
     return model
 
 
-@pytest.mark.parametrize("quantizer", ["vq", "fsq"])
+def quantized_by_hand(
+    state: dict[str, Tensor], level: str, x_BLD: Tensor, class_index_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Codes and indices of a level from its weights alone, in float64: the nearest code, or FSQ's formula with [5, 4, 3]."""
+    weights = {
+        name.removeprefix(f"network.{level}."): tensor
+        for name, tensor in state.items()
+        if name.startswith(f"network.{level}.")
+    }
+    x_BLD = x_BLD.double()
+    if "codebook_MKD" in weights:
+        codes_BKD = weights["codebook_MKD"].double()[class_index_B]
+        indices_BL = (x_BLD[:, :, None] - codes_BKD[:, None]).square().sum(-1).argmin(-1)
+        return torch.stack([codes[row] for codes, row in zip(codes_BKD, indices_BL, strict=True)]), indices_BL
+    z = x_BLD @ weights["down.weight"].double().T + weights["down.bias"].double()
+    # Half the reach, what is taken off and the shift that makes up for it, for L = 5, 4 and 3.
+    half = torch.tensor([2 * 1.001, 1.5 * 1.001, 1 * 1.001], dtype=torch.float64)
+    offset = torch.tensor([0, 0.5, 0], dtype=torch.float64)
+    rounded = ((z + (offset / half).atanh()).tanh() * half - offset).round()
+    indices_BL = ((rounded + torch.tensor([2, 2, 1])) * torch.tensor([1, 5, 20])).sum(-1).long()
+    code = rounded / torch.tensor([2, 2, 1])
+    return code @ weights["up.weight"].double().T + weights["up.bias"].double(), indices_BL
+
+
+@pytest.mark.parametrize("quantizer", ["vq", "fsq", "mixed"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5, 6])
 def test_hierarchy_quantizes_the_state_of_its_layer_beside_the_top_code(depth: int, quantizer: str) -> None:
-    model = make_hvq(hierarchy_depth=depth, quantizer=quantizer, codebook_init="normal").eval()
+    kinds = (["fsq", "vq"] * 4)[: depth + 1] if quantizer == "mixed" else [quantizer] * (depth + 1)
+    listed = kinds if quantizer == "mixed" else quantizer
+    model = make_hvq(hierarchy_depth=depth, quantizer=listed, codebook_init="normal", ot_levels=[]).eval()
     batch = make_batch()
     route_B = batch.class_index_B
     states = model.network.encode(model.standardizer(batch.features_BChw))
     latents = model.network.quantize(states, route_B)
     assert len(states) == depth + 1
-    size = 8 if quantizer == "vq" else 60
-    assert model.codebook_sizes() == dict.fromkeys(["top", *(f"q{i}" for i in reversed(range(depth)))], size)
-    top_BLD = model.network.top(states[depth], route_B).quantized_BLD
+    names = ["top", *(f"q{i}" for i in reversed(range(depth)))]
+    sizes = {name: 8 if kind == "vq" else 60 for name, kind in zip(names, kinds, strict=True)}
+    assert model.codebook_sizes() == sizes
+    weights = model.state_dict()
+    top_BLD, indices_BL = quantized_by_hand(weights, "top", states[depth], route_B)
+    assert torch.equal(latents.top.indices_BL, indices_BL)
+    torch.testing.assert_close(latents.top.quantized_BLD.double(), top_BLD, rtol=1e-4, atol=1e-5)
     for i in range(depth):
-        input_BLW = torch.cat([states[i], top_BLD], dim=-1)
-        torch.testing.assert_close(latents.lower_input_BLW[i], input_BLW)
+        input_BLW = torch.cat([states[i].double(), top_BLD], dim=-1)
+        torch.testing.assert_close(latents.lower_input_BLW[i].double(), input_BLW, rtol=1e-4, atol=1e-5)
+        expected_BLW, indices_BL = quantized_by_hand(weights, f"lower.{i}", input_BLW, route_B)
+        assert torch.equal(latents.lower[i].indices_BL, indices_BL)
         torch.testing.assert_close(
-            latents.lower[i].quantized_BLD, model.network.lower[i](input_BLW, route_B).quantized_BLD
+            latents.lower[i].quantized_BLD.double(), expected_BLW, rtol=1e-4, atol=1e-5
         )
 
 

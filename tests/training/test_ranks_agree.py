@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,19 +16,22 @@ from torch import Tensor, nn
 from two_ranks import run_two_ranks
 
 from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.models import squad
 from hvqray.quantizers.vq import VectorQuantizer
 from hvqray.training.communicator import ProcessGroup
 from hvqray.training.loop import Selection, _Run
 
 HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=16, codebook_size=12, score_pool_size=4)
+SQUAD = SquadConfig(name="squad", width=16, quantizer="vq", codebook_size=12, score_pool_size=4)
 CASES: dict[str, HvqConfig | SquadConfig] = {
     "kmeans": HVQ.model_copy(update={"router": "predicted", "map_distance": "mahalanobis"}),
     "normal": HVQ.model_copy(update={"codebook_init": "normal"}),
     "revival": HVQ.model_copy(
         update={"codebook_init": "normal", "revive_dead_codes": True, "revive_after": 2}
     ),
-    "squad": SquadConfig(
-        name="squad", width=16, quantizer="vq", codebook_size=12, image_head=False, score_pool_size=4
+    "squad": SQUAD.model_copy(update={"image_head": False}),
+    "adversarial": SQUAD.model_copy(
+        update={"image_scale": 1, "image_width": 4, "discriminator_start": 0.0, "adversarial_weight": 1.0}
     ),
 }
 # 14 + 9 + 5 images in batches of 5: the second rank has 2 of each, and seldom an image of every class.
@@ -67,8 +72,20 @@ def digest_of_codes(model: nn.Module) -> str:
 def _rank(rank: int, root: str) -> None:
     for case, model in CASES.items():
         run = Watched(model, Path(root, case))
-        list(run.epochs())
-        torch.save({"shared": run.shared, "codes": run.codes}, Path(root, f"{case}-{rank}.pt"))
+        weights: list[float] = []
+        with patch.object(squad, "adaptive_weight", _noted(squad.adaptive_weight, weights)):
+            list(run.epochs())
+        noted = {"shared": run.shared, "codes": run.codes, "weights": weights}
+        torch.save(noted, Path(root, f"{case}-{rank}.pt"))
+
+
+def _noted(function: Callable[..., Tensor], results: list[float]) -> Callable[..., Tensor]:
+    def call(*arguments: Tensor, **options: Any) -> Tensor:
+        result = function(*arguments, **options)
+        results.append(result.item())
+        return result
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +112,16 @@ def test_everything_is_identical_after_every_exchange(
         assert first.keys() == second.keys()
         for name, tensor in first.items():
             assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.slow
+def test_both_ranks_weigh_the_adversarial_term_alike(ranks: dict[str, list[dict[str, Any]]]) -> None:
+    """By gradients summed over their 3 and 2 images: each rank's own would give weights of its own, and averages hide it."""
+    first, second = (rank["weights"] for rank in ranks["adversarial"])
+    assert first == second
+    assert len(set(first)) == len(first) == 5
+    assert min(first) > 0
+    assert ranks["squad"][0]["weights"] == []
 
 
 @pytest.mark.slow
