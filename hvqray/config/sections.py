@@ -165,7 +165,7 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
             for level in self.ot_levels:
                 if (kind := kinds[f"q{level}"]) != "vq":
                     raise ValueError(
-                        f"ot_levels: {self.ot_levels} names q{level}, whose quantizer is {kind}; OT needs vq, leave it out"
+                        f"ot_levels: {self.ot_levels} names q{level}, whose quantizer is {kind}; name levels with vq, or []"
                     )
         return self
 

@@ -23,7 +23,7 @@ FAULTS = [
     ("{model.codebook_size: {values: [[64, 0, 8]]}}", "parameters.model.codebook_size: 0 is out of range; must be at least 1 (in [64, 0, 8])"),
     ("{model.codebook_size: {values: [[64, 1.5, 8]]}}", "parameters.model.codebook_size: 1.5 is not an integer (in [64, 1.5, 8])"),
     ("{model.quantizer: {values: [[vq, none, vq]]}}", 'parameters.model.quantizer: "none" is not one of vq, fsq (in ["vq", "none", "vq"])'),
-    ("{model.quantizer: {values: [[vq, vq, fsq]]}}", "ot_levels: [0] names q0, whose quantizer is fsq; OT needs vq, leave it out"),
+    ("{model.quantizer: {values: [[vq, vq, fsq]]}}", "ot_levels: [0] names q0, whose quantizer is fsq; name levels with vq, or []"),
     ("{model.quantizer: {value: [vq, fsq, vq]}, model.ot_levels: {values: [[0], [1]]}}", "ot_levels: [1] names q1, whose quantizer is fsq"),
     ("{model.name: {value: squad}, model.codebook_size: {values: [[64, 64]]}}", "parameters.model.codebook_size: [64, 64] is not an integer"),
     ("{model.name: {value: squad}, model.quantizer: {value: [vq, vq]}}", 'parameters.model.quantizer: ["vq", "vq"] is not one of vq, fsq, none'),
