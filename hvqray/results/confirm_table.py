@@ -91,7 +91,7 @@ def spread_lines(spread: Spread | None) -> list[str]:
     """`0.9712 ± 0.0034`, and below it the interval `0.9510 to 0.9880`, as far as they are there."""
     if spread is None or spread.mean is None:
         return [wording.number(None)]
-    std = "" if spread.std is None else f" ± {wording.number(spread.std)}"
+    std = "" if spread.std is None else f" ± {spread.std:.4f}"  # to the places of the mean
     lines = [f"{wording.number(spread.mean)}{std}"]
     if spread.low is not None and spread.high is not None:
         lines.append(f"{wording.number(spread.low)} to {wording.number(spread.high)}")

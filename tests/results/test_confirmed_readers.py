@@ -98,6 +98,7 @@ def test_a_mean_that_misses_a_class_is_noted() -> None:
     ("shown", "lines"),
     [
         (Spread([0.5, 0.7], 0.6, 0.1414, 0.4, 0.9, "t over seeds"), ["0.6000 ± 0.1414", "0.4000 to 0.9000"]),
+        (Spread([0.5, 0.5], 0.5, 0.00009), ["0.5000 ± 0.0001"]),
         (Spread([0.5], 0.5, None), ["0.5000"]),
         (Spread([None], None, None), ["-"]),
         (None, ["-"]),
