@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Its multiples modulo 1 fill the unit interval more evenly than any other's."""
 
