@@ -98,13 +98,12 @@ class PublishedHvq(nn.Module):
         self.decoder = nn.ModuleList(Layer(config, 2 * width, crossing=True) for _ in range(depth))
         self.norm = nn.LayerNorm(2 * width)
 
-        def codebooks(dim: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                Codebook(config.codebook_size, dim, config.ema_decay) for _ in range(classes)
-            )
+        def codebooks(num_codes: int, dim: int) -> nn.ModuleList:
+            return nn.ModuleList(Codebook(num_codes, dim, config.ema_decay) for _ in range(classes))
 
-        self.top = codebooks(width)
-        self.lower = nn.ModuleList(codebooks(2 * width) for _ in range(depth))
+        top, *lower = config.codebook_sizes()
+        self.top = codebooks(top, width)
+        self.lower = nn.ModuleList(codebooks(num_codes, 2 * width) for num_codes in reversed(lower))
         self.experts = nn.ModuleList(nn.Linear(2 * width, context.feature_channels) for _ in range(classes))
 
     def position(self) -> Tensor:

@@ -20,9 +20,8 @@ def class_quotas(counts: np.ndarray, *, total: int, class_balance: float, num_ep
     # Systematic sampling: the classes lie side by side on a line of length `total`, and marks at distance 1 are counted.
     ends_M = total * weights.cumsum() / weights.sum()
     start_E = np.arange(num_epochs) * _GOLDEN_RATIO % 1.0
-    marks_EM = np.floor(ends_M + start_E[:, None] + 1e-9).astype(
-        np.int64
-    )  # a share of 3 is 3, however it was rounded
+    rounding = 1e-9  # a share of 3 stays 3 where its sum comes out a little below
+    marks_EM = np.floor(ends_M + start_E[:, None] + rounding).astype(np.int64)
     return np.diff(marks_EM, axis=1, prepend=0)
 
 
