@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -39,7 +38,7 @@ def hardware() -> str:
     """Processor, number of usable cores, and GPUs, such as `AMD EPYC, 2 cores`."""
     import torch
 
-    parts = [f"{_processor_name()}, {_usable_cores()} cores"]
+    parts = [f"{_processor_name()}, {usable_cores()} cores"]
     if torch.cuda.is_available():
         parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "; ".join(parts)
@@ -54,8 +53,11 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than its container's quota."""
+    from joblib import cpu_count  # knows both
+
+    return int(cpu_count())
 
 
 def _processor_name() -> str:

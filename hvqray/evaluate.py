@@ -165,7 +165,7 @@ def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str,
         "dataset": Path(config.root).resolve().name if config.root else "synthetic",
         "image_size": config.image_size,
         "seed": loaded.config.train.seed,
-        "selected_on_test": bool(loaded.metrics.get("selected_on_test", False)),
+        "selected_on_test": loaded.selected_on_test,
         "code_version": code_version(),
         "hardware": hardware(),
     }

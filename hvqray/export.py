@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load_model(arguments.checkpoint)
     detector = build_detector(loaded, cache_dir=arguments.cache_dir)
     difference = export_onnx(detector, loaded, out, examples=folder / "maps", tolerance=arguments.tolerance)
-    mark = "; the model was selected on test" if selected_on_test(loaded) else ""
+    mark = "; the model was selected on test" if loaded.selected_on_test else ""
     sys.stdout.write(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {difference.describe()}{mark}\n")
     return DONE
 
@@ -168,11 +168,6 @@ def export_onnx(
                 source=str(out),
             )
     return difference
-
-
-def selected_on_test(loaded: LoadedModel) -> bool:
-    """Whether the model was chosen, and its thresholds taken, on test images."""
-    return bool(loaded.metrics.get("selected_on_test", False))
 
 
 def takes_class(loaded: LoadedModel) -> bool:
@@ -238,7 +233,7 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
         "hvqray_version": code_version(),
         "class_names": json.dumps(names),
         "thresholds": json.dumps({name: measured.get(f"val/{name}/{THRESHOLD}") for name in names}),
-        "selected_on_test": json.dumps(selected_on_test(loaded)),
+        "selected_on_test": json.dumps(loaded.selected_on_test),
         "config": loaded.config.model_dump_json(by_alias=True),
     }
 

@@ -100,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path, class_name, score in zip(paths, classes, scores_n, strict=True)
         ]
         pictures = draw(predictions, maps_nSS, arguments.out)
-    selected_on_test = bool(loaded.metrics.get("selected_on_test", False))
-    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures, selected_on_test))
-    _print(predictions, selected_on_test)
+    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures, loaded.selected_on_test))
+    _print(predictions, loaded.selected_on_test)
     return DONE
 
 

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         from hvqray.config.run_config import load_run_config
 
-        config = load_run_config(arguments.config, arguments.overrides, arguments.data)
+        config = load_run_config(arguments.config, arguments.overrides, arguments.data, by_hand=True)
     try:
         _train(config, Path(arguments.out), selection, arguments.cache_dir, test=arguments.test)
     except FloatingPointError as error:  # the loss; no fault of the program, nor one to be seen beforehand

@@ -132,7 +132,7 @@ def write_fake_sweep(
         "train": {"seed": 7},
     }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name="made-up", storage=f"sqlite:///{folder / 'study.db'}", direction="maximize"

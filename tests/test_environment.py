@@ -56,7 +56,7 @@ def test_without_a_checkout_or_git_it_is_the_release(checkout: Path, monkeypatch
 
 
 def test_hardware_names_processor_and_cores_but_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
     text = environment.hardware.__wrapped__()
     assert re.match(r".+, 3 cores", text)
     assert platform.node() not in text

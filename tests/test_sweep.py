@@ -76,7 +76,7 @@ class Command:
 
     def begin(self, *overrides: str) -> None:
         """Leave a folder as a sweep does that was stopped before its first trial."""
-        SweepStore(self.folder, resume=False).close()
+        SweepStore(self.folder, resume=False, selected_on_test=False).close()
         resolved = load_sweep(self.space, overrides, data_root=str(self._images))
         (self.folder / "sweep.yaml").write_text(resolved.to_yaml())
 

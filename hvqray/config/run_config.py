@@ -44,7 +44,7 @@ def absolute_root(root: str) -> str:
     """The absolute path of a dataset's folder. Raises InputError for an empty text, which would be the current directory."""
     if not root:
         raise InputError("is empty; name a folder, or leave it out for the synthetic set", field="data.root")
-    return os.path.abspath(os.path.expanduser(root))
+    return _absolute(root)
 
 
 def take_data_root(sections: dict[str, Any], data_root: str | None) -> None:
@@ -85,17 +85,26 @@ def _replace(holder: Any, key: str) -> None:
 def _absolute_file(weights: Any) -> Any:
     """A name such as `auto`, or a misspelt one, has no suffix and stays."""
     is_file = isinstance(weights, str) and Path(weights).suffix
-    return os.path.abspath(os.path.expanduser(weights)) if is_file else weights
+    return _absolute(weights) if is_file else weights
+
+
+def _absolute(path: str) -> str:
+    """`..` stays: after a symbolic link it means another folder than one level up in the text."""
+    return str(Path(os.path.expanduser(path)).absolute())
 
 
 def load_run_config(
-    path: str | Path, overrides: Sequence[str] = (), data_root: str | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    data_root: str | None = None,
+    *,
+    by_hand: bool = False,
 ) -> RunConfig:
     """The configuration in a YAML file of the sections model, data, train and resources, with `--set` applied.
 
     `data_root` takes the place of `data.root`. Relative paths are relative to the current directory.
 
-    Options without effect are warned of.
+    In a file that a user wrote (`by_hand`) options without effect are warned of; files that this package wrote hold every field.
 
     Raises:
         InputError: the file cannot be read, or a field is unknown or invalid.
@@ -116,12 +125,13 @@ def load_run_config(
         config = build_run_config(sections, {})
     except ValidationError as error:
         raise origin.fault(*first_fault(error, RunConfig)) from None
-    _warn_of_options_without_effect(config, origin)
+    if by_hand:
+        _warn_of_options_without_effect(config, origin)
     return config
 
 
 def _warn_of_options_without_effect(config: RunConfig, origin: Origin) -> None:
-    """Log a warning for each, but not for defaults: a written configuration holds all of them."""
+    """Log a warning for each, but not for defaults, which a copy of a written configuration holds too."""
     values = dict(paths(run_config_dict(config)))
     defaults = dict(paths(run_config_dict(RunConfig.model_validate({"model": {"name": config.model.name}}))))
     told = set()

@@ -316,14 +316,12 @@ class ValidationConfig(Section):
     seed: Seed = 0
     """Seed of the split."""
     group: str | None = None
-    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph."""
+    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph, and are resampled together by the confirmation."""
 
     @model_validator(mode="after")
     def _check_group(self) -> Self:
         if self.group is None:
             return self
-        if self.from_ == "none":
-            raise ValueError("group has no effect with from: none, which splits nothing; leave it out")
         try:
             groups = re.compile(self.group).groups
         except re.error as error:
@@ -445,10 +443,8 @@ class ConfirmConfig(Section):
 
     @field_validator("seeds")
     @classmethod
-    def _distinct(cls, seeds: list[Seed]) -> list[Seed]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("seeds must differ from each other")
-        return seeds
+    def _differ(cls, seeds: list[Seed]) -> list[Seed]:
+        return _distinct(seeds, "a seed")
 
 
 BaselineChoice = Literal["padim", "patchcore", "no_quantizer"]

@@ -8,13 +8,6 @@ from contextlib import contextmanager
 import torch
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than its container's quota."""
-    from joblib import cpu_count  # knows both, and is needed by builds alone
-
-    return int(cpu_count())
-
-
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
     """Inside the block torch computes, and the cache's images are decoded, with `number` threads.

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 
 from hvqray.data.dataset import Sample
-from hvqray.errors import InputError
 
 
 def group_names(samples: Sequence[Sample], pattern: str | None) -> list[str]:
@@ -18,19 +17,11 @@ def group_names(samples: Sequence[Sample], pattern: str | None) -> list[str]:
     `pattern` is a regular expression that is searched for in the file's name without suffix; the group is called by its
     first parenthesis, or by all that it matches. A sample that it does not match, and every sample where `pattern` is
     None, is by itself. Samples of two classes never belong together.
-
-    Raises:
-        InputError: `pattern` matches none of the files.
     """
     if pattern is None:
         return [str(sample.path) for sample in samples]
     regex = re.compile(pattern)
     matches = [regex.search(sample.path.stem) for sample in samples]
-    if not any(matches):
-        raise InputError(
-            f"{pattern!r} matches no image's name, such as {samples[0].path.stem!r}; mend it, or leave it out",
-            field="data.validation.group",
-        )
     return [
         str(sample.path) if match is None else f"{sample.class_name}/{match[1 if regex.groups else 0]}"
         for sample, match in zip(samples, matches, strict=True)

@@ -42,6 +42,11 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     """
     samples = list(dataset.samples)
     group_of = group_names(samples, config.group)
+    if config.group is not None and group_of == group_names(samples, None):
+        raise InputError(
+            f"{config.group!r} matches no image's name, such as {samples[0].path.stem!r}; mend it, or leave it out",
+            field="data.validation.group",
+        )
     train: list[int] = []
     val: list[int] = []
     test: list[int] = []
@@ -109,11 +114,13 @@ def _choose_from_train(
     """Takes about `fraction` of the normal training images, at least two (one stays normal), in random order."""
     num_images = sum(map(len, groups))
     wanted = max(round(fraction * num_images), 2)
+    shuffled = [groups[position] for position in rng.permutation(len(groups))]
     chosen: list[int] = []
-    for position in rng.permutation(len(groups)):
-        group = groups[position]
-        if len(chosen) < wanted and len(chosen) + len(group) < num_images:
+    for group in shuffled:  # a large group is left to `train` rather than taken beyond what is wanted
+        if len(chosen) + len(group) <= min(wanted, num_images - 1):
             chosen += group
+    if len(chosen) < 2 and len(groups) > 1:
+        chosen = min(shuffled, key=lambda group: (len(group) < 2, len(group)))
     if len(chosen) < 2:
         in_groups = f" in {len(groups)} groups" if len(groups) < num_images else ""
         raise InputError(

@@ -2,7 +2,7 @@
 
 Images are resampled with replacement within each label (normal, anomalous), so that a resample has as many of each as
 the test set. Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
-together, within groups of the same labels. A resample is a vector of counts, and all metrics follow from the counts
+together, as many groups with one label, the other and both as the test set has. A resample is a vector of counts, and all metrics follow from the counts
 summed up in the order of the scores: no resample is ever sorted.
 
 Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), sections 8.3 (two samples) and 13.3 (percentile
@@ -38,8 +38,8 @@ def resample_images(
 ) -> Resamples | None:
     """Draw resamples, stratified by label; None where one of the labels has no image, so that no metric is defined.
 
-    `group_n` numbers the groups 0, 1, ... of images that are drawn together; None means that each is by itself. A group with
-    both labels is a stratum's member of its own kind, so a resample then has about as many of each label.
+    `group_n` numbers the groups 0, 1, ... of images that are drawn together; None means that each is by itself. Every resample
+    has images of both labels.
     """
     if is_anomalous_n.all() or not is_anomalous_n.any():
         return None
@@ -61,10 +61,7 @@ def resample_images(
 def resampled_image_metrics(
     resamples: Resamples, scores_n: Float[np.ndarray, " n"]
 ) -> dict[str, Float[np.ndarray, " R"]] | None:
-    """Each of `IMAGE_METRICS` on every resample, as `image_metrics` defines them; None where a score is not finite.
-
-    NaN on a resample without an image of one label, which only groups with both labels can bring about.
-    """
+    """Each of `IMAGE_METRICS` on every resample, as `image_metrics` defines them; None where a score is not finite."""
     if not np.isfinite(scores_n).all():
         return None
     order = np.argsort(-scores_n, kind="stable")
@@ -74,9 +71,7 @@ def resampled_image_metrics(
     # Called anomalous at each threshold, rightly and wrongly; equal scores are called together.
     true_RT = (counts_Rn * is_anomalous_n).cumsum(axis=1)[:, ends_T]
     false_RT = (counts_Rn * ~is_anomalous_n).cumsum(axis=1)[:, ends_T]
-    positives_R, negatives_R = (
-        np.where(total_R > 0, total_R, np.nan) for total_R in (true_RT[:, -1], false_RT[:, -1])
-    )
+    positives_R, negatives_R = true_RT[:, -1], false_RT[:, -1]
     gained_RT = np.diff(true_RT, axis=1, prepend=0)
     called_RT = true_RT + false_RT
     # Pairs in the right order: a new negative lies below the positives called before it, and beside its equals.

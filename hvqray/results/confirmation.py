@@ -30,7 +30,7 @@ class ConfirmedConfiguration:
     """One trial's configuration over the seeds that were trained to the end."""
 
     trial_id: str
-    """The trial of the search that found it."""
+    """The trial of the search that found it; `t0004-no-quantizer` for that of `t0004` without a quantiser, a baseline."""
     seeds: list[int]
     run_ids: list[str]
     """The retraining runs, a run a seed."""

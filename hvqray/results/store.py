@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,9 @@ _MIN_INTERVAL_S = 1.0
 _MAX_SHARE_OF_TIME = 0.05
 
 
-def hold_sweep(folder: Path) -> FileLock:
-    """The lock, acquired, of whoever changes what is in a sweep's folder. Raises InputError where another process has it."""
+@contextmanager
+def hold_sweep(folder: Path) -> Iterator[None]:
+    """Holds the lock of whoever changes what is in a sweep's folder. Raises InputError where another process has it."""
     lock = FileLock(journal_path(folder).with_name("lock"))
     try:
         lock.acquire(blocking=False)
@@ -57,7 +60,10 @@ def hold_sweep(folder: Path) -> FileLock:
         raise InputError(
             "another process is running this sweep; wait until it ends", source=str(folder)
         ) from None
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class SweepStore:
@@ -69,12 +75,13 @@ class SweepStore:
     end is told again is worth what the later word says.
     """
 
-    def __init__(self, folder: Path, *, resume: bool, selected_on_test: bool = False) -> None:
+    def __init__(self, folder: Path, *, resume: bool, selected_on_test: bool) -> None:
         check_folder(folder, resume=resume)
         path = journal_path(folder)
         self._folder = folder
         self._selected_on_test = selected_on_test
-        self._running = hold_sweep(folder)
+        self._held = ExitStack()
+        self._held.enter_context(hold_sweep(folder))
         self._history = _replay(path) if resume else History()
         self._journal = Journal(path)
         self._lock = threading.Lock()
@@ -119,7 +126,7 @@ class SweepStore:
         self._writer.join()
         self.write_tables()
         self._journal.close()
-        self._running.release()
+        self._held.close()
 
     def write_tables(self) -> None:
         """Bring `trials.parquet` and `metrics.parquet` up to date now."""

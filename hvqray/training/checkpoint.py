@@ -52,6 +52,11 @@ class LoadedModel:
     batchnorm: dict[str, np.ndarray] | None = None
     """The batch statistics that the backbone was adapted to; None without `data.adapt_batchnorm`, and in older checkpoints."""
 
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the test images were `val` when it was chosen."""
+        return bool(self.metrics.get("selected_on_test", False))
+
 
 def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
     """Where a sweep's trial keeps its checkpoint and example maps."""

@@ -75,7 +75,8 @@ def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
     table = pq.read_table(checkpoint / SCORES_FILE)
     names = np.array(table["class_name"].to_pylist())
     labels, scores = table["is_anomalous"].to_numpy(), table["score"].to_numpy()
-    groups = table["group"].to_numpy()
+    # Results of a version that knew no groups have no such column.
+    groups = table["group"].to_numpy() if "group" in table.column_names else np.arange(len(table))
     return {
         str(name): ImageScores(
             labels[names == name],
@@ -88,7 +89,7 @@ def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
 
 def _write_scores(path: Path, data: PreparedData, scores_n: np.ndarray, group: str | None) -> None:
     split, class_names = data.splits["test"], data.context.class_names
-    groups = group_names(split.samples, group) if len(split) else []
+    groups = group_names(split.samples, group)
     table = pa.table(
         {
             "class_name": [class_names[c] for c in split.class_index],

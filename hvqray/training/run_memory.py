@@ -43,7 +43,7 @@ def bound_slot(device: torch.device, gpus: float) -> None:
     """
     if 0 < gpus < 1:
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(slot_bytes(total, gpus) / total, device)
+        torch.cuda.set_per_process_memory_fraction(slot_bytes(total, gpus) / total, _index(device))
 
 
 def begin_run(device: torch.device) -> None:
@@ -70,8 +70,13 @@ def gpu_limit(device: torch.device) -> int | None:
     """What `bound_slot` allows this process in bytes; None where it is not bounded, or has no GPU."""
     if device.type != "cuda":
         return None
-    fraction = torch.cuda.get_per_process_memory_fraction(device)
+    fraction = torch.cuda.get_per_process_memory_fraction(_index(device))
     return round(fraction * torch.cuda.get_device_properties(device).total_memory) if fraction < 1 else None
+
+
+def _index(device: torch.device) -> int:
+    """Some functions of `torch.cuda` refuse `cuda` without a number."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _most(values: Iterable[int | None]) -> int | None:

@@ -48,7 +48,7 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     replicates = _replicates(scores)
     for name, values_R in replicates.items():
         if name in found and found[name].mean is not None:
-            low, high = np.nanquantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             over: Interval = (
                 "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +11,39 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hvqray.config.sections import DataConfig
 from hvqray.errors import InputError
+from hvqray.tuning.resources import TrialResources, slots_on
+
+logger = logging.getLogger(__name__)
 
 
 class NodeCaches:
-    """One build on each node but the driver's, all at once: with all cores of the node and, with `use_gpu`, a GPU.
+    """One build on each node where trials can run but the driver's, all at once: with all cores of the node and, where trials use
+    GPUs, with a GPU.
 
     Where nodes share a cache folder, one of them builds and the others wait for it (`data.cache`).
     """
 
     def __init__(
-        self, config: DataConfig, *, cache_dir: Path | None, cache_limit_bytes: int | None, use_gpu: bool
+        self,
+        config: DataConfig,
+        *,
+        cache_dir: Path | None,
+        cache_limit_bytes: int | None,
+        resources: TrialResources,
     ) -> None:
         here = ray.get_runtime_context().get_node_id()
         self._builds: list[ray.ObjectRef[None]] = []
         self.on_gpu = False
         """Whether any of the nodes computes on a GPU."""
         for node in ray.nodes():
-            resources = node["Resources"]
-            cores = int(resources.get("CPU", 0))
-            if not node["Alive"] or node["NodeID"] == here or not cores:
+            if not node["Alive"] or node["NodeID"] == here:
                 continue
-            gpu = use_gpu and resources.get("GPU", 0) >= 1
+            if not slots_on(node["Resources"], resources.cpus_per_worker, resources.gpus_per_worker):
+                continue
+            cores, gpu = max(1, int(node["Resources"]["CPU"])), resources.gpus_per_worker > 0
             self.on_gpu |= gpu
-            # No CPUs are asked for: the build must not wait for those that another job holds for hours.
+            # No CPUs are asked for: the build must not wait for those that another job holds for hours. A GPU it does wait for, as
+            # the trials will.
             build: Any = ray.remote(num_cpus=0, num_gpus=int(gpu), max_calls=1)(_build)
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             self._builds.append(
@@ -41,8 +52,13 @@ class NodeCaches:
                 )
             )
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes build."""
+        return len(self._builds)
+
     def wait(self) -> None:
-        """Return when all are built. A node that is lost meanwhile is left out: its trials go elsewhere.
+        """Return when all are built. A node whose build is lost is warned of: trials there build for themselves.
 
         Raises:
             InputError: the data are at fault on a node, or not there.
@@ -54,8 +70,9 @@ class NodeCaches:
                 if isinstance(error.cause, InputError):
                     raise error.cause from None
                 raise
-            except ray.exceptions.RayError:
-                continue
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().partition("\n")[0]
+                logger.warning("a node's cache was not built beforehand (%s)", reason or type(error).__name__)
 
 
 def _build(

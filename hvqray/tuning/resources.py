@@ -46,13 +46,8 @@ def plan_resources(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]]
             f"{gpus:g} is demanded, but Ray has no GPU; set it to 0 or auto, or start Ray where GPUs are",
             field="resources.gpus_per_worker",
         )
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(
-            f"{gpus:g} is neither a fraction of one GPU nor a whole number of them",
-            field="resources.gpus_per_worker",
-        )
     cpus = _auto_cpus(nodes, gpus) if config.cpus_per_worker == "auto" else config.cpus_per_worker
-    slots = sum(_slots(node, cpus, gpus) for node in nodes)
+    slots = sum(slots_on(node, cpus, gpus) for node in nodes)
     fitting = slots // config.workers
     if not fitting:
         have = (
@@ -67,7 +62,7 @@ def plan_resources(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]]
     return TrialResources(config.workers, cpus, gpus, min(fitting, limit))
 
 
-def _slots(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+def slots_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     """Workers that fit on one node."""
     by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
     if not gpus:
@@ -83,7 +78,7 @@ def _auto_cpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> float:
     if not gpus:
         return 1.0
     shares = [
-        node.get("CPU", 0) / slots for node in nodes if (slots := _slots({**node, "CPU": 1e9}, 1.0, gpus))
+        node.get("CPU", 0) / slots for node in nodes if (slots := slots_on({**node, "CPU": 1e9}, 1.0, gpus))
     ]
     share = min(shares, default=1.0)
     return float(int(share)) if share >= 1 else max(share, 0.01)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hvqray.atomic import write_atomically
+from hvqray.atomic import make_folder, write_atomically
 from hvqray.config.sections import DataConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
-from hvqray.data.cores import torch_threads, usable_cores
+from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
-from hvqray.errors import InputError
+from hvqray.environment import usable_cores
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal
@@ -29,6 +29,7 @@ from hvqray.results.store import SweepStore, read_starts, read_trials, read_unfi
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.results.wording import VAL_IS_TEST
+from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.baseline_runs import (
     NO_QUANTIZER,
     measure_baselines,
@@ -118,7 +119,7 @@ class SweepSession:
         data = self._prepare()
         if data.selected_on_test:
             self._say(VAL_IS_TEST)
-        self._make_folder()
+        make_folder(self.folder, option="--out")
         if not self.options.resume:
             # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
             write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
@@ -259,6 +260,8 @@ class SweepSession:
     def _prepare(self) -> PreparedData:
         """Read the data and fill the cache, on every node of a cluster, before any trial needs the cores."""
         use_gpu = self._use_gpu()
+        if use_gpu and 0 < self.resources.gpus_per_worker < 1:
+            slot_bytes(torch.cuda.get_device_properties(0).total_memory, self.resources.gpus_per_worker)
         cache_dir, limit = self.options.cache_dir, self.options.cache_limit_bytes
         others = self._begin_on_other_nodes()
         if others and others.on_gpu and not use_gpu and cache_dir:
@@ -272,7 +275,8 @@ class SweepSession:
                 device="cuda" if use_gpu else "cpu",
                 progress=progress,
             )
-        if others:
+        if others and others.nodes:
+            self._say(f"waiting for the caches of {others.nodes} other nodes")
             others.wait()
         if use_gpu:
             torch.cuda.empty_cache()  # the trials want the memory
@@ -287,7 +291,7 @@ class SweepSession:
             self.data_config,
             cache_dir=self.options.cache_dir,
             cache_limit_bytes=self.options.cache_limit_bytes,
-            use_gpu=self.resources.gpus_per_worker > 0,
+            resources=self.resources,
         )
 
     def _use_gpu(self) -> bool:
@@ -313,15 +317,6 @@ class SweepSession:
             entity=self.sweep.entity,
             tell=self._say,
         )
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"results cannot be written there ({error.strerror}); choose another folder",
-                field=f"--out {self.options.out}",
-            ) from None
 
     def _how_many(self) -> str:
         trials = "trials until the time is over" if self.num_trials is None else f"{self.num_trials} trials"

@@ -93,7 +93,7 @@ FAULTS = [
     ),
     (["resources.workers=0"], "--set: resources.workers: 0 is out of range"),
     (["resources.cpus_per_worker=many"], '--set: resources.cpus_per_worker: "many" is not a number; or'),
-    (["confirm.seeds=[1, 1]"], "--set: confirm.seeds: seeds must differ"),
+    (["confirm.seeds=[1, 1]"], "--set: confirm.seeds: [1, 1] names a seed twice; keep one"),
     (["model.name=hvqq"], """--set: parameters.model.name: "hvqq" is no model; did you mean 'hvq'?"""),
     (["model.name=[hvq]"], '--set: parameters.model.name: ["hvq"] is no model'),
     (

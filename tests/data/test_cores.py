@@ -7,7 +7,8 @@ import os
 
 import torch
 
-from hvqray.data.cores import torch_threads, usable_cores
+from hvqray.data.cores import torch_threads
+from hvqray.environment import usable_cores
 
 
 def test_threads_are_as_before_after_the_block() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hvqray.config.sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.groups import group_names
 from hvqray.data.splits import SYNTHETIC, Splits, make_splits
 from hvqray.errors import InputError
 
@@ -171,6 +172,10 @@ def test_groups_of_training_images_are_held_out_together() -> None:
     kept = {splits.samples[row].path.stem[0] for row in splits.rows["train"]}
     assert len(held) == len(kept) == 3
     assert held.isdisjoint(kept)
+    # A large group stays in train rather than taking val far beyond its share.
+    uneven = photographs({"train": [*(f"0_{i}" for i in range(9)), "1_0", "2_0", "3_0"], "good": ["a"]})
+    for seed in range(4):
+        assert len(make_splits(uneven, grouped("synthetic", r"^(\d)_", seed)).rows["val"]) <= 6
     one = photographs({"train": ["1_a", "1_b", "1_c"], "good": ["a"]})
     with pytest.raises(InputError, match="has 3 in 1 groups"):
         make_splits(one, grouped("synthetic", r"^(\d)_"))
@@ -186,9 +191,17 @@ def test_a_group_that_no_file_belongs_to_is_a_fault() -> None:
     [
         ({"group": "(a"}, "is no regular expression"),
         ({"group": "(a)(b)"}, "has 2 parentheses; keep one"),
-        ({"from": "none", "group": "a"}, "group has no effect with from: none"),
     ],
 )
 def test_groups_that_cannot_be_meant(validation: dict[str, str], told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
         ValidationConfig.model_validate(validation)
+
+
+def test_groups_may_be_in_the_training_images_alone() -> None:
+    data = photographs(
+        {"train": [f"photo{i // 2}_{i % 2}" for i in range(12)], "good": ["a"], "crack": ["b"]}
+    )
+    splits = make_splits(data, grouped("synthetic", r"^photo(\d+)"))
+    test = [splits.samples[row] for row in splits.rows["test"]]
+    assert len(set(group_names(test, r"^photo(\d+)"))) == len(test) == 2

@@ -76,12 +76,3 @@ def test_groups_with_both_labels_are_drawn_whole() -> None:
     assert (counts[:, 2] == counts[:, 3]).all()
     assert (counts[:, 0] + counts[:, 2] == 2).all(), "the two groups of both labels are a stratum"
     assert (counts[:, 4:] == 1).all(), "the only one of its kind is always there"
-
-
-def test_a_resample_that_lacks_a_label_is_undefined() -> None:
-    labels = np.array([False, True, True])
-    counts = np.array([[1, 1, 1], [0, 1, 2], [3, 0, 0]])
-    found = resampled_image_metrics(Resamples(counts, labels), np.array([0.1, 0.9, 0.2]))
-    assert found is not None
-    assert found["image_auroc"].tolist()[0] == 1.0
-    assert np.isnan(found["image_auroc"][1:]).all()

@@ -42,7 +42,7 @@ def report(epoch: int, **metrics: float | None) -> EpochReport:
 
 
 def test_trials_parquet_has_the_columns_of_the_contract(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     ends = [play(store, number) for number in range(6)]
     store.close()
 
@@ -84,7 +84,7 @@ def test_trials_parquet_has_the_columns_of_the_contract(folder: Path) -> None:
 
 
 def test_metrics_parquet_is_the_long_form(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     end = play(store, 0)
     store.close()
     frame = pd.read_parquet(folder / "metrics.parquet")
@@ -111,7 +111,7 @@ def test_metrics_parquet_is_the_long_form(folder: Path) -> None:
     ],
 )
 def test_kinds_of_parameters(folder: Path, values: list, stored: list, kind: pa.DataType) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     for number, value in enumerate(values):
         store.on_trial_start(TrialStart(f"t{number}", number, {"a.b": value}, {}, "h", 0))
         store.on_trial_end(TrialEnd(f"t{number}", "COMPLETE", {}, 1, 1.0))
@@ -123,7 +123,7 @@ def test_kinds_of_parameters(folder: Path, values: list, stored: list, kind: pa.
 
 
 def test_nan_is_null_everywhere(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     store.on_trial_start(start_of(0))
     store.on_epoch("t0000", report(1, val__image_auroc=math.nan, train__loss=1.0, val__image_ap=None))
     store.on_trial_end(TrialEnd("t0000", "COMPLETE", {OBJECTIVE: math.nan}, 1, 1.0))
@@ -140,7 +140,7 @@ def test_nan_is_null_everywhere(folder: Path) -> None:
 
 
 def test_running_trials_show_their_epochs_but_are_no_row(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     play(store, 0)
     store.on_trial_start(start_of(1))
     store.on_epoch("t0001", report(1, val__image_auroc=0.5))
@@ -162,7 +162,7 @@ def test_the_files_say_whether_they_are_selected_on_test(folder: Path, selected:
 
 
 def test_files_follow_events_by_themselves(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     play(store, 0)
     deadline = time.monotonic() + 20
     while pq.read_table(folder / "trials.parquet").num_rows < 1:
@@ -172,7 +172,7 @@ def test_files_follow_events_by_themselves(folder: Path) -> None:
 
 
 def test_resume_goes_on_and_a_repeated_epoch_replaces_the_older_report(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     done = play(store, 0)
     uid = store.info.uid
     store.on_trial_start(start_of(1))
@@ -180,7 +180,7 @@ def test_resume_goes_on_and_a_repeated_epoch_replaces_the_older_report(folder: P
         store.on_epoch("t0001", report(epoch, val__image_auroc=0.1 * epoch))
     store.close()
 
-    store = SweepStore(folder, resume=True)
+    store = SweepStore(folder, resume=True, selected_on_test=False)
     assert store.info.uid == uid
     assert [trial.trial_id for trial in read_trials(folder)] == ["t0000"]
     (unfinished,) = read_unfinished(folder)
@@ -202,7 +202,7 @@ def test_what_was_heard_survives_kill_9(folder: Path) -> None:
     script = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from fake_sweep import play, start_of; from hvqray.results.store import SweepStore\n"
-        "store = SweepStore(Path(sys.argv[1]), resume=False)\n"
+        "store = SweepStore(Path(sys.argv[1]), resume=False, selected_on_test=False)\n"
         "play(store, 0); store.on_trial_start(start_of(1)); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = Path(__file__).parents[2]
@@ -214,13 +214,13 @@ def test_what_was_heard_survives_kill_9(folder: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert [trial.trial_id for trial in read_trials(folder)] == ["t0000"]
     assert read_unfinished(folder) == [start_of(1)]
-    SweepStore(folder, resume=True).close()
+    SweepStore(folder, resume=True, selected_on_test=False).close()
     assert pq.read_table(folder / "trials.parquet")["trial_id"].to_pylist() == ["t0000"]
     assert read_epochs(folder, "t0000")[NUM_EPOCHS] == metrics_of(0.6 + 0.04 * NUM_EPOCHS, seed=0)
 
 
 def test_reading_without_the_state_folder_gives_the_same(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     for number in range(3):
         play(store, number)
     store.close()
@@ -233,7 +233,7 @@ def test_reading_without_the_state_folder_gives_the_same(folder: Path) -> None:
 
 
 def test_no_file_is_left_aside(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     play(store, 0)
     store.close()
     assert sorted(path.name for path in folder.iterdir()) == [".state", "metrics.parquet", "trials.parquet"]
@@ -241,19 +241,19 @@ def test_no_file_is_left_aside(folder: Path) -> None:
 
 def test_faults_of_the_user(folder: Path) -> None:
     with pytest.raises(InputError, match="holds no sweep to resume; leave out --resume"):
-        SweepStore(folder, resume=True)
+        SweepStore(folder, resume=True, selected_on_test=False)
     with pytest.raises(InputError, match=r"trials\.parquet is missing"):
         read_trials(folder)
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     with pytest.raises(InputError, match="another process is running this sweep"):
-        SweepStore(folder, resume=True)
+        SweepStore(folder, resume=True, selected_on_test=False)
     store.close()
     with pytest.raises(InputError, match="already holds a sweep; add --resume"):
-        SweepStore(folder, resume=False)
+        SweepStore(folder, resume=False, selected_on_test=False)
 
 
 def test_three_hundred_trials_cost_little(folder: Path) -> None:
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     began = time.process_time()
     for number in range(300):
         play(store, number)

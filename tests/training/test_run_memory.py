@@ -26,14 +26,19 @@ class Gpu:
     def get_device_properties(self, device: torch.device) -> Any:
         return SimpleNamespace(total_memory=self.total)
 
-    def set_per_process_memory_fraction(self, fraction: float, device: torch.device) -> None:
+    def set_per_process_memory_fraction(self, fraction: float, device: torch.device | int) -> None:
+        torch.cuda._utils._get_device_index(device)  # as torch does: refuses `cuda` without a number
         assert isinstance(fraction, float)
         assert 0 < fraction < 1
         self.fraction = fraction
         self.calls.append("bound")
 
-    def get_per_process_memory_fraction(self, device: torch.device) -> float:
+    def get_per_process_memory_fraction(self, device: torch.device | int) -> float:
+        torch.cuda._utils._get_device_index(device)
         return self.fraction
+
+    def current_device(self) -> int:
+        return 0
 
     def empty_cache(self) -> None:
         self.calls.append("empty")
@@ -52,6 +57,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
         "get_device_properties",
         "set_per_process_memory_fraction",
         "get_per_process_memory_fraction",
+        "current_device",
         "empty_cache",
         "reset_peak_memory_stats",
         "max_memory_reserved",

@@ -35,7 +35,7 @@ GOALS: Any = {METRIC: "maximize"}
 def folder(tmp_path: Path) -> Path:
     """A search of five trials; t0003 is t0001 with another seed, t0004 is the best and failed."""
     folder = tmp_path / "s"
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     for number, (lr, seed, value) in enumerate(
         [(1e-3, 0, 0.7), (2e-3, 0, 0.9), (3e-3, 0, 0.8), (2e-3, 5, 0.85), (4e-3, 0, 0.99)]
     ):

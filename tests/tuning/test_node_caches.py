@@ -15,6 +15,7 @@ from hvqray.config.sections import DataConfig
 from hvqray.data.dataset import PreparedData
 from hvqray.errors import InputError
 from hvqray.tuning.node_caches import NodeCaches, _build
+from hvqray.tuning.resources import TrialResources
 
 DATA = DataConfig()
 
@@ -58,8 +59,9 @@ class Cluster:
             raise self.errors[name]
 
 
-def begin(*, use_gpu: bool = False) -> NodeCaches:
-    return NodeCaches(DATA, cache_dir=Path("/cache"), cache_limit_bytes=None, use_gpu=use_gpu)
+def begin(*, cpus: float = 1.0, gpus: float = 0.0) -> NodeCaches:
+    resources = TrialResources(1, cpus, gpus, 1)
+    return NodeCaches(DATA, cache_dir=Path("/cache"), cache_limit_bytes=None, resources=resources)
 
 
 def test_every_other_living_node_with_cores_builds_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,13 +75,21 @@ def test_every_other_living_node_with_cores_builds_with_all_of_them(monkeypatch:
     assert not caches.on_gpu
 
 
-@pytest.mark.parametrize(("use_gpu", "gpus"), [(True, {"a": 1, "b": 0}), (False, {"a": 0, "b": 0})])
-def test_a_node_s_gpu_is_used_where_trials_use_one(
-    monkeypatch: pytest.MonkeyPatch, use_gpu: bool, gpus: dict[str, int]
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "expected"),
+    [
+        (1.0, 0.5, {"a": 1}),  # no trial can run on b, so nothing is built there
+        (1.0, 0.0, {"a": 0, "b": 0}),
+        (6.0, 0.0, {"b": 0}),
+    ],
+)
+def test_nodes_where_trials_can_run_build_with_a_gpu_where_trials_use_one(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, gpus: float, expected: dict[str, int]
 ) -> None:
-    cluster = Cluster(monkeypatch, [node("a", CPU=8.0, GPU=4.0), node("b", CPU=8.0)])
-    assert begin(use_gpu=use_gpu).on_gpu == use_gpu
-    assert {name: needs["num_gpus"] for name, (needs, _) in cluster.submitted.items()} == gpus
+    cluster = Cluster(monkeypatch, [node("a", CPU=4.0, GPU=4.0), node("b", CPU=8.0)])
+    caches = begin(cpus=cpus, gpus=gpus)
+    assert (caches.on_gpu, caches.nodes) == (gpus > 0, len(expected))
+    assert {name: needs["num_gpus"] for name, (needs, _) in cluster.submitted.items()} == expected
 
 
 def test_data_that_a_node_does_not_have_are_told_as_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +102,14 @@ def test_data_that_a_node_does_not_have_are_told_as_they_are_here(monkeypatch: p
     assert str(told.value) == "data.root: /data is not a folder"
 
 
-def test_a_lost_node_ends_no_sweep_but_a_broken_build_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_node_is_told_and_ends_no_sweep_but_a_broken_build_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     cluster = Cluster(monkeypatch, [node("a", CPU=1.0)])
     cluster.errors["a"] = ray.exceptions.NodeDiedError("lost")
     begin().wait()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("a node's cache was not built beforehand (")
     cluster.errors["a"] = ray.exceptions.RayTaskError("_build", "a traceback", OSError("disk full"))
     with pytest.raises(ray.exceptions.RayTaskError):
         begin().wait()

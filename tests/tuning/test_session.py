@@ -58,7 +58,7 @@ class Search:
 
     def measure(self, folder: Path, run_ids: Sequence[str], **options: Any) -> None:
         with pytest.raises(InputError, match="another process is running this sweep"):
-            SweepStore(folder, resume=True)
+            SweepStore(folder, resume=True, selected_on_test=False)
         self.measured += run_ids
 
     def install(self, folder: Path, trial_id: str, run_id: str, confirmed: Any) -> None:
@@ -276,7 +276,7 @@ def test_a_resumed_sweep_with_enough_trials_runs_no_more(
     monkeypatch.setattr(runner, "run_on_tune", started)
     sweep = load_sweep(write_space(tmp_path), data_root=str(images))
     folder = tmp_path / "runs" / "small"
-    store = SweepStore(folder, resume=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False)
     for number in range(3):
         play(store, number, classes=CLASSES)
     plan = SearchPlan(folder, num_trials, RESOURCES, None, None, seed=0)
