@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -32,8 +33,13 @@ def main() -> None:
     import ray
     from ray import tune
 
+    # One more than there are: a trial's driver takes a share of one, and on as many cores as workers these would wait for ever.
     ray.init(
-        include_dashboard=True, dashboard_host="127.0.0.1", logging_level=logging.ERROR, log_to_driver=False
+        num_cpus=(os.cpu_count() or 1) + 1,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        logging_level=logging.ERROR,
+        log_to_driver=False,
     )
     settings = {
         "config": str(arguments.config.resolve()),
