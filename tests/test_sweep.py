@@ -278,7 +278,7 @@ def test_a_study_without_its_journal_is_not_mixed_with_a_new_search(command: Com
 def test_a_folder_that_cannot_be_written(command: Command) -> None:
     command.out.write_text("a file")
     line = command.fault()
-    assert line.startswith(f"--out {command.out}: results cannot be written there")
+    assert line == f"--out {command.folder}: cannot be written to (Not a directory); name another folder"
 
 
 def test_after_a_refused_start_the_mended_one_begins(command: Command) -> None:

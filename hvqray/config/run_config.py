@@ -89,8 +89,10 @@ def _absolute_file(weights: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
-    """`..` stays: after a symbolic link it means another folder than one level up in the text."""
-    return str(Path(os.path.expanduser(path)).absolute())
+    """Without `..`, but where that would name another place: after a symbolic link it is not one level up in the text."""
+    given = Path(os.path.expanduser(path)).absolute()
+    tidy = os.path.normpath(given)
+    return tidy if os.path.realpath(tidy) == os.path.realpath(given) else str(given)
 
 
 def load_run_config(
