@@ -2,8 +2,8 @@
 
 Images are resampled with replacement within each label (normal, anomalous), so that a resample has as many of each as
 the test set. Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
-together, as many groups with one label, the other and both as the test set has. A resample is a vector of counts, and all metrics follow from the counts
-summed up in the order of the scores: no resample is ever sorted.
+together, as many groups with one label, the other and both as the test set has. A resample is a vector of counts, and
+all metrics follow from the counts summed up in the order of the scores: no resample is ever sorted.
 
 Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), sections 8.3 (two samples) and 13.3 (percentile
 intervals).

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from hvqray.atomic import write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, Settings, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.config.run_config import config_hash, load_run_config
@@ -21,7 +20,7 @@ from hvqray.results.confirm_store import ConfirmStore
 from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
-from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE
+from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
 from hvqray.tuning.confirm import (
     completed_runs,
     confirmed_configuration,
@@ -93,10 +92,7 @@ def without_quantizer(start: TrialStart, trial_id: str) -> TrialStart:
 
 def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
     """Put them into `best`/metrics.json under `baselines`, in place of those of the same names."""
-    record = _read_record(best)
-    fresh = {result.name: asdict(result) for result in results}
-    kept = {each["name"]: each for each in record.get("baselines", [])}
-    _write_record(best, record | {"baselines": list((kept | fresh).values())})
+    write_record(best, _with_baselines(_read_record(best), results))
 
 
 def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
@@ -106,15 +102,17 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
     if record.get("run_id", record["trial_id"]) != record["trial_id"]:  # the best model is from a retraining
         settings = {"seeds": ", ".join(map(str, result.seeds))}
         others = [each for each in record["confirm"] if each["trial_id"] != result.trial_id]
-        _write_record(best, record | {"confirm": others + confirm_record([result])})
+        record["confirm"] = others + confirm_record([result])
     means = {name: spread.mean for name, spread in result.metrics.items()}
-    write_baselines(best, [BaselineResult(NO_QUANTIZER, settings, means)])
+    write_record(best, _with_baselines(record, [BaselineResult(NO_QUANTIZER, settings, means)]))
+
+
+def _with_baselines(record: dict[str, Any], results: Sequence[BaselineResult]) -> dict[str, Any]:
+    fresh = {result.name: asdict(result) for result in results}
+    kept = {each["name"]: each for each in record.get("baselines", [])}
+    return record | {"baselines": list((kept | fresh).values())}
 
 
 def _read_record(best: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((best / METRICS_FILE).read_text(encoding="utf-8"))
     return content
-
-
-def _write_record(best: Path, record: dict[str, Any]) -> None:
-    write_atomically(best / METRICS_FILE, json.dumps(record, indent=2, allow_nan=False) + "\n")

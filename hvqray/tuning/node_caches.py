@@ -54,7 +54,7 @@ class NodeCaches:
 
     @property
     def nodes(self) -> int:
-        """How many nodes build."""
+        """How many nodes' builds were not waited for yet."""
         return len(self._builds)
 
     def wait(self) -> None:
@@ -63,7 +63,8 @@ class NodeCaches:
         Raises:
             InputError: the data are at fault on a node, or not there.
         """
-        for build in self._builds:
+        builds, self._builds = self._builds, []
+        for build in builds:
             try:
                 ray.get(build)
             except ray.exceptions.RayTaskError as error:

@@ -41,8 +41,8 @@ def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterat
     """A Ray cluster for the time of the block: the one at `address` (or $RAY_ADDRESS), else a local one of its own.
 
     Yields the resources of every node. Starting Ray is waiting for other processes; meanwhile the modules named in
-    `importing`, none of which may import Ray, are imported here. At the end the job leaves, which ends all of its actors and frees what they
-    reserved; a local cluster is shut down with it.
+    `importing`, none of which may import Ray, are imported here. At the end the job leaves, which ends all of its actors
+    and frees what they reserved; a local cluster is shut down with it.
 
     Raises:
         InputError: No cluster answers at `address`.

@@ -49,10 +49,7 @@ from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
-from hvqray.tuning.session_checks import (
-    check_fixed_model,
-    trials_in_all,
-)
+from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
 from hvqray.tuning.tune_run import SearchPlan
 
 INTERRUPT_GRACE_S = 5.0
