@@ -117,9 +117,8 @@ def _plain_adamw(step: ProductStep) -> None:
     for trainer in step.trainers:
         parameters = trainer.objective.module.parameters()
         config = step.train_config
-        trainer.optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=False
-        )
+        plain = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=False)
+        trainer.optimizer = plain
 
 
 def _loop_codebooks(step: ProductStep, *, per_image: bool) -> None:

@@ -24,7 +24,7 @@ from hvqray.command_line import (
 if TYPE_CHECKING:
     from hvqray.config.sweep_file import SweepFile
 
-_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "scipy.stats", "pandas", "hvqray.results.html_report")
+_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "pandas", "hvqray.results.html_report")
 """What the sweep needs that is slow to import: done while Ray starts."""
 
 
@@ -73,7 +73,8 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     try:
         from hvqray.tuning.ray_runtime import ray_session
 
-        with ray_session(arguments.address, importing=_HEAVY) as nodes:
+        dashboard = sweep.resources.workers > 1
+        with ray_session(arguments.address, dashboard=dashboard, importing=_HEAVY) as nodes:
             from hvqray.tuning.session import SweepOptions, SweepSession
 
             options = SweepOptions(

@@ -27,11 +27,16 @@ class Started(Exception):
 
 
 @pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two CPUs and no GPU instead of a cluster, no W&B key, and no search after the checks."""
+def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Two CPUs and no GPU instead of a cluster, no W&B key, and no search after the checks; for each start of Ray whether a
+    dashboard was asked for."""
+    dashboards: list[bool] = []
 
     @contextmanager
-    def two_cpus(address: str | None, *, importing: Sequence[str]) -> Iterator[list[dict[str, float]]]:
+    def two_cpus(
+        address: str | None, *, dashboard: bool, importing: Sequence[str]
+    ) -> Iterator[list[dict[str, float]]]:
+        dashboards.append(dashboard)
         yield [{"CPU": 2.0}]
 
     def start(*arguments: object) -> None:
@@ -42,7 +47,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("hvqray.results.wandb_mode.has_key", lambda: False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     before = signal.getsignal(signal.SIGTERM)
-    yield
+    yield dashboards
     signal.signal(signal.SIGTERM, before)
 
 
@@ -296,6 +301,13 @@ def test_dry_run_says_what_would_run_and_leaves_nothing(command: Command) -> Non
     assert "train: 16 images, 0 with a defect" in output
     assert f"results would go to {command.folder}" in output
     assert not command.out.exists()
+
+
+def test_only_groups_of_workers_need_ray_s_dashboard(command: Command, dashboards: list[bool]) -> None:
+    """Without it they cannot be stopped; for all others it would only make Ray's start longer."""
+    for workers in (1, 2):
+        assert command("--dry-run", "--set", f"resources.workers={workers}") == 0
+    assert dashboards == [False, True]
 
 
 def test_without_a_completed_trial_it_ends_with_1(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from small_images import write_space
 from hvqray import sweep
 from hvqray.command_line import run_command
 from hvqray.config.sections import DataConfig
-from hvqray.tuning import session
+from hvqray.tuning import ray_runtime, session
 
 
 class Prepared(Exception):
@@ -25,6 +26,7 @@ def test_the_limit_reaches_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise Prepared
 
     monkeypatch.setattr(session, "prepare_data", prepare)
+    monkeypatch.setattr(ray_runtime, "ray_session", lambda *_, **__: nullcontext([{"CPU": 2.0}]))
     space = str(write_space(tmp_path))
     for arguments in ([], ["--cache-limit", "1.5GB"]):
         with pytest.raises(Prepared):

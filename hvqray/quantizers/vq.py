@@ -14,9 +14,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 EPSILON = 1e-5
@@ -179,6 +176,11 @@ class VectorQuantizer(nn.Module):
         The counts are scaled to one token per code in the mean, so that the first steps soon outweigh them. Where
         there are fewer distinct tokens than codes, the codes left over stay where they are, as never used.
         """
+        # Imported late: it takes a second, which trials that start otherwise, or have no VQ, need not wait.
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
         points = tokens_TD.float().cpu()
         num_centres = min(self.codebook_size, len(points.unique(dim=0)))
         kmeans = KMeans(num_centres, init="random", n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hvqray.config.sections import TrainConfig
 from hvqray.models.interface import Batch, Objective
+from hvqray.training.adamw import AdamW
 from hvqray.training.communicator import Communicator
 
 
@@ -64,7 +65,7 @@ class ObjectiveTrainer:
         self._config = config
         self._communicator = communicator
         self._parameters = [p for p in objective.module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = AdamW(
             self._parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self._loss_module = _LossModule(objective)

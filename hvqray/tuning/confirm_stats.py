@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
 from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
@@ -73,7 +73,7 @@ def _with_t_interval(spread: Spread) -> Spread:
     if spread.mean is None or spread.std is None:
         return spread
     num_seeds = len(spread.values)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, num_seeds - 1)) * spread.std / num_seeds**0.5
+    half = float(stdtrit(num_seeds - 1, (1 + LEVEL) / 2)) * spread.std / num_seeds**0.5
     return replace(spread, low=spread.mean - half, high=spread.mean + half, interval="t over seeds")
 
 

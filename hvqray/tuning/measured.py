@@ -20,25 +20,27 @@ def measured_folder(folder: Path, run_id: str) -> Path:
 def measure_runs(
     folder: Path, run_ids: Sequence[str], *, resources: TrialResources, cache_dir: Path | None
 ) -> None:
-    """Measure those that have not been, at the same time, where workers' resources are."""
+    """Measure those that have not been: a single one here, unless it wants a GPU, several at the same time where workers' resources
+    are."""
+    pending = [run_id for run_id in run_ids if not measured_folder(folder, run_id).exists()]
+    threads, gpus = resources.threads_per_worker, resources.gpus_per_worker
+    if len(pending) == 1 and not gpus:
+        # A new process would import torch and all else first, which takes longer than to measure a small model.
+        from hvqray.data.cores import torch_threads
+
+        with torch_threads(threads):
+            _measure(folder, pending[0], "cpu", cache_dir)
+        return
     import ray
 
-    remote = ray.remote(
-        num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_retries=1
-    )(measure_run)
-    pending = [
-        remote.remote(folder, run_id, resources.threads_per_worker, resources.gpus_per_worker, cache_dir)
-        for run_id in run_ids
-        if not measured_folder(folder, run_id).exists()
-    ]
-    ray.get(pending)
+    remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus, max_retries=1)(measure_run)
+    ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
 
 
 def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir: Path | None) -> None:
-    """Measure one run in this process."""
+    """Measure one run in this process, which is there for nothing else."""
     import torch
 
-    from hvqray.training.measure import measure_on_test
     from hvqray.training.run_memory import bound_slot
     from hvqray.tuning.trial import quieten_worker
 
@@ -46,6 +48,12 @@ def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir:
     torch.set_num_threads(threads)
     device = "cuda" if gpus else "cpu"
     bound_slot(torch.device(device), gpus)
+    _measure(folder, run_id, device, cache_dir)
+
+
+def _measure(folder: Path, run_id: str, device: str, cache_dir: Path | None) -> None:
+    from hvqray.training.measure import measure_on_test
+
     target = measured_folder(folder, run_id)
     for stale in target.parent.glob(f".{target.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)

@@ -7,9 +7,11 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hvqray.errors import InputError
 
@@ -30,6 +32,10 @@ _ENVIRONMENT = {
 }
 
 
+_DIED = "A worker died or was killed while executing a task"
+"""How Ray's message of a lost process begins, some eight hundred characters that name none of our trials."""
+
+
 def quieten_ray() -> None:
     """Set what keeps Ray from printing things no user can act on; must run before Ray is imported."""
     for name, value in _ENVIRONMENT.items():
@@ -37,11 +43,14 @@ def quieten_ray() -> None:
 
 
 @contextmanager
-def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterator[list[dict[str, float]]]:
+def ray_session(
+    address: str | None, *, dashboard: bool, importing: Sequence[str] = ()
+) -> Iterator[list[dict[str, float]]]:
     """A Ray cluster for the time of the block: the one at `address` (or $RAY_ADDRESS), else a local one of its own.
 
     Yields the resources of every node. Starting Ray is waiting for other processes; meanwhile the modules named in
-    `importing`, none of which may import Ray, are imported here. At the end the job leaves, which ends all of its actors
+    `importing`, none of which may import Ray, are imported here. A local cluster has its `dashboard` only where it is asked for: the
+    state API is served by it, without which stopping a worker group hangs, and it is a fifth of what starting Ray takes. At the end the job leaves, which ends all of its actors
     and frees what they reserved; a local cluster is shut down with it.
 
     Raises:
@@ -50,6 +59,7 @@ def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterat
     quieten_ray()
     import ray
 
+    _tell_errors_in_our_way()
     meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
     meanwhile.start()
     joined = address or os.environ.get("RAY_ADDRESS")
@@ -57,10 +67,9 @@ def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterat
         if joined:
             ray.init(address=joined, logging_level=logging.ERROR, log_to_driver=False)
         else:
-            # The dashboard process serves the state API, without which stopping a worker group hangs.
             ray.init(
                 address="local",
-                include_dashboard=True,
+                include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
                 logging_level=logging.ERROR,
                 log_to_driver=False,
@@ -84,6 +93,23 @@ def ray_session(address: str | None, *, importing: Sequence[str] = ()) -> Iterat
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _tell_errors_in_our_way() -> None:
+    """Ray prints what goes wrong in its cluster to standard output, amidst our table, whether or not logs are wanted there.
+
+    There is no setting for it, so the function that prints is replaced, where this version of Ray has it.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = _tell_error
+
+
+def _tell_error(message: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+    for line in message["lines"]:
+        if not line.startswith(_DIED):  # `tuning.relay` tells what that means for the trial
+            sys.stderr.write(f"hvqray: Ray says: {' '.join(line.split())}\n")
 
 
 def _import(modules: Sequence[str]) -> None:

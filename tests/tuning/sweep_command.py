@@ -71,6 +71,7 @@ class Sweep:
 
 
 Start = Callable[..., Sweep]
+RunHere = Callable[..., tuple[int, str]]
 
 
 def end(processes: list[psutil.Process]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_checkpoint import write_checkpoint, write_dataset
 
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.sweep_folder import read_best
-from hvqray.training.checkpoint import METRICS_FILE, load_model, trial_folder
+from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, load_model, trial_folder
 from hvqray.training.measure import SCORES_FILE, read_test_scores
 from hvqray.tuning import best as best_module
 from hvqray.tuning.best import best_confirmed, best_trials, install_best
@@ -142,6 +143,36 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
     resources = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
     measure_runs(tmp_path, ["t0000-s0", "t0000-s1", "t0000-s2"], resources=resources, cache_dir=None)
     assert asked == ["t0000-s0", "t0000-s2"]
+
+
+def test_a_single_run_is_measured_in_this_process_unless_it_wants_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_here: list[tuple[str, str, int]] = []
+    asked: list[str] = []
+
+    class Remote:
+        def remote(self, folder: Path, run_id: str, *arguments: Any) -> None:
+            asked.append(run_id)
+
+    def measure(aside: Path, *, device: str, cache_dir: Path | None) -> None:
+        measured_here.append((aside.parent.name, device, torch.get_num_threads()))
+
+    monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
+    monkeypatch.setattr("ray.get", lambda pending: pending)
+    monkeypatch.setattr("hvqray.training.measure.measure_on_test", measure)
+    for run_id, gpus in (("t0000", 0.0), ("t0001", 0.5)):
+        run = trial_folder(tmp_path, run_id)
+        run.mkdir(parents=True)
+        for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE):
+            (run / name).write_text(name)
+        resources = TrialResources(
+            workers=1, cpus_per_worker=3.0, gpus_per_worker=gpus, max_concurrent_trials=2
+        )
+        measure_runs(tmp_path, [run_id], resources=resources, cache_dir=None)
+    assert (measured_here, asked) == ([("t0000", "cpu", 3)], ["t0001"])
+    assert torch.get_num_threads() == 1
+    assert (measured_folder(tmp_path, "t0000") / MODEL_FILE).read_text() == MODEL_FILE
 
 
 def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(

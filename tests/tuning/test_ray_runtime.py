@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 
 from hvqray.errors import InputError
 from hvqray.tuning.ray_runtime import quieten_ray, ray_session
@@ -52,20 +53,23 @@ def replace_ray(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None)
     return stand_in
 
 
-def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_the_block(
+    monkeypatch: pytest.MonkeyPatch, dashboard: bool
+) -> None:
     cluster = replace_ray(monkeypatch)
-    with ray_session(None) as nodes:
+    with ray_session(None, dashboard=dashboard) as nodes:
         assert cluster.is_up
         assert nodes == [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}], "living nodes only"
     assert not cluster.is_up
     assert cluster.options["address"] == "local"
     assert cluster.options["dashboard_host"] == "127.0.0.1"
-    assert cluster.options["include_dashboard"], "without it a worker group cannot be stopped"
+    assert cluster.options["include_dashboard"] == dashboard
 
 
 def test_it_is_left_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = replace_ray(monkeypatch)
-    with pytest.raises(KeyboardInterrupt), ray_session(None):
+    with pytest.raises(KeyboardInterrupt), ray_session(None, dashboard=False):
         raise KeyboardInterrupt
     assert not cluster.is_up
 
@@ -80,14 +84,14 @@ def test_a_running_cluster_is_joined(
     cluster = replace_ray(monkeypatch)
     if variable:
         monkeypatch.setitem(os.environ, "RAY_ADDRESS", variable)
-    with ray_session(address):
+    with ray_session(address, dashboard=False):
         assert cluster.options["address"] == joined
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no\nanswer"), ValueError("bad address " * 50)])
 def test_no_cluster_there_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     replace_ray(monkeypatch, error)
-    with pytest.raises(InputError) as refused, ray_session("10.0.0.1:6379"):
+    with pytest.raises(InputError) as refused, ray_session("10.0.0.1:6379", dashboard=False):
         pass
     message = str(refused.value)
     assert message.startswith("--address 10.0.0.1:6379: no Ray cluster answers there (")
@@ -109,6 +113,22 @@ def test_modules_are_imported_while_ray_starts(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "cannot_be_imported.py").write_text("raise RuntimeError")
     monkeypatch.syspath_prepend(tmp_path)
     cluster = replace_ray(monkeypatch)
-    with ray_session(None, importing=("slow_to_import", "cannot_be_imported")):
+    with ray_session(None, dashboard=False, importing=("slow_to_import", "cannot_be_imported")):
         assert cluster.is_up
         assert "slow_to_import" in sys.modules
+
+
+def test_what_ray_says_goes_to_standard_error_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_ray(monkeypatch)
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    with ray_session(None, dashboard=False):
+        died = "A worker died or was killed while executing a task by an unexpected system error. To troubleshoot"
+        for line in (died, "2 Workers killed due to memory pressure (OOM)\nsee the logs"):
+            worker.print_to_stdstream(
+                {"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False
+            )
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "hvqray: Ray says: 2 Workers killed due to memory pressure (OOM) see the logs\n"

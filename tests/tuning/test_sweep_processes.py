@@ -1,4 +1,4 @@
-"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, lost processes, submitted jobs.
+"""Whole sweeps as a user starts them, on a running Ray cluster: two workers, submitted jobs.
 
 A sweep costs some fifteen seconds of a core, whatever it trains: whoever adds one here asks first whether a test of its
 parts would fail too.
@@ -14,9 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray_head import RayHead, environment_without_ray
 from small_images import write_space
-from sweep_command import ONE_AT_A_TIME, Start, assert_nothing_left
-
-from hvqray.results.store import read_trials
+from sweep_command import Start, assert_nothing_left
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,32 +31,6 @@ def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start, cluster: R
     assert len(workers) == 2
     assert later == workers
     assert_nothing_left(cluster)
-
-
-def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(start: Start, cluster: RayHead) -> None:
-    sweep = start("--address", cluster.address, "--num-trials", "1", "--set", "train.epochs=100")
-    sweep.wait_for("epoch 3/100")
-    (actor,) = cluster.processes("HvqrayTrial")
-    actor.kill()
-    assert sweep.wait() == 0, sweep.log.read_text()
-    assert sweep.log.read_text().count("epoch 1/100") == 1
-    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"]
-
-
-def test_a_sweep_whose_driver_is_killed_is_resumed(start: Start, cluster: RayHead) -> None:
-    options = ("--address", cluster.address, "--num-trials", "3", "--set", "train.epochs=40")
-    first = start(*options, *ONE_AT_A_TIME)
-    first.wait_for("t0001 epoch 2/40")
-    first.process.kill()
-    first.wait()
-    assert_nothing_left(cluster)
-    done = read_trials(first.folder)
-    second = start(*options, *ONE_AT_A_TIME, "--resume")
-    assert second.wait() == 0, second.log.read_text()
-    assert [row["state"] for row in second.trials()] == ["COMPLETE"] * 3
-    assert second.states() == ["COMPLETE"] * 3
-    assert second.log.read_text().count(" COMPLETE after") == 3 - len(done)
-    assert (second.folder / "report.html").stat().st_size > 1_000_000
 
 
 def test_submitted_as_a_job_it_is_the_same_sweep(
