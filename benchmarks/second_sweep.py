@@ -20,7 +20,7 @@ import logging, sys, time
 from hvqray.tuning.ray_runtime import quieten_ray
 quieten_ray()
 import torch, ray
-ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", logging_level=logging.ERROR, log_to_driver=False)
+ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
 open(sys.argv[1], "w").write(str(time.time()))
 """
 

@@ -24,8 +24,8 @@ from hvqray.command_line import (
 if TYPE_CHECKING:
     from hvqray.config.sweep_file import SweepFile
 
-_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "pandas", "hvqray.results.html_report")
-"""What the sweep needs that is slow to import: done while Ray starts."""
+_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "pandas", "hvqray.results.html_report", "wandb")
+"""What the sweep needs that is slow to import: done while Ray starts. Tune wants wandb, whether or not it is used."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

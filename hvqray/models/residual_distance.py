@@ -52,9 +52,11 @@ class MahalanobisDistance(nn.Module):
         self.local, self.shrinkage = local, shrinkage
         places = num_locations if local else 1
         # Half precision where there is a matrix a location: it dominates the checkpoint, and 1e-3 of a distance is little.
-        eye = torch.eye(channels, dtype=torch.float16 if local else torch.float32)
+        dtype = torch.float16 if local else torch.float32
+        whitening_RPCC = torch.zeros(num_routes, places, channels, channels, dtype=dtype)
+        whitening_RPCC.diagonal(dim1=-2, dim2=-1).fill_(1)
         self.register_buffer("mean_RPC", torch.zeros(num_routes, places, channels))
-        self.register_buffer("whitening_RPCC", eye.repeat(num_routes, places, 1, 1))
+        self.register_buffer("whitening_RPCC", whitening_RPCC)
         self.register_buffer("scale_R", torch.ones(num_routes))
         self.register_buffer("rms_R", torch.ones(num_routes))
         self._moments: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
