@@ -14,7 +14,14 @@ import hvqray
 
 ROOT = Path(hvqray.__file__).parent
 
-SHARED = {"hvqray", "hvqray.errors", "hvqray.atomic", "hvqray.environment", "hvqray.process_memory"}
+SHARED = {
+    "hvqray",
+    "hvqray.errors",
+    "hvqray.atomic",
+    "hvqray.environment",
+    "hvqray.exact",
+    "hvqray.process_memory",
+}
 """What every layer may import; these import each other only."""
 
 LAYERS: dict[str, set[str]] = {

@@ -28,6 +28,7 @@ from hvqray.data.batchnorm import (
     set_batchnorm_state,
 )
 from hvqray.errors import InputError, did_you_mean
+from hvqray.exact import exact_convolutions
 
 logging.getLogger("timm").setLevel(
     logging.ERROR
@@ -68,8 +69,9 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images_B3SS: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
         """float32 features of uint8 RGB images."""
-        x_B3SS = self.normalize(images_B3SS)
-        maps = [one.permute(0, 3, 1, 2) if self._gives_BhwC else one for one in self.network(x_B3SS)]
+        with exact_convolutions():
+            outputs = self.network(self.normalize(images_B3SS))
+        maps = [one.permute(0, 3, 1, 2) if self._gives_BhwC else one for one in outputs]
         resized = [F.interpolate(one, self.grid_size, mode="bilinear", align_corners=True) for one in maps]
         averaged = [_mean([resized[i] for i in group]) for group in self._groups]
         return torch.cat(averaged, dim=1).contiguous()

@@ -120,8 +120,6 @@ def open_features(
     name = config.backbone.name
     description = f"features of {len(images_N3SS)} images at {config.image_size} px by {name}"
 
-    # Convolutions on GPUs round to TF32 unless told otherwise.
-    @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     def build(folder: Path) -> None:
         # timm and its models take seconds to import, and are needed nowhere else.
         from hvqray.data.backbones import estimate_batchnorm, load_backbone

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hvqray.exact import exact_convolutions
+
 
 def upsample_map(map_Bhw: Float[Tensor, "B h w"], image_size: int) -> Float[Tensor, "B H W"]:
     """Bilinear, corners aligned: as the stages of the backbone were brought onto their common grid."""
@@ -28,7 +30,9 @@ def gaussian_smooth(maps_BHW: Float[Tensor, "B H W"], sigma: float) -> Float[Ten
     kernel_n = torch.exp(-0.5 * (offset_n / sigma).square())
     kernel_n /= kernel_n.sum()
     padded = F.pad(maps_BHW[:, None].float(), (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel_n[None, None, :, None]), kernel_n[None, None, None, :])[:, 0]
+    with exact_convolutions():
+        columns_B1HW = F.conv2d(padded, kernel_n[None, None, :, None])
+        return F.conv2d(columns_B1HW, kernel_n[None, None, None, :])[:, 0]
 
 
 def pooled_score(

@@ -8,14 +8,13 @@ Shapes: B images, L tokens, D code width, M classes, K codes per codebook, T tra
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from hvqray.quantizers.kmeans import kmeans
 
 EPSILON = 1e-5
 """Laplace smoothing of the moving counts (van den Oord's)."""
@@ -177,11 +176,24 @@ class VectorQuantizer(nn.Module):
         The counts are scaled to one token per code in the mean, so that the first steps soon outweigh them. Where
         there are fewer distinct tokens than codes, the codes left over stay where they are, as never used.
         """
-        num_centres = min(self.codebook_size, len(tokens_TD.unique(dim=0)))
-        centre_KD, label_T = kmeans(tokens_TD, num_centres, seed=seed, max_iterations=KMEANS_ITERATIONS)
-        count_K = torch.bincount(label_T, minlength=self.codebook_size).to(self.ema_count_MK)
-        share_K = count_K * (self.codebook_size / len(tokens_TD))
-        self.codebook_MKD[class_index, :num_centres] = centre_KD.to(self.codebook_MKD)
+        # Imported late: it takes a second, which trials that start otherwise, or have no VQ, need not wait.
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        points = tokens_TD.float().cpu()
+        num_centres = min(self.codebook_size, len(points.unique(dim=0)))
+        kmeans = KMeans(num_centres, init="random", n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
+        # One thread: several add up in no fixed order, and a trial must be repeatable to the bit.
+        with threadpool_limits(1), warnings.catch_warnings():
+            # Nearly equal tokens may leave a centre without any; it then counts as never used.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels_T = torch.from_numpy(kmeans.fit_predict(points.numpy())).long()
+        count_K = torch.bincount(labels_T, minlength=self.codebook_size).to(self.ema_count_MK)
+        share_K = count_K * (self.codebook_size / len(points))
+        self.codebook_MKD[class_index, :num_centres] = torch.from_numpy(kmeans.cluster_centers_).to(
+            self.codebook_MKD
+        )
         self.ema_count_MK[class_index] = torch.where(count_K > 0, share_K, 1.0)
         self.ema_sum_MKD[class_index] = (
             self.codebook_MKD[class_index] * self.ema_count_MK[class_index, :, None]

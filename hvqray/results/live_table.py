@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,8 @@ class LiveTable:
                 get_renderable=self.render,
                 refresh_per_second=2,
                 transient=True,
-                redirect_stderr=False,
+                # What is written there amidst the table goes above it; where it goes into a file it stays there.
+                redirect_stderr=sys.stderr.isatty(),
             )
             self._live.start()
 

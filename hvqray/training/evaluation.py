@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +39,9 @@ class ClassResult:
     """What one rank found out about one class."""
 
     metrics: Metrics
-    code_counts: dict[str, Counter[int]]
-    """Level to how often each code occurred."""
+    code_counts: dict[int, dict[str, Counter[int]]]
+    """Class and level to how often each code occurred. At levels where every class has codes of its own the class is the one
+    whose codes they are, which a router that errs may have taken for this one; else it is this one."""
     scores_n: np.ndarray
     """Image scores, float32, in the order of the class's positions in the split."""
 
@@ -92,10 +93,20 @@ class Evaluator:
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
         flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
         return flat | codebook_health(
-            {self._context.class_names[c]: result.code_counts for c, result in results.items()},
+            self._code_counts(results.values()),
             model.codebook_sizes(),
             per_class=model.codebooks_per_class,
         )
+
+    def _code_counts(self, results: Iterable[ClassResult]) -> dict[str, dict[str, Counter[int]]]:
+        """Class name and level to how often each code occurred."""
+        names = self._context.class_names
+        counts: dict[str, dict[str, Counter[int]]] = {name: {} for name in names}
+        for result in results:
+            for class_index, levels in result.code_counts.items():
+                for level, count in levels.items():
+                    counts[names[class_index]].setdefault(level, Counter()).update(count)
+        return counts
 
     def _evaluate_class(
         self, model: AnomalyModel, class_index: int, positions: np.ndarray, *, pixel_metrics: bool
@@ -104,7 +115,7 @@ class Evaluator:
         scores_n = np.empty(len(positions), dtype=np.float32)
         size = self._context.image_size if pixel_metrics else 0
         maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
-        code_counts: dict[str, Counter[int]] = {}
+        code_counts: dict[int, dict[str, Counter[int]]] = {}
         num_routed_right: int | None = None
         for rows, prediction in predictions(
             model,
@@ -115,14 +126,21 @@ class Evaluator:
             precision_context=self._precision_context,
         ):
             scores_n[rows] = prediction.scores_B.cpu().numpy()
+            routed_B = np.full(len(scores_n[rows]), class_index)
             if prediction.routed_class_B is not None:
-                num_right = int((prediction.routed_class_B == class_index).sum())
-                num_routed_right = num_right + (num_routed_right or 0)
+                routed_B = prediction.routed_class_B.cpu().numpy()
+                num_routed_right = int((routed_B == class_index).sum()) + (num_routed_right or 0)
             has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
             if pixel_metrics:
                 maps_nHW[rows] = prediction.maps_BHW.cpu().numpy()
             for level, codes in prediction.codes.items():
-                code_counts.setdefault(level, Counter()).update(count_codes(codes.cpu().numpy()[has_codes_B]))
+                codes_Bn = codes.cpu().numpy()
+                owner_B = (
+                    routed_B if level in model.codebooks_per_class else np.full_like(routed_B, class_index)
+                )
+                for owner in np.unique(owner_B[has_codes_B]).tolist():
+                    counted = count_codes(codes_Bn[has_codes_B & (owner_B == owner)])
+                    code_counts.setdefault(owner, {}).setdefault(level, Counter()).update(counted)
         metrics = image_metrics(labels_n, scores_n)
         if num_routed_right is not None:
             metrics[ROUTER_ACCURACY] = num_routed_right / len(positions)
@@ -186,15 +204,15 @@ def deal(num_images: dict[int, int], world_size: int) -> list[list[int]]:
 
 
 def codebook_health(
-    counts_by_class: Mapping[str, dict[str, Counter[int]]],
+    counts_by_class: Mapping[str, Mapping[str, Counter[int]]],
     sizes: dict[str, int],
     *,
     per_class: Collection[str],
 ) -> Metrics:
     """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`; with `/CLASS` after LEVEL, of one class's images.
 
-    A shared codebook is judged by the images of all classes; at levels where every class has its own (`per_class`), the values
-    without a class are means over the classes seen.
+    A shared codebook is judged by the images of all classes; at levels where every class has its own (`per_class`), those with a
+    class are of the images that were taken for that class, and those without one are means over the classes seen.
     """
     health: Metrics = {}
     for level, size in sizes.items():

@@ -7,7 +7,8 @@ folder continues after the last finished epoch, with the same batches, masks and
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ class _Run:
             class_balance=train.class_balance,
         )
         totals: dict[str, Tensor] = {}
+        num_steps: Counter[str] = Counter()
         self._module().train()
         for step, batch_indices in enumerate(sampling.batches(indices, batch_size=train.batch_size)):
             global_step = epoch * self.steps_per_epoch + step
@@ -186,13 +188,19 @@ class _Run:
                         else f"{trainer.objective.name}_loss"
                     )
                     totals[key] = totals.get(key, 0.0) + value.float() * share
+                    num_steps[key] += 1
             self.model.after_step()
-        return self._mean_losses(totals)
+        return self._mean_losses(totals, num_steps)
 
-    def _mean_losses(self, totals: dict[str, Tensor]) -> dict[str, float | None]:
-        """Means over the epoch's steps and all ranks; the only time an epoch waits for the device."""
+    def _mean_losses(
+        self, totals: dict[str, Tensor], num_steps: Mapping[str, int]
+    ) -> dict[str, float | None]:
+        """Means over all ranks and the steps of the epoch that have the loss: an adversary may join in its midst.
+
+        The only time an epoch waits for the device.
+        """
         names = sorted(totals)
-        sums = [totals[name] / self.steps_per_epoch for name in names]
+        sums = [totals[name] / num_steps[name] for name in names]
         # The losses do not see what the last step made of the weights.
         sums.append(get_total_norm([weight.detach() for weight in self._module().parameters()]))
         stacked = torch.stack(sums) / self.communicator.world_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hvqray.config.sections import TrainConfig
+from hvqray.exact import exact_convolutions
 from hvqray.models.interface import Batch, Objective
 from hvqray.training.adamw import AdamW
 from hvqray.training.communicator import Communicator
@@ -40,7 +41,9 @@ def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
     """The context in which losses and predictions are computed."""
-    return torch.autocast(device.type, torch.bfloat16) if uses_bfloat16(config, device) else nullcontext()
+    return (
+        torch.autocast(device.type, torch.bfloat16) if uses_bfloat16(config, device) else exact_convolutions()
+    )
 
 
 class _LossModule(nn.Module):
@@ -85,7 +88,8 @@ class ObjectiveTrainer:
         self._loss_module.batch = batch
         with autocast(self._config, self._communicator.device):
             losses = self._forward(progress)
-        (losses["loss"] * share).backward()
+        with exact_convolutions():
+            (losses["loss"] * share).backward()
         if self._config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
         self.optimizer.step()

@@ -20,19 +20,19 @@ def measured_folder(folder: Path, run_id: str) -> Path:
 def measure_runs(
     folder: Path, run_ids: Sequence[str], *, resources: TrialResources, cache_dir: Path | None
 ) -> None:
-    """Measure those that have not been: a single one here, unless it wants a GPU, several at the same time where workers' resources
-    are."""
+    """Measure those that have not been, at the same time, where workers' resources are; a single one that wants no GPU in this process
+    where there is no other machine."""
+    import ray
+
     pending = [run_id for run_id in run_ids if not measured_folder(folder, run_id).exists()]
     threads, gpus = resources.threads_per_worker, resources.gpus_per_worker
-    if len(pending) == 1 and not gpus:
+    if len(pending) == 1 and not gpus and sum(node["Alive"] for node in ray.nodes()) == 1:
         # A new process would import torch and all else first, which takes longer than to measure a small model.
         from hvqray.data.cores import torch_threads
 
         with torch_threads(threads):
             _measure(folder, pending[0], "cpu", cache_dir)
         return
-    import ray
-
     remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus, max_retries=1)(measure_run)
     ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
 

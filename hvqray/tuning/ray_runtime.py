@@ -33,7 +33,8 @@ _ENVIRONMENT = {
 
 
 _DIED = "A worker died or was killed while executing a task"
-"""How Ray's message of a lost process begins, some eight hundred characters that name none of our trials."""
+"""How Ray's message of a lost process begins: some eight hundred characters that name none of our trials. What it means for a trial
+`tuning.relay` tells; a task Ray tries again, or the sweep ends by its error."""
 
 
 def quieten_ray() -> None:
@@ -74,12 +75,18 @@ def ray_session(
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        # RuntimeError: other versions of Ray or Python there; RayError: it wants a token.
+        if joined is None:
+            raise
         reason = " ".join(str(error).split())[:200]
         mend = "start one with 'ray start --head', or leave the address out"
-        raise InputError(
-            f"no Ray cluster answers there ({reason}); {mend}", field=f"--address {joined}"
-        ) from error
+        told = f"no Ray cluster answers there ({reason}); {mend}"
+        if isinstance(error, (RuntimeError, ray.exceptions.RayError)) and not isinstance(
+            error, ConnectionError
+        ):
+            told = f"the Ray cluster there cannot be joined ({reason})"
+        raise InputError(told, field=f"--address {joined}") from error
     finally:
         meanwhile.join()
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -108,7 +115,7 @@ def _tell_errors_in_our_way() -> None:
 
 def _tell_error(message: Mapping[str, Any], ignore_prefix: bool = False) -> None:
     for line in message["lines"]:
-        if not line.startswith(_DIED):  # `tuning.relay` tells what that means for the trial
+        if not line.startswith(_DIED):
             sys.stderr.write(f"hvqray: Ray says: {' '.join(line.split())}\n")
 
 

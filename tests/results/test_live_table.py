@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,24 @@ def test_a_live_table_on_a_terminal(environment: dict[str, str], coloured: bool)
     assert "t0000" in out.getvalue()
     assert "started" not in out.getvalue()
     assert (re.search(r"\x1b\[[\d;]*32m", out.getvalue()) is not None) is coloured
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_is_told_amidst_the_table_goes_above_it(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written straight to the terminal it would be gone with the table's next picture."""
+    errors = io.StringIO()
+    monkeypatch.setattr(errors, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", errors)
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, _environ={"TERM": "xterm-256color"})
+    table = LiveTable(console, goals={OBJECTIVE: "maximize"}, num_trials=4, time_budget_s=None)
+    sys.stderr.write("t0001 starts again\n")
+    table.close()
+    assert ("t0001 starts again" in out.getvalue()) is is_terminal
+    assert ("t0001 starts again" in errors.getvalue()) is not is_terminal
+    assert sys.stderr is errors
 
 
 def test_a_dumb_terminal_gets_lines() -> None:

@@ -39,6 +39,15 @@ class TestLauncher:
         validate_config(prepared)
         assert prepared["max_workers"] >= 1
 
+    def test_on_aws_the_head_can_start_workers(self):
+        """Ray would have the head run the system's pip, which its image need not have, for the library it starts machines with."""
+        from ray.autoscaler._private.util import prepare_config
+
+        prepared = prepare_config(load("cluster-aws.yaml"))
+        commands = [*prepared["setup_commands"], *prepared["head_setup_commands"]]
+        assert all("~/hvqray-env/bin/pip" in line for line in commands if "pip" in line)
+        assert "~/hvqray-env/bin/pip install --quiet boto3" in commands
+
     @pytest.mark.parametrize("name", LAUNCHER_FILES)
     def test_the_dashboard_listens_on_loopback_only(self, name):
         [start] = [line for line in load(name)["head_start_ray_commands"] if "ray start" in line]

@@ -19,9 +19,13 @@ def exchange(communicator: Communicator) -> dict[str, object]:
     flags = torch.tensor([rank == 0, rank == 1, True])
     scalar = torch.tensor(rank == 0)
     counts = torch.tensor([7, 8]) * (rank + 1)
-    half = torch.tensor([0.5, 1.5], dtype=torch.bfloat16) * (rank + 1)
+    half, quarter = (
+        torch.tensor([0.5, 1.5], dtype=dtype) * (rank + 1) for dtype in (torch.bfloat16, torch.float16)
+    )
     in_place = communicator.all_reduce_sum_(summed) is summed
-    in_place &= all(communicator.broadcast_(tensor) is tensor for tensor in (flags, scalar, counts, half))
+    in_place &= all(
+        communicator.broadcast_(tensor) is tensor for tensor in (flags, scalar, counts, half, quarter)
+    )
     return {
         "rank": rank,
         "world_size": communicator.world_size,
@@ -30,7 +34,7 @@ def exchange(communicator: Communicator) -> dict[str, object]:
         "flags": flags.tolist(),
         "scalar": scalar.item(),
         "counts": counts.tolist(),
-        "half": half.tolist(),
+        "half": [half.tolist(), quarter.tolist()],
         "gathered": communicator.all_gather_object({"rank": rank, "name": "x" * (1 + rank)}),
     }
 
@@ -51,7 +55,7 @@ def test_two_ranks(tmp_path: Path, free_port: int) -> None:
             "flags": [True, False, True],
             "scalar": True,
             "counts": [7, 8],
-            "half": [0.5, 1.5],
+            "half": [[0.5, 1.5], [0.5, 1.5]],
             "gathered": [{"rank": 0, "name": "x"}, {"rank": 1, "name": "xx"}],
         }
 

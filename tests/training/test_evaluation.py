@@ -213,6 +213,33 @@ def test_accuracy_of_a_predicting_router_per_class_and_mean() -> None:
     assert not any("router" in name for name in evaluate(split))
 
 
+def test_codes_of_an_image_that_was_taken_for_another_class_count_for_that_one() -> None:
+    """They are numbers in that class's codebook: at a level that all classes share, they stay with the image's own class."""
+
+    class FirstImageForClass2(FeatureNormModel):
+        def codebook_sizes(self) -> dict[str, int]:
+            return {"q0": 16, "shared": 16}
+
+        def predict(self, batch: Batch) -> Prediction:
+            prediction = super().predict(batch)
+            routed_B = batch.class_index_B.clone()
+            routed_B[:1] = 2
+            codes_BL = routed_B[:, None].expand(-1, 5) + 3 * (torch.arange(len(routed_B)) == 0)[:, None]
+            return replace(prediction, codes={"q0": codes_BL, "shared": codes_BL}, routed_class_B=routed_B)
+
+    evaluator = Evaluator(make_split(((3, 1), (0, 0), (2, 2))), CONTEXT, SingleProcess(), batch_size=8)
+    model = FirstImageForClass2(codebooks_per_class=True)
+    metrics = evaluator.evaluate(model, pixel_metrics=False)
+    assert metrics["codebook/q0/bolt/use"] == 1 / 16, "code 0 of the three bolts that were recognised"
+    assert metrics["codebook/q0/pill/use"] == 2 / 16, (
+        "code 5 of the bolt and the first pill, code 2 of the others"
+    )
+    counted = np.array([2, 3]) / 5
+    assert metrics["codebook/q0/pill/perplexity"] == pytest.approx(np.exp(-(counted * np.log(counted)).sum()))
+    assert metrics["codebook/shared/bolt/use"] == 2 / 16
+    assert "codebook/q0/cloth/use" not in metrics
+
+
 def test_classes_are_dealt_largest_first_to_the_rank_with_the_fewest_images() -> None:
     assert deal({0: 10, 1: 50, 2: 30, 3: 25}, 2) == [[1, 0], [2, 3]]
     assert deal({0: 5}, 3) == [[0], [], []]

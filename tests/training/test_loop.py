@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from two_ranks import run_two_ranks
 
 from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
 from hvqray.errors import InputError
+from hvqray.models import squad
 from hvqray.training.checkpoint import RESUME_FILE, load_model
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
@@ -118,6 +120,15 @@ def test_a_run_that_had_ended_says_so_again(tmp_path: Path) -> None:
     assert again.is_last
     assert again.metrics == whole[-1].metrics
     assert (tmp_path / RESUME_FILE).exists()
+
+
+def test_losses_that_join_in_the_midst_of_an_epoch_are_means_over_their_steps(tmp_path: Path) -> None:
+    """Of 28 images in batches of 7 the last two steps have an adversary: its weight, made constant, is told as it is."""
+    model = SQUAD.model_copy(update={"discriminator_start": 0.5, "adversarial_weight": 1.0})
+    with patch.object(squad, "adaptive_weight", lambda *gradients, **options: torch.tensor(3.0)):
+        found = reports(config(model, epochs=1, batch_size=7), tmp_path)[0].metrics
+    assert found["train/adversarial_weight"] == pytest.approx(3.0)
+    assert found["train/discriminator_loss"] is not None
 
 
 def test_evaluation_can_be_rare_but_the_last_epoch_is_measured(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=16, codebook_size=12, s
 SQUAD = SquadConfig(name="squad", width=16, quantizer="vq", codebook_size=12, score_pool_size=4)
 CASES: dict[str, HvqConfig | SquadConfig] = {
     "kmeans": HVQ.model_copy(update={"router": "predicted", "map_distance": "mahalanobis"}),
+    "shipped": HVQ.model_copy(
+        update={"map_distance": "local_mahalanobis", "map_norm_weight": 1.0, "score_from": "both"}
+    ),
     "normal": HVQ.model_copy(update={"codebook_init": "normal"}),
     "revival": HVQ.model_copy(
         update={"codebook_init": "normal", "revive_dead_codes": True, "revive_after": 2}

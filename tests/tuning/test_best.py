@@ -145,7 +145,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
     assert asked == ["t0000-s0", "t0000-s2"]
 
 
-def test_a_single_run_is_measured_in_this_process_unless_it_wants_a_gpu(
+def test_a_single_run_is_measured_here_unless_it_wants_a_gpu_or_there_are_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured_here: list[tuple[str, str, int]] = []
@@ -161,7 +161,8 @@ def test_a_single_run_is_measured_in_this_process_unless_it_wants_a_gpu(
     monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
     monkeypatch.setattr("ray.get", lambda pending: pending)
     monkeypatch.setattr("hvqray.training.measure.measure_on_test", measure)
-    for run_id, gpus in (("t0000", 0.0), ("t0001", 0.5)):
+    for run_id, gpus, nodes in (("t0000", 0.0, 1), ("t0001", 0.5, 1), ("t0002", 0.0, 2)):
+        monkeypatch.setattr("ray.nodes", lambda nodes=nodes: [{"Alive": True}] * nodes + [{"Alive": False}])
         run = trial_folder(tmp_path, run_id)
         run.mkdir(parents=True)
         for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE):
@@ -170,7 +171,7 @@ def test_a_single_run_is_measured_in_this_process_unless_it_wants_a_gpu(
             workers=1, cpus_per_worker=3.0, gpus_per_worker=gpus, max_concurrent_trials=2
         )
         measure_runs(tmp_path, [run_id], resources=resources, cache_dir=None)
-    assert (measured_here, asked) == ([("t0000", "cpu", 3)], ["t0001"])
+    assert (measured_here, asked) == ([("t0000", "cpu", 3)], ["t0001", "t0002"])
     assert torch.get_num_threads() == 1
     assert (measured_folder(tmp_path, "t0000") / MODEL_FILE).read_text() == MODEL_FILE
 

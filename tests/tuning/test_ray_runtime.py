@@ -100,6 +100,27 @@ def test_no_cluster_there_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch,
     assert len(message) < 400
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Version mismatch: Ray 2.9.0,\nPython 3.12.1"),
+        ray.exceptions.AuthenticationError("no token"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_the_user_s_to_mend(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    replace_ray(monkeypatch, error)
+    with pytest.raises(InputError) as refused, ray_session("10.0.0.1:6379", dashboard=False):
+        pass
+    message = str(refused.value)
+    assert message.startswith("--address 10.0.0.1:6379: the Ray cluster there cannot be joined (")
+    assert str(error)[:8] in message
+    assert "\n" not in message
+    with pytest.raises(type(error)), ray_session(None, dashboard=False):
+        pass
+
+
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "RAY_DEDUP_LOGS", "0")
     os.environ.pop("TUNE_DISABLE_SIGINT_HANDLER", None)
