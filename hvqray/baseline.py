@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -148,7 +147,7 @@ def _of_data(
 def _as_json(result: BaselineResult, *, chosen: bool) -> dict[str, Any]:
     """What is said of one setting: of `test` only where it was chosen on `val`, lest anybody choose on `test`."""
     metrics = {name: value for name, value in result.metrics.items() if chosen or name.startswith("val/")}
-    return {**asdict(result), "metrics": metrics, "chosen": chosen}
+    return {"name": result.name, "settings": result.settings, "metrics": metrics, "chosen": chosen}
 
 
 def _device() -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 import requests
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,19 @@ class RayHead:
     address: str
     """HOST:PORT, for drivers."""
     pid: int
+
+    def free_cpus(self) -> float:
+        """CPUs that nobody has reserved."""
+        state = GlobalState()
+        state._initialize_global_state(
+            GcsClientOptions.create(
+                self.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+            )
+        )
+        try:
+            return float(state.available_resources().get("CPU", 0.0))
+        finally:
+            state.disconnect()
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The cluster's worker processes whose title holds `name`."""

@@ -32,7 +32,7 @@ def test_of_a_configuration(
     assert "PatchCore" in printed
     content = json.loads(out.read_text())
     assert content["image_size"] == 64
-    assert len(content["baselines"]) == 14
+    assert len(content["baselines"]) == 36
     chosen = [each for each in content["baselines"] if each["chosen"]]
     assert [each["name"] for each in chosen] == ["padim", "patchcore"]
     for each in content["baselines"]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hvqray.baselines.neighbourhood import NEIGHBOURHOODS
 from hvqray.baselines.padim import Padim
 from hvqray.baselines.patchcore import PatchCore
 from hvqray.data.dataset import PreparedData, Split
@@ -29,13 +29,13 @@ from hvqray.models.map_ops import gaussian_smooth, pooled_score, upsample_map
 BaselineName = Literal["padim", "patchcore"]
 Metrics = dict[str, float | None]
 Settings = dict[str, str | int]
+MapSettings = tuple[int, str]
+"""Smoothing and image score."""
 
-SMOOTHING_SIGMA = 4.0
-"""Standard deviation of the Gaussian that smooths the maps, in pixels (both papers)."""
+SMOOTHING_SIGMAS = (4, 0)
+"""Standard deviation of the Gaussian that smooths the maps, in pixels: both papers' 4, and none, as the models' maps may have."""
 TOP_FRACTIONS = (0.0, 0.01, 0.05, 0.2)
 """Image scores by the models' rule: the mean of this share of the map's highest values, 0 for the maximum."""
-NEIGHBOURHOODS = (1, 3)
-"""PatchCore's patches: the paper's 3, and 1, as a location of a grid of stride 16 has seen its surroundings already."""
 BATCH_SIZE = 64
 
 
@@ -47,6 +47,15 @@ class BaselineResult:
     settings: Settings
     metrics: Metrics
     """Flat names as a model's, `val/...` and `test/...`."""
+    test_scores: dict[str, list[float | None]] = field(default_factory=dict)
+    """Class name to the image scores of `test`, in the split's order; None where one is not finite."""
+
+
+class Measured(NamedTuple):
+    """What is measured of one class."""
+
+    metrics: Metrics
+    scores_n: np.ndarray
 
 
 class Method(Protocol):
@@ -61,13 +70,8 @@ class Method(Protocol):
         ...
 
 
-METHODS: dict[BaselineName, list[tuple[Settings, Callable[[], Method]]]] = {
-    "padim": [({}, Padim)],
-    "patchcore": [
-        ({"neighbourhood": side}, partial(PatchCore, neighbourhood=side)) for side in NEIGHBOURHOODS
-    ],
-}
-"""Each baseline's settings but for the image score, and what makes it under them."""
+METHODS: dict[BaselineName, Callable[..., Method]] = {"padim": Padim, "patchcore": PatchCore}
+"""Each is made with a `neighbourhood`."""
 
 
 def measure_baseline(
@@ -79,20 +83,26 @@ def measure_baseline(
     """
     results: list[BaselineResult] = []
     class_names = data.context.class_names
-    num_fits = len(METHODS[name]) * len(class_names)
-    for i, (settings, make) in enumerate(METHODS[name]):
-        found: dict[str, dict[str, dict[str, Metrics]]] = {}
+    num_fits = len(NEIGHBOURHOODS) * len(class_names)
+    for i, side in enumerate(NEIGHBOURHOODS):
+        found: dict[MapSettings, dict[str, dict[str, Measured]]] = {}
         for class_index, class_name in enumerate(class_names):
             progress(f"measuring {name}", i * len(class_names) + class_index, num_fits)
-            for score_name, split_name, metrics in _measure_class(make(), data, class_index, device):
-                found.setdefault(score_name, {}).setdefault(split_name, {})[class_name] = metrics
-        for score_name, splits in found.items():
+            method = METHODS[name](neighbourhood=side)
+            for settings, split_name, measured in _measure_class(method, data, class_index, device):
+                found.setdefault(settings, {}).setdefault(split_name, {})[class_name] = measured
+        for (sigma, score_name), splits in found.items():
             flat = {
                 f"{split_name}/{metric}": value
                 for split_name, per_class in splits.items()
-                for metric, value in summarize(per_class).items()
+                for metric, value in summarize({c: each.metrics for c, each in per_class.items()}).items()
             }
-            results.append(BaselineResult(name, {**settings, "image_score": score_name}, flat))
+            scores = {
+                class_name: [score if math.isfinite(score) else None for score in each.scores_n.tolist()]
+                for class_name, each in splits["test"].items()
+            }
+            chosen: Settings = {"neighbourhood": side, "smoothing": sigma, "image_score": score_name}
+            results.append(BaselineResult(name, chosen, flat, scores))
     progress(f"measuring {name}", num_fits, num_fits)
     return results
 
@@ -112,42 +122,49 @@ def choose(
 
 def _measure_class(
     method: Method, data: PreparedData, class_index: int, device: str
-) -> Iterator[tuple[str, str, Metrics]]:
-    """Image score, split and all metrics of a class."""
+) -> Iterator[tuple[MapSettings, str, Measured]]:
+    """Smoothing and image score, split, and what is measured of a class."""
     train = data.splits["train"]
     members = np.flatnonzero(train.class_index == class_index)
     method.fit(torch.from_numpy(train.features(members)).to(device))
     for split_name in ("test",) if data.selected_on_test else ("val", "test"):
-        by_score = _measure(method, data.splits[split_name], class_index, data.context.image_size, device)
-        for score_name, metrics in by_score.items():
-            yield score_name, split_name, metrics
+        split, size = data.splits[split_name], data.context.image_size
+        for settings, measured in _measure(method, split, class_index, size, device).items():
+            yield settings, split_name, measured
             if data.selected_on_test:
-                yield score_name, "val", metrics
+                yield settings, "val", measured
 
 
 @torch.inference_mode()
 def _measure(
     method: Method, split: Split, class_index: int, image_size: int, device: str
-) -> dict[str, Metrics]:
-    """All metrics of a class by each image score; the pixels' are the same for all of them. Empty without an image."""
+) -> dict[MapSettings, Measured]:
+    """All metrics of a class by each smoothing and image score; the pixels' are the same for all scores. Empty without an image."""
     positions = np.flatnonzero(split.class_index == class_index)
     if not len(positions):
         return {}
-    maps_nHW = np.empty((len(positions), image_size, image_size), np.float32)
-    scores: dict[str, np.ndarray] = {}
+    maps: list[Tensor] = []
+    own_scores: dict[str, list[Tensor]] = {}
     for start in range(0, len(positions), BATCH_SIZE):
-        rows = slice(start, start + BATCH_SIZE)
-        features_BChw = torch.from_numpy(split.features(positions[rows])).to(device)
-        map_Bhw, own_scores = method.predict(features_BChw)
-        maps_BHW = gaussian_smooth(upsample_map(map_Bhw, image_size), SMOOTHING_SIGMA)
-        top_scores = {
-            f"top {fraction:.0%}" if fraction else "maximum": pooled_score(maps_BHW, 1, fraction)
-            for fraction in TOP_FRACTIONS
-        }
-        for score_name, score_B in (own_scores | top_scores).items():
-            scores.setdefault(score_name, np.empty(len(positions), np.float32))[rows] = score_B.cpu().numpy()
-        maps_nHW[rows] = maps_BHW.cpu().numpy()
+        rows = positions[start : start + BATCH_SIZE]
+        map_Bhw, scores = method.predict(torch.from_numpy(split.features(rows)).to(device))
+        maps.append(map_Bhw)
+        for score_name, score_B in scores.items():
+            own_scores.setdefault(score_name, []).append(score_B)
     regions = MaskRegions.from_masks(split.masks(positions)) if split.has_mask[positions].all() else None
-    of_pixels = pixel_metrics(maps_nHW, regions)
     labels_n = split.is_anomalous[positions]
-    return {name: image_metrics(labels_n, scores_n) | of_pixels for name, scores_n in scores.items()}
+    found: dict[MapSettings, Measured] = {}
+    for sigma in SMOOTHING_SIGMAS:
+        maps_nHW = np.empty((len(positions), image_size, image_size), np.float32)
+        all_scores = dict(own_scores)
+        for start, map_Bhw in zip(range(0, len(positions), BATCH_SIZE), maps, strict=True):
+            maps_BHW = gaussian_smooth(upsample_map(map_Bhw, image_size), sigma)
+            maps_nHW[start : start + BATCH_SIZE] = maps_BHW.cpu().numpy()
+            for fraction in TOP_FRACTIONS:
+                score_name = f"top {fraction:.0%}" if fraction else "maximum"
+                all_scores.setdefault(score_name, []).append(pooled_score(maps_BHW, 1, fraction))
+        of_pixels = pixel_metrics(maps_nHW, regions)
+        for score_name, parts in all_scores.items():
+            scores_n = torch.cat(parts).float().cpu().numpy()
+            found[sigma, score_name] = Measured(image_metrics(labels_n, scores_n) | of_pixels, scores_n)
+    return found

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hvqray.baselines.neighbourhood import average_neighbourhood
+
 REGULARISATION = 0.01
 """Added to the diagonal of every covariance (section III-B), which gives it an inverse however few images there are."""
 MAX_CHANNELS = 550
@@ -20,10 +22,10 @@ _BLOCK_BYTES = 256 * 2**20
 
 
 class Padim:
-    """Gaussians of one class's normal features, a location each."""
+    """Gaussians of one class's normal features, averaged over `neighbourhood` x `neighbourhood` locations, a location each."""
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self._seed = seed
+    def __init__(self, *, neighbourhood: int = 1, seed: int = 0) -> None:
+        self._neighbourhood, self._seed = neighbourhood, seed
         self.channels_D = torch.empty(0, dtype=torch.int64)
         self.mean_LD = torch.empty(0, 0)
         self.whitening_LDD = torch.empty(0, 0, 0)
@@ -33,7 +35,7 @@ class Padim:
         """Take mean and covariance at every location; any floating type, n at least 1."""
         num_images, num_channels = features_nChw.shape[:2]
         self.channels_D = _choose_channels(num_channels, self._seed).to(features_nChw.device)
-        x_nDL = features_nChw[:, self.channels_D].flatten(2)
+        x_nDL = self._kept(features_nChw)
         num_kept, num_locations = x_nDL.shape[1:]
         self.mean_LD = x_nDL.float().new_empty(num_locations, num_kept)
         self.whitening_LDD = self.mean_LD.new_empty(num_locations, num_kept, num_kept)
@@ -56,9 +58,16 @@ class Padim:
         self, features_BChw: Float[Tensor, "B C h w"]
     ) -> tuple[Float[Tensor, "B h w"], dict[str, Float[Tensor, " B"]]]:
         """Mahalanobis distance at every location (section III-C), float32; the paper's image score is the map's maximum."""
-        x_LBD = features_BChw[:, self.channels_D].float().flatten(2).permute(2, 0, 1) - self.mean_LD[:, None]
+        x_LBD = self._kept(features_BChw).float().permute(2, 0, 1) - self.mean_LD[:, None]
         distance_LB = torch.linalg.vector_norm(x_LBD @ self.whitening_LDD.mT, dim=2)
         return distance_LB.T.unflatten(1, features_BChw.shape[2:]), {}
+
+    def _kept(self, features_BChw: Tensor) -> Tensor:
+        """(B, D, L) features of the kept channels; float32 where they were averaged, else as they came."""
+        x_BDhw = features_BChw[:, self.channels_D]
+        if self._neighbourhood > 1:
+            x_BDhw = average_neighbourhood(x_BDhw, self._neighbourhood)
+        return x_BDhw.flatten(2)
 
 
 def _choose_channels(num_channels: int, seed: int) -> Tensor:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hvqray.baselines.coreset import greedy_coreset
+from hvqray.baselines.neighbourhood import average_neighbourhood
 
 CORESET_FRACTION = 0.1
 """Share of the normal patches that are kept; the paper's results at 10 % and 1 % differ by 0.1 % of AUROC (table 1)."""
@@ -69,12 +70,7 @@ class PatchCore:
 
     def _patches(self, features_BChw: Tensor) -> Tensor:
         """(B, L, D) averages over each location's neighbourhood, as far as it lies on the grid."""
-        x_BChw = features_BChw.float()
-        if self._neighbourhood > 1:
-            x_BChw = F.avg_pool2d(
-                x_BChw, self._neighbourhood, 1, self._neighbourhood // 2, count_include_pad=False
-            )
-        x_BLC = x_BChw.flatten(2).mT
+        x_BLC = average_neighbourhood(features_BChw, self._neighbourhood).flatten(2).mT
         if x_BLC.shape[2] > MAX_CHANNELS:
             x_BLC = F.adaptive_avg_pool1d(x_BLC, MAX_CHANNELS)
         return x_BLC

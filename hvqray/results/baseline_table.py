@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +27,8 @@ class BaselineRecord:
     """How it was set, as chosen on `val`."""
     metrics: dict[str, float | None]
     """Flat names of `val` and `test`."""
+    more: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Flat name of an image metric on `test` to the 95 % interval of what the best model has more."""
 
     @property
     def title(self) -> str:
@@ -50,7 +52,15 @@ class BaselineTable:
 
 def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]:
     """What `best/metrics.json` has under `baselines`."""
-    return [BaselineRecord(each["name"], each["settings"], each["metrics"]) for each in content]
+    return [
+        BaselineRecord(
+            each["name"],
+            each["settings"],
+            each["metrics"],
+            {name: (interval["low"], interval["high"]) for name, interval in each.get("more", {}).items()},
+        )
+        for each in content
+    ]
 
 
 def baseline_tables(
@@ -103,7 +113,8 @@ def print_baselines(
 
 
 def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]) -> list[str]:
-    """A line a baseline: `PaDiM: image AUROC won by 0.0123, pixel AUROC lost by 0.0045 (test, mean over the classes)`."""
+    """A line a baseline: `against PaDiM: image AUROC won by 0.0123 (95 %: -0.0100 to +0.0300), pixel AUROC lost by 0.0045 (test, mean
+    over the classes)`."""
     lines = []
     for baseline in baselines:
         parts = []
@@ -113,11 +124,18 @@ def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecor
                 verdict = (
                     f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
                 )
-                parts.append(f"{METRIC_LABELS[metric]} {verdict}")
+                parts.append(f"{METRIC_LABELS[metric]} {verdict}{_interval_text(baseline, f'test/{metric}')}")
         if parts:
             label = LABELS.get(baseline.name, baseline.name)
             lines.append(f"against {label}: {', '.join(parts)} (test, mean over the classes)")
     return lines
+
+
+def _interval_text(baseline: BaselineRecord, name: str) -> str:
+    if name not in baseline.more:
+        return ""
+    low, high = baseline.more[name]
+    return f" (95 %: {low:+.4f} to {high:+.4f})"
 
 
 def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from hvqray.baselines.measure import BaselineName, BaselineResult, Settings, choose
 from hvqray.baselines.stored import baseline_results
@@ -21,13 +23,15 @@ from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
+from hvqray.training.measure import SCORES_FILE, read_test_scores
 from hvqray.tuning.confirm import (
     completed_runs,
     confirmed_configuration,
     run_confirmation,
     runs_over_seeds,
 )
-from hvqray.tuning.measured import measure_runs
+from hvqray.tuning.confirm_stats import Scores, differences
+from hvqray.tuning.measured import measure_runs, measured_folder
 from hvqray.tuning.tune_run import SearchPlan
 
 NO_QUANTIZER: Final = "no_quantizer"
@@ -92,7 +96,10 @@ def without_quantizer(start: TrialStart, trial_id: str) -> TrialStart:
 
 def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
     """Put them into `best`/metrics.json under `baselines`, in place of those of the same names."""
-    write_record(best, _with_baselines(_read_record(best), results))
+    record = _read_record(best)
+    scores = _test_scores(best, record)
+    entries = [_entry(each, scores, _scores_like(each, scores) if scores else None) for each in results]
+    write_record(best, _with_baselines(record, entries))
 
 
 def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
@@ -104,13 +111,56 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
         others = [each for each in record["confirm"] if each["trial_id"] != result.trial_id]
         record["confirm"] = others + confirm_record([result])
     means = {name: spread.mean for name, spread in result.metrics.items()}
-    write_record(best, _with_baselines(record, [BaselineResult(NO_QUANTIZER, settings, means)]))
+    entry = _entry(
+        BaselineResult(NO_QUANTIZER, settings, means),
+        _test_scores(best, record),
+        _scores_of_runs(best.parent, result.run_ids),
+    )
+    write_record(best, _with_baselines(record, [entry]))
 
 
-def _with_baselines(record: dict[str, Any], results: Sequence[BaselineResult]) -> dict[str, Any]:
-    fresh = {result.name: asdict(result) for result in results}
+def _with_baselines(record: dict[str, Any], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    fresh = {entry["name"]: entry for entry in entries}
     kept = {each["name"]: each for each in record.get("baselines", [])}
     return record | {"baselines": list((kept | fresh).values())}
+
+
+def _entry(
+    result: BaselineResult, scores: Sequence[Scores] | None, others: Sequence[Scores] | None
+) -> dict[str, Any]:
+    """What metrics.json says of a baseline: `more` holds the intervals of what the best model has more, where both have scores."""
+    entry: dict[str, Any] = {"name": result.name, "settings": result.settings, "metrics": result.metrics}
+    if scores and others:
+        more = differences(scores, others)
+        entry["more"] = {name: {"low": low, "high": high} for name, (low, high) in more.items()}
+    return entry
+
+
+def _test_scores(best: Path, record: dict[str, Any]) -> list[Scores] | None:
+    """Image scores of the runs whose means the baselines are held against: of all seeds, where it was confirmed."""
+    run_id = record.get("run_id", record["trial_id"])
+    if run_id != record["trial_id"]:
+        (confirmed,) = (each for each in record["confirm"] if each["trial_id"] == record["trial_id"])
+        return _scores_of_runs(best.parent, confirmed["run_ids"])
+    return [read_test_scores(best)] if (best / SCORES_FILE).exists() else None
+
+
+def _scores_of_runs(folder: Path, run_ids: Sequence[str]) -> list[Scores] | None:
+    """None where the runs' folders are gone: `.state` may be deleted."""
+    checkpoints = [measured_folder(folder, run_id) for run_id in run_ids]
+    if not all((checkpoint / SCORES_FILE).exists() for checkpoint in checkpoints):
+        return None
+    return [read_test_scores(checkpoint) for checkpoint in checkpoints]
+
+
+def _scores_like(result: BaselineResult, scores: Sequence[Scores]) -> list[Scores]:
+    """A baseline's image scores as those of a model of the same images."""
+    return [
+        {
+            class_name: replace(images, score_n=np.array(result.test_scores[class_name], np.float32))
+            for class_name, images in scores[0].items()
+        }
+    ]
 
 
 def _read_record(best: Path) -> dict[str, Any]:

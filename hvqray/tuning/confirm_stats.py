@@ -48,11 +48,11 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     replicates = _replicates(scores)
     for name, values_R in replicates.items():
         if name in found and found[name].mean is not None:
-            low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = _percentiles(values_R)
             over: Interval = (
                 "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
             )
-            found[name] = replace(found[name], low=float(low), high=float(high), interval=over)
+            found[name] = replace(found[name], low=low, high=high, interval=over)
     return found
 
 
@@ -77,14 +77,36 @@ def _with_t_interval(spread: Spread) -> Spread:
     return replace(spread, low=spread.mean - half, high=spread.mean + half, interval="t over seeds")
 
 
-def _replicates(scores: Sequence[Scores]) -> dict[str, np.ndarray]:
-    """Flat name to the mean over seeds on every resample, of image metrics on `test`.
+def differences(scores: Sequence[Scores], others: Sequence[Scores]) -> dict[str, tuple[float, float]]:
+    """Flat name to the 95 % interval of what the mean of `scores` has more than that of `others`, of image metrics on `test`.
+
+    Both are of the same images, and every resample draws the same ones for both: what makes an image hard for all cancels out.
+    Where a metric is undefined on either side there is none.
+
+    Raises:
+        ValueError: they are not of the same images.
+    """
+    for one in others:
+        if one.keys() != scores[0].keys() or any(
+            not np.array_equal(one[name].is_anomalous_n, images.is_anomalous_n)
+            for name, images in scores[0].items()
+        ):
+            raise ValueError("image scores of other images")
+    return {name: _percentiles(values_R) for name, values_R in _replicates(scores, others).items()}
+
+
+def _percentiles(values_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _replicates(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, np.ndarray]:
+    """Flat name to the mean over seeds on every resample, of image metrics on `test`; less that of `others`, where there are any.
 
     The mean over classes is left out where a class is defined for some seeds only: it would be another mean for each.
     """
     rng = np.random.default_rng(_SEED)
-    num_seeds = len(scores)
-    share_RS = rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds
+    share_RS, other_share_RS = _seed_shares(rng, len(scores)), _seed_shares(rng, len(others))
     by_class: dict[str, np.ndarray] = {}
     ragged = False
     for class_name, images in scores[0].items():
@@ -93,14 +115,15 @@ def _replicates(scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         )
         if resamples is None:
             continue
-        found = [resampled_image_metrics(resamples, one[class_name].score_n) for one in scores]
+        found = [resampled_image_metrics(resamples, one[class_name].score_n) for one in [*scores, *others]]
         defined = [each for each in found if each is not None]
-        if len(defined) == num_seeds:
-            for metric in IMAGE_METRICS:
-                values_RS = np.stack([each[metric] for each in defined], axis=1)
-                by_class[f"test/{class_name}/{metric}"] = (values_RS * share_RS).sum(axis=1)
-        else:
+        if len(defined) < len(found):
             ragged |= bool(defined)
+            continue
+        for metric in IMAGE_METRICS:
+            values_RS = np.stack([each[metric] for each in defined], axis=1)
+            weighted_RS = values_RS * np.concatenate([share_RS, -other_share_RS], axis=1)
+            by_class[f"test/{class_name}/{metric}"] = weighted_RS.sum(axis=1)
     if ragged or not by_class:
         return by_class
     means = {
@@ -110,3 +133,10 @@ def _replicates(scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         for metric in IMAGE_METRICS
     }
     return by_class | means
+
+
+def _seed_shares(rng: np.random.Generator, num_seeds: int) -> np.ndarray:
+    """(R, S) weights of the seeds in every resample's mean; none for no seeds."""
+    if not num_seeds:
+        return np.empty((NUM_RESAMPLES, 0))
+    return rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds

@@ -300,9 +300,7 @@ class SweepSession:
     def _wandb_sink(self, mode: str, store: SweepStore) -> Any:
         if mode == "disabled":
             return None
-        from hvqray.results.wandb_sink import (
-            WandbSink,
-        )  # importing wandb takes a second that most sweeps do not need
+        from hvqray.results.wandb_sink import WandbSink
 
         return WandbSink(
             self.folder,

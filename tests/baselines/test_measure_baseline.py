@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +19,11 @@ from hvqray.metrics import METRIC_NAMES
 
 def test_padim_by_hand() -> None:
     data = tiny_data()
-    results = {result.settings["image_score"]: result.metrics for result in measure_baseline("padim", data)}
-    assert list(results) == ["maximum", "top 1%", "top 5%", "top 20%"]
+    of_settings = {tuple(result.settings.values()): result for result in measure_baseline("padim", data)}
+    assert set(of_settings) == set(
+        itertools.product((1, 3), (4, 0), ("maximum", "top 1%", "top 5%", "top 20%"))
+    )
+    results = {score: of_settings[1, 4, score].metrics for score in ("maximum", "top 5%")}
     train, test = data.splits["train"], data.splits["test"]
     for class_index, class_name in enumerate(data.context.class_names):
         of_train, of_test = (np.flatnonzero(split.class_index == class_index) for split in (train, test))
@@ -31,6 +35,9 @@ def test_padim_by_hand() -> None:
         maps = [ndimage.gaussian_filter(each.numpy(), 4.0, mode="nearest") for each in large[:, 0]]
         labels, masks = test.is_anomalous[of_test], test.masks(of_test)
         highest = [float(each.max()) for each in maps]
+        assert of_settings[1, 4, "maximum"].test_scores[class_name] == pytest.approx(highest, abs=1e-3)
+        rough = [float(each.max()) for each in large[:, 0]]
+        assert of_settings[1, 0, "maximum"].test_scores[class_name] == pytest.approx(rough, abs=1e-4)
         expected = {
             "image_auroc": roc_auc_score(labels, highest),
             "image_ap": average_precision_score(labels, highest),
@@ -42,7 +49,7 @@ def test_padim_by_hand() -> None:
     assert results["top 5%"][f"test/{class_name}/image_auroc"] == roc_auc_score(labels, shares)
 
 
-@pytest.mark.parametrize(("name", "number"), [("padim", 4), ("patchcore", 10)])
+@pytest.mark.parametrize(("name", "number"), [("padim", 16), ("patchcore", 20)])
 def test_every_setting_has_all_metrics(name: BaselineName, number: int) -> None:
     data = tiny_data()
     results = measure_baseline(name, data)
@@ -83,6 +90,16 @@ def test_without_a_mask_there_are_no_pixel_metrics() -> None:
     assert metrics["test/class1/pixel_auroc"] is None
     assert metrics["test/class1/image_auroc"] is not None
     assert metrics["test/pixel_auroc.num_classes"] == 2
+
+
+def test_scores_that_are_not_finite_are_none() -> None:
+    data = tiny_data()
+    test = data.splits["test"]
+    broken = int(np.flatnonzero(test.class_index == 0)[1])
+    test.all_features[test.rows[broken]] = np.nan
+    found = measure_baseline("padim", data)[0]
+    assert [i for i, score in enumerate(found.test_scores["class0"]) if score is None] == [1]
+    assert found.metrics["test/class0/image_auroc"] is None
 
 
 def result(objective: float | None, image_auroc: float = 0.5) -> BaselineResult:

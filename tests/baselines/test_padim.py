@@ -35,6 +35,21 @@ def test_distance_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch, block
         np.testing.assert_allclose(map_Bhw[:, row, column], expected, rtol=1e-4)
 
 
+def test_a_neighbourhood_is_averaged_as_far_as_it_lies_on_the_grid() -> None:
+    train, test = features(20), features(4, seed=1)
+    means = []
+    for x in (train, test):
+        mean = torch.zeros_like(x)
+        for row, column in np.ndindex(3, 2):
+            around = x[:, :, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            mean[:, :, row, column] = around.mean((2, 3))
+        means.append(mean)
+    plain, averaged = Padim(), Padim(neighbourhood=3)
+    plain.fit(means[0])
+    averaged.fit(train)
+    torch.testing.assert_close(averaged.predict(test)[0], plain.predict(means[1])[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("num", [1, 2])
 def test_fewer_images_than_channels_still_give_a_distance(num: int) -> None:
     model = Padim()

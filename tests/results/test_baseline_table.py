@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from hvqray.results.baseline_table import baseline_tables, headline, print_baselines, read_baselines
@@ -52,6 +54,10 @@ def test_a_mean_that_misses_a_class_is_noted() -> None:
 def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
     assert headline(BEST, BASELINES) == [
         "against PatchCore: image AUROC won by 0.0250, pixel AUROC lost by 0.0500 (test, mean over the classes)"
+    ]
+    unsure = [replace(BASELINES[0], more={"test/image_auroc": (-0.01, 0.06)})]
+    assert headline(BEST, unsure) == [
+        "against PatchCore: image AUROC won by 0.0250 (95 %: -0.0100 to +0.0600), pixel AUROC lost by 0.0500 (test, mean over the classes)"
     ]
     assert "image AUROC equal" in headline(BASELINES[0].metrics, BASELINES)[0]
     assert headline({}, BASELINES) == []

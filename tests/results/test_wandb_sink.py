@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import platform
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from fake_sweep import (
     write_fake_sweep,
     write_maps,
 )
+from wandb_files import of_kind, offline_runs, records
 
 from hvqray.results import wandb_sink
 from hvqray.results.wandb_sink import WandbSink
@@ -64,25 +61,8 @@ def new_sink(folder: Path, said: list[str], **more: Any) -> WandbSink:
     )
 
 
-@functools.cache
-def records(folder: Path, trial_id: str) -> list[dict[str, Any]]:
-    (path,) = (folder / "wandb").glob(f"offline-run-*-{trial_id}")
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def of_kind(found: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
-    return (record[kind] for record in found if record["type"] == kind)
-
-
 def test_one_run_a_trial(folder: Path) -> None:
-    runs = sorted(path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*"))
-    assert runs == [f"t{number:04d}" for number in range(NUM_TRIALS)]
+    assert offline_runs(folder) == [f"t{number:04d}" for number in range(NUM_TRIALS)]
 
 
 def test_a_trial_has_its_configuration_history_tables_and_images(folder: Path) -> None:

@@ -89,6 +89,6 @@ def alive(processes: list[psutil.Process], *, within_s: float = 20) -> list[psut
 def assert_nothing_left(cluster: RayHead) -> None:
     """No actor of ours lives on, and every CPU is free again."""
     deadline = time.monotonic() + 60
-    while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker"):
+    while cluster.processes("HvqrayTrial") or cluster.processes("RayTrainWorker") or cluster.free_cpus() < 2:
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fake_sweep import write_fake_sweep
 from small_images import write_space
@@ -17,6 +22,7 @@ from hvqray.config.sweep_file import load_sweep
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_record
 from hvqray.results.events import TrialStart
 from hvqray.results.sweep_folder import BestResult, read_best
+from hvqray.training.measure import SCORES_FILE
 from hvqray.tuning import baseline_runs
 from hvqray.tuning.baseline_runs import (
     train_without_quantizer,
@@ -24,6 +30,7 @@ from hvqray.tuning.baseline_runs import (
     write_baselines,
     write_without_quantizer,
 )
+from hvqray.tuning.measured import measured_folder
 from hvqray.tuning.tune_run import SearchPlan
 
 
@@ -142,3 +149,64 @@ def test_a_single_run_is_a_baseline_and_no_confirmation(tmp_path: Path) -> None:
     (baseline,) = [each for each in result.baselines if each.name == "no_quantizer"]
     assert (baseline.title, baseline.metrics["test/image_auroc"]) == ("no quantiser", 0.6)
     assert result.held_against_baselines() == (result.run_id, result.metrics)
+
+
+LABELS = np.array([False] * 6 + [True] * 6)
+
+
+def write_scores(checkpoint: Path, shift: float) -> np.ndarray:
+    """Test scores of one class; the larger the shift, the better they tell defects."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    scores = np.random.default_rng(0).normal(size=12) + shift * LABELS
+    columns = {"class_name": ["nut"] * 12, "is_anomalous": LABELS, "score": scores, "group": np.arange(12)}
+    pq.write_table(pa.table(columns), checkpoint / SCORES_FILE)
+    return scores
+
+
+def best_of(folder: Path, record: dict[str, Any]) -> Path:
+    best = folder / "best"
+    best.mkdir(exist_ok=True)
+    (best / "metrics.json").write_text(json.dumps({"metrics": {}, **record}))
+    return best
+
+
+def told(best: Path) -> dict[str, Any]:
+    (entry,) = json.loads((best / "metrics.json").read_text())["baselines"]
+    return entry
+
+
+def test_what_the_best_model_has_more_has_an_interval(tmp_path: Path) -> None:
+    best = best_of(tmp_path, {"trial_id": "t0001"})
+    scores = write_scores(best, shift=1.0)
+    same = BaselineResult("padim", {}, {}, {"nut": scores.tolist()})
+    write_baselines(best, [same])
+    assert told(best)["more"]["test/nut/image_auroc"] == {"low": 0.0, "high": 0.0}
+    assert "test_scores" not in told(best)
+    worse = replace(same, test_scores={"nut": (scores - 3.0 * LABELS).tolist()})
+    write_baselines(best, [worse])
+    assert told(best)["more"]["test/image_auroc"]["low"] > 0.1
+    write_baselines(best, [replace(same, test_scores={"nut": [None, *scores.tolist()[1:]]})])
+    assert told(best)["more"] == {}, "undefined on one side"
+
+
+def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> None:
+    own = confirmed("t0002", 0.8, 0.9)
+    record = {"trial_id": "t0002", "run_id": "t0002-s1", "confirm": confirm_record([own])}
+    best = best_of(tmp_path, record)
+    good, _ = (
+        write_scores(measured_folder(tmp_path, f"t0002-s{seed}"), shift)
+        for seed, shift in enumerate((3.0, -3.0))
+    )
+    write_baselines(best, [BaselineResult("padim", {}, {}, {"nut": good.tolist()})])
+    more = told(best)["more"]["test/image_auroc"]
+    assert more["high"] == 0.0, "both seeds drawn are the good one"
+    assert more["low"] < -0.5, "both are the bad one"
+    write_scores(measured_folder(tmp_path, "t0002-no-quantizer-s0"), -3.0)
+    write_scores(measured_folder(tmp_path, "t0002-no-quantizer-s1"), -3.0)
+    best_of(tmp_path, record)
+    write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.1, 0.1))
+    assert told(best)["more"]["test/image_auroc"]["low"] == 0.0
+    assert told(best)["more"]["test/image_auroc"]["high"] > 0.5
+    shutil.rmtree(tmp_path / ".state")
+    write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.1, 0.1))
+    assert "more" not in told(best), "the runs' scores are gone"

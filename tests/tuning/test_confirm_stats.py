@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from hvqray.metrics import IMAGE_METRICS
 from hvqray.results.confirmation import Spread
 from hvqray.training.measure import ImageScores
-from hvqray.tuning.confirm_stats import spreads
+from hvqray.tuning.confirm_stats import differences, spreads
 
 CLASSES = ("bolt", "cloth")
 NUM_NORMAL, NUM_ANOMALOUS = 30, 20
@@ -82,6 +83,49 @@ def test_image_metrics_have_the_interval_of_a_slow_bootstrap() -> None:
         assert found[name].interval == "bootstrap over images and seeds"
     mean, one = found["test/image_auroc"], found["test/bolt/image_auroc"]
     assert mean.high - mean.low < one.high - one.low  # type: ignore[operator]
+
+
+def test_a_difference_is_that_of_the_same_images_on_every_resample() -> None:
+    """Against a slow paired bootstrap; and it is narrower than two models on images of their own would leave it."""
+    ours, others = [run(seed)[1] for seed in (0, 1, 2)], [run(7)[1]]
+    found = differences(ours, others)
+    assert set(found) == {
+        f"test/{prefix}{metric}" for prefix in ("bolt/", "cloth/", "") for metric in IMAGE_METRICS
+    }
+    rng = np.random.default_rng(7)
+    labels = others[0]["bolt"].is_anomalous_n
+    slow = []
+    for _ in range(600):
+        seeds = rng.integers(3, size=3)
+        normal = rng.choice(np.flatnonzero(~labels), NUM_NORMAL)
+        drawn = np.concatenate([normal, rng.choice(np.flatnonzero(labels), NUM_ANOMALOUS)])
+        mine = [roc_auc_score(labels[drawn], ours[seed]["bolt"].score_n[drawn]) for seed in seeds]
+        slow.append(np.mean(mine) - roc_auc_score(labels[drawn], others[0]["bolt"].score_n[drawn]))
+    low, high = found["test/bolt/image_auroc"]
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+    alone = spreads_of(0, 1, 2)["test/bolt/image_auroc"]
+    assert high - low < 0.7 * (alone.high - alone.low)  # type: ignore[operator]
+
+
+def test_a_model_differs_from_itself_by_nothing() -> None:
+    scores = [run(0)[1]]
+    assert set(differences(scores, scores).values()) == {(0.0, 0.0)}
+
+
+def test_where_one_side_is_undefined_there_is_no_difference() -> None:
+    ours, others = run(0)[1], run(1)[1]
+    others["bolt"] = replace(others["bolt"], score_n=np.full(NUM_NORMAL + NUM_ANOMALOUS, np.nan))
+    assert set(differences([ours], [others])) == {f"test/cloth/{metric}" for metric in IMAGE_METRICS}
+
+
+@pytest.mark.parametrize("classes", [("bolt",), ("bolt", "cloth", "pill")])
+def test_scores_of_other_images_are_not_compared(classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="other images"):
+        differences([run(0)[1]], [run(1, classes=classes)[1]])
+    other = run(1)[1]
+    other["bolt"] = replace(other["bolt"], is_anomalous_n=~other["bolt"].is_anomalous_n)
+    with pytest.raises(ValueError, match="other images"):
+        differences([run(0)[1]], [other])
 
 
 def test_pixel_metrics_have_student_s_interval_over_the_seeds() -> None:

@@ -12,6 +12,7 @@ import pytest
 from ray_head import RayHead
 from small_images import SPACE
 from sweep_command import ONE_AT_A_TIME, RunHere, Start
+from wandb_files import of_kind, offline_runs, records
 
 from hvqray.results.store import read_trials, read_unfinished
 
@@ -55,8 +56,23 @@ def test_time_ends_a_sweep(run_here: RunHere, cluster: RayHead, tmp_path: Path) 
 
 def test_a_target_ends_a_sweep_once_the_running_trials_are_done(run_here: RunHere, tmp_path: Path) -> None:
     space = SPACE.replace("goal: maximize}", "goal: maximize, target: 0.1}")
-    code, output = run_here("--num-trials", "50", space=space)
+    code, output = run_here("--num-trials", "50", "--wandb", "offline", space=space)
     assert code == 0, output
-    ended = read_trials(tmp_path / "runs" / "small")
+    folder = tmp_path / "runs" / "small"
+    ended = read_trials(folder)
     assert 1 <= len(ended) <= 2
     assert {trial.state for trial in ended} == {"COMPLETE"}
+    runs_are_mirrored(folder, [trial.trial_id for trial in ended])
+
+
+def runs_are_mirrored(folder: Path, trial_ids: list[str]) -> None:
+    """One W&B run a trial with all its epochs, and the best model as an artifact of one of them."""
+    assert offline_runs(folder) == trial_ids
+    models = []
+    for trial_id in trial_ids:
+        found = records(folder, trial_id)
+        history = [each["item"] for each in of_kind(found, "history") if "val/image_auroc" in each["item"]]
+        assert [item["epoch"] for item in history] == [1, 2]
+        assert "val/bolt/pixel_aupro" in history[-1]
+        models += [each["name"] for each in of_kind(found, "artifact") if each["type"] == "model"]
+    assert models == ["small-best"]

@@ -10,27 +10,41 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from ray_head import RayHead, environment_without_ray
-from small_images import write_space
-from sweep_command import Start, assert_nothing_left
+from small_images import SPACE, write_space
+from sweep_command import Start, Sweep, alive
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start, cluster: RayHead) -> None:
-    options = ("--num-trials", "2", "--set", "resources.workers=2", "--set", "train.epochs=3")
-    sweep = start("--address", cluster.address, *options)
+def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start) -> None:
+    """On a Ray cluster of the sweep's own, to its end; one of the trials is stopped early, and the group goes on with the next."""
+    space = SPACE.replace("val/image_auroc", "val/pixel_auroc").replace("method: random", "method: grid")
+    space = space.replace(
+        "{distribution: log_uniform_values, min: 1e-3, max: 1e-2}", "{values: [1e-2, 1e-7]}"
+    )
+    space += "early_terminate: {type: hyperband, min_iter: 2, eta: 2}\n"
+    options = ("--num-trials", "4", "--set", "resources.workers=2", "--set", "train.epochs=4")
+    sweep = start(*options, space=space)
     sweep.wait_for("t0000 COMPLETE")
-    workers = {process.pid for process in cluster.processes("RayTrainWorker")}
-    sweep.wait_for("t0001 epoch 1/3")
-    later = {process.pid for process in cluster.processes("RayTrainWorker")}
+    workers = workers_of(sweep)
+    sweep.wait_for("t0003 started")
+    later = workers_of(sweep)
     assert sweep.wait() == 0, sweep.log.read_text()
-    assert [row["state"] for row in sweep.trials()] == ["COMPLETE"] * 2
     assert len(workers) == 2
     assert later == workers
-    assert_nothing_left(cluster)
+    assert not alive(list(workers))
+    rows = sweep.trials()
+    assert {row["state"] for row in rows} == {"COMPLETE", "PRUNED"}
+    assert {row["epochs"] for row in rows if row["state"] == "PRUNED"} == {2}
+    assert sorted(sweep.states()) == sorted(row["state"] for row in rows)
+
+
+def workers_of(sweep: Sweep) -> set[psutil.Process]:
+    return {process for process in sweep.descendants() if "RayTrainWorker" in " ".join(process.cmdline())}
 
 
 def test_submitted_as_a_job_it_is_the_same_sweep(
