@@ -1,12 +1,12 @@
 """Bootstrap replicates of the image metrics: how much they owe to the very images that were tested.
 
 Images are resampled with replacement within each label (normal, anomalous), so that a resample has as many of each as
-the test set. Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
+the test set; and each time with one of them left out, without which the replicates of a few images vary too little (bootknife). Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
 together, as many groups with one label, the other and both as the test set has. A resample is a vector of counts, and
 all metrics follow from the counts summed up in the order of the scores: no resample is ever sorted.
 
-Source: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), sections 8.3 (two samples) and 13.3 (percentile
-intervals).
+Sources: B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), sections 8.3 (two samples) and 13.3 (percentile
+intervals); T. Hesterberg, Unbiasing the bootstrap: bootknife sampling versus smoothing (2004).
 
 Legend: n images of one class, G groups of them, R resamples, T distinct scores.
 """
@@ -27,6 +27,8 @@ class Resamples:
 
     counts_Rn: Int[np.ndarray, "R n"]
     is_anomalous_n: Bool[np.ndarray, " n"]
+    degrees_of_freedom: int = 1
+    """Of what varies least often: groups with the rarer label, less one; at least 1."""
 
 
 def resample_images(
@@ -46,16 +48,26 @@ def resample_images(
     if group_n is None:
         group_n = np.arange(len(is_anomalous_n))
     num_groups = int(group_n.max()) + 1
-    has_label_2G = [
-        np.bincount(group_n[is_anomalous_n == label], minlength=num_groups) > 0 for label in (True, False)
-    ]
+    has_label_2G = np.array(
+        [np.bincount(group_n[is_anomalous_n == label], minlength=num_groups) > 0 for label in (True, False)]
+    )
     counts_RG = np.zeros((num_resamples, num_groups), dtype=np.int64)
     for anomalous, normal in ((True, False), (False, True), (True, True)):
         members = np.flatnonzero((has_label_2G[0] == anomalous) & (has_label_2G[1] == normal))
         if len(members):
-            even = np.full(len(members), 1 / len(members))
-            counts_RG[:, members] = rng.multinomial(len(members), even, size=num_resamples)
-    return Resamples(counts_RG[:, group_n], is_anomalous_n)
+            counts_RG[:, members] = bootknife(len(members), num_resamples=num_resamples, rng=rng)
+    rarer = int(has_label_2G.sum(axis=1).min())
+    return Resamples(counts_RG[:, group_n], is_anomalous_n, max(rarer - 1, 1))
+
+
+def bootknife(number: int, *, num_resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "R number"]:
+    """How often each of `number` things is in each resample of as many; one of them, another each time, is in none. A single one always is."""
+    if number == 1:
+        return np.ones((num_resamples, 1), dtype=np.int64)
+    drawn_Rn = rng.integers(number - 1, size=(num_resamples, number))
+    drawn_Rn += drawn_Rn >= rng.integers(number, size=(num_resamples, 1))
+    drawn_Rn += np.arange(num_resamples)[:, None] * number
+    return np.bincount(drawn_Rn.ravel(), minlength=num_resamples * number).reshape(num_resamples, number)
 
 
 def resampled_image_metrics(

@@ -2,9 +2,11 @@
 
 The interval of an image metric answers: where would the mean over seeds lie, had other test images and other seeds been
 drawn? Every resample draws test images with replacement, stratified by label within each class and the same for all seeds,
-since all seeds saw the same images; images of a group (`data.validation.group`) together; and seeds with replacement. The interval is that of the percentiles. With few seeds their
-share in it is a little small (its variance by the factor (S - 1) / S); with one seed only images are drawn. With a few
-dozen images of a class percentiles are too narrow: of 7 normal and 16 anomalous images, true AUROC .95, they hold it in four cases of five.
+since all seeds saw the same images; images of a group (`data.validation.group`) together; and seeds with replacement. Each time one of
+what is drawn from is left out (`metrics.bootstrap`). The interval is that of the percentiles that lie where Student's t has them rather than at 2.5 and
+97.5 %, for the degrees of freedom of images and seeds together: percentiles alone are too narrow for a few dozen images
+(T. Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69(4), 2015). Where all images are ranked
+perfectly every resample is perfect, and no bootstrap gives an interval.
 
 Pixels of one image are no independent draws, and pixel metrics are no sums over images, so resampling images would sort all
 pixels again each time. For these the interval is Student's t over the seeds: it says nothing of other images.
@@ -13,13 +15,13 @@ pixels again each time. For these the interval is Student's t over the seeds: it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
-from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
+from hvqray.metrics.bootstrap import bootknife, resample_images, resampled_image_metrics
 from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
 from hvqray.training.measure import ImageScores
@@ -45,10 +47,8 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     for name, spread in found.items():
         if name.startswith("test/") and name.rpartition("/")[2] not in IMAGE_METRICS:
             found[name] = _with_t_interval(spread)
-    replicates = _replicates(scores)
-    for name, values_R in replicates.items():
+    for name, (low, high) in _intervals(scores).items():
         if name in found and found[name].mean is not None:
-            low, high = _percentiles(values_R)
             over: Interval = (
                 "bootstrap over images and seeds" if len(metrics) > 1 else "bootstrap over images"
             )
@@ -92,22 +92,36 @@ def differences(scores: Sequence[Scores], others: Sequence[Scores]) -> dict[str,
             for name, images in scores[0].items()
         ):
             raise ValueError("image scores of other images")
-    return {name: _percentiles(values_R) for name, values_R in _replicates(scores, others).items()}
+    return _intervals(scores, others)
 
 
-def _percentiles(values_R: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class _Replicates:
+    """A metric on every resample, and how its variance falls apart."""
+
+    values_R: np.ndarray
+    parts: list[tuple[float, int]]
+    """Variance and degrees of freedom of each source that is independent of the others."""
+
+    def interval(self) -> tuple[float, float]:
+        """Percentiles at the levels of Student's t, with degrees of freedom after Welch and Satterthwaite."""
+        squares = sum(variance**2 / degrees for variance, degrees in self.parts)
+        total = sum(variance for variance, _ in self.parts)
+        degrees = total**2 / squares if squares > 0 else np.inf
+        tail = float(ndtr(stdtrit(degrees, (1 - LEVEL) / 2))) if np.isfinite(degrees) else (1 - LEVEL) / 2
+        low, high = np.quantile(self.values_R, [tail, 1 - tail])
+        return float(low), float(high)
 
 
-def _replicates(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, np.ndarray]:
-    """Flat name to the mean over seeds on every resample, of image metrics on `test`; less that of `others`, where there are any.
+def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, tuple[float, float]]:
+    """Flat name to interval of the mean over seeds, of image metrics on `test`; of its difference to that of `others`, where there are any.
 
     The mean over classes is left out where a class is defined for some seeds only: it would be another mean for each.
     """
     rng = np.random.default_rng(_SEED)
-    share_RS, other_share_RS = _seed_shares(rng, len(scores)), _seed_shares(rng, len(others))
-    by_class: dict[str, np.ndarray] = {}
+    sides = [(side, _seed_shares(rng, len(side)), sign) for side, sign in ((scores, 1), (others, -1)) if side]
+    by_class: dict[str, dict[str, _Replicates]] = {metric: {} for metric in IMAGE_METRICS}
+    of_seeds: dict[str, list[list[np.ndarray]]] = {metric: [] for metric in IMAGE_METRICS}
     ragged = False
     for class_name, images in scores[0].items():
         resamples = resample_images(
@@ -115,28 +129,53 @@ def _replicates(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict
         )
         if resamples is None:
             continue
-        found = [resampled_image_metrics(resamples, one[class_name].score_n) for one in [*scores, *others]]
-        defined = [each for each in found if each is not None]
-        if len(defined) < len(found):
-            ragged |= bool(defined)
+        found = [
+            [resampled_image_metrics(resamples, one[class_name].score_n) for one in side]
+            for side, _, _ in sides
+        ]
+        defined = [[each for each in side if each is not None] for side in found]
+        if defined != found:
+            ragged |= any(defined)
             continue
         for metric in IMAGE_METRICS:
-            values_RS = np.stack([each[metric] for each in defined], axis=1)
-            weighted_RS = values_RS * np.concatenate([share_RS, -other_share_RS], axis=1)
-            by_class[f"test/{class_name}/{metric}"] = weighted_RS.sum(axis=1)
-    if ragged or not by_class:
-        return by_class
-    means = {
-        f"test/{metric}": np.mean(
-            [values for name, values in by_class.items() if name.endswith(f"/{metric}")], axis=0
-        )
-        for metric in IMAGE_METRICS
+            values = [np.stack([each[metric] for each in side], axis=1) for side in defined]
+            total_R = sum(
+                sign * (values_RS * share_RS).sum(axis=1)
+                for values_RS, (_, share_RS, sign) in zip(values, sides, strict=True)
+            )
+            even_R = sum(
+                sign * values_RS.mean(axis=1) for values_RS, (_, _, sign) in zip(values, sides, strict=True)
+            )
+            of_seeds[metric].append([values_RS.mean(axis=0) for values_RS in values])
+            variance = float(np.var(even_R))
+            by_class[metric][class_name] = _Replicates(
+                np.asarray(total_R),
+                [(variance, resamples.degrees_of_freedom), *_seed_parts(of_seeds[metric][-1])],
+            )
+    intervals = {
+        f"test/{class_name}/{metric}": replicates.interval()
+        for metric, classes in by_class.items()
+        for class_name, replicates in classes.items()
     }
-    return by_class | means
+    if ragged or not intervals:
+        return intervals
+    for metric, classes in by_class.items():
+        values_R = np.mean([each.values_R for each in classes.values()], axis=0)
+        of_images = [(each.parts[0][0] / len(classes) ** 2, each.parts[0][1]) for each in classes.values()]
+        seeds = [np.mean(of_side, axis=0) for of_side in zip(*of_seeds[metric], strict=True)]
+        intervals[f"test/{metric}"] = _Replicates(values_R, [*of_images, *_seed_parts(seeds)]).interval()
+    return intervals
+
+
+def _seed_parts(sides: Sequence[np.ndarray]) -> list[tuple[float, int]]:
+    """Variance of each side's mean over its seeds, with degrees of freedom; none for a single seed."""
+    return [
+        (float(np.var(values_S, ddof=1)) / len(values_S), len(values_S) - 1)
+        for values_S in sides
+        if len(values_S) > 1
+    ]
 
 
 def _seed_shares(rng: np.random.Generator, num_seeds: int) -> np.ndarray:
-    """(R, S) weights of the seeds in every resample's mean; none for no seeds."""
-    if not num_seeds:
-        return np.empty((NUM_RESAMPLES, 0))
-    return rng.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds
+    """(R, S) weights of the seeds in every resample's mean."""
+    return bootknife(num_seeds, num_resamples=NUM_RESAMPLES, rng=rng) / num_seeds

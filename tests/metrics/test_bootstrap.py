@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from hvqray.metrics import IMAGE_METRICS, image_metrics
-from hvqray.metrics.bootstrap import Resamples, resample_images, resampled_image_metrics
+from hvqray.metrics.bootstrap import Resamples, bootknife, resample_images, resampled_image_metrics
 
 
 def drawn(num_normal: int = 9, num_anomalous: int = 6, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +54,28 @@ def test_resamples_keep_the_number_of_each_label_and_differ() -> None:
     assert len(np.unique(resamples.counts_Rn, axis=0)) > 190
     # Every image is drawn equally often in the long run: once a resample.
     assert resamples.counts_Rn.mean(axis=0) == pytest.approx(np.ones(len(labels)), abs=0.3)
+
+
+def test_one_is_left_out_of_every_resample_and_each_as_often() -> None:
+    counts = bootknife(5, num_resamples=4000, rng=np.random.default_rng(0))
+    assert (counts.sum(axis=1) == 5).all()
+    assert (counts == 0).any(axis=1).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(5), abs=0.1)
+    # Drawn from all but one the mean has the variance that it has: s^2 / n, where the plain bootstrap has (n - 1) / n of that.
+    values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    assert np.var(counts @ values / 5) == pytest.approx(values.var(ddof=1) / 5, rel=0.05)
+    assert (bootknife(1, num_resamples=3, rng=np.random.default_rng(0)) == 1).all()
+
+
+def test_degrees_of_freedom_are_those_of_the_rarer_label() -> None:
+    labels, rng = np.array([False] * 7 + [True] * 16), np.random.default_rng(0)
+    found = resample_images(labels, num_resamples=2, rng=rng)
+    grouped = resample_images(labels, num_resamples=2, rng=rng, group_n=np.arange(23) // 2)
+    single = resample_images(labels[6:], num_resamples=2, rng=rng)
+    assert found is not None
+    assert grouped is not None
+    assert single is not None
+    assert [each.degrees_of_freedom for each in (found, grouped, single)] == [6, 3, 1]
 
 
 def test_what_is_undefined_has_no_replicates() -> None:
