@@ -223,17 +223,19 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", SHARED_CASES)
 def test_two_ranks_equal_one(tmp_path: Path, on_two_ranks: Path, case: str) -> None:
     single = run_shared(case, tmp_path, SingleProcess())
+    # An adversary makes more of rounding from step to step.
+    rounding = 1e-3 if case == "squad" else 5e-5
     ranks = [json.loads((on_two_ranks / case / f"rank{rank}.json").read_text()) for rank in range(2)]
     for one, two, other in zip(single, ranks[0], ranks[1], strict=True):
         assert two["metrics"] == other["metrics"]
         assert two["metrics"].keys() == one.metrics.keys()
         for name, value in one.metrics.items():
-            assert two["metrics"][name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+            assert two["metrics"][name] == pytest.approx(value, rel=rounding, abs=rounding), name
     state_one = load_model(tmp_path).model.state_dict()
     state_two = load_model(on_two_ranks / case).model.state_dict()
     for name, tensor in state_one.items():
         torch.testing.assert_close(
-            state_two[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            state_two[name], tensor, rtol=rounding, atol=rounding, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
