@@ -88,7 +88,7 @@ def random_split(problem: Problem, *, num_images: int = NUM_IMAGES) -> Split:
     """Images, and features that do not belong to them, drawn with a fixed seed; every third image has a defect."""
     rng = np.random.default_rng(0)
     context, side = problem.context, problem.image_size
-    class_index_n = rng.permutation(np.arange(num_images) % NUM_CLASSES)
+    class_index_n = rng.permutation(np.arange(num_images) % problem.num_classes)
     is_anomalous_n = np.arange(num_images) % 3 == 0
     masks_nSS = np.zeros((num_images, side, side), np.uint8)
     masks_nSS[is_anomalous_n, : side // 4, : side // 4] = 1

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import benchmarks
+from benchmarks import sweep
 from benchmarks.commands import Finished, Samples
 from hvqray.config.yaml_loader import load_yaml
+from hvqray.results.store import journal_path
 
-IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result")
+IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result", "rung")
 WHOLE_COMMANDS = ("trial_gap", "trivial_trials", "slots", "second_sweep", "sweep")
 
 
@@ -38,12 +40,16 @@ def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
             {"number": n, "state": "COMPLETE", "duration_s": 1.5, "val/image_auroc": 0.9}
             for n in range(num_trials)
         ]
-        (folder / "sweep").mkdir()
+        (folder / "sweep" / ".state").mkdir(parents=True)
+        events = [
+            {"event": "epoch", "metrics": {"val/image_auroc": 0.4 + 0.1 * n}} for n in range(num_trials)
+        ]
+        journal_path(folder / "sweep").write_text("".join(json.dumps(event) + "\n" for event in events))
         pq.write_table(pa.Table.from_pylist(rows), folder / "sweep" / "trials.parquet")
     else:
         assert arguments[1] == "benchmarks.train_per_trial"
         workers, num_trials, gap = int(options.get("--workers", 1)), int(options.get("--trials", 1)), 20
-        trials = [{"image_auroc": None, "started": 0.0, "ended": 30.0}] * num_trials
+        trials = [{"image_auroc": 0.5, "started": 0.0, "ended": 30.0}] * num_trials
         Path(arguments[3]).write_text(json.dumps(trials))
     steps = [(started + 10 + gap * n, rank) for n in range(num_trials) for rank in range(workers)]
     samples = Samples([10**8] * 3, [0, 10**8, 10**8], [0, 1, 1])
@@ -96,8 +102,13 @@ class TestWholeCommands:
         assert [alone, second, ratio] == ["5 (5 to 5)", "10 (10 to 10)", "2 (2 to 2)"]
 
     def test_sweep_extrapolates_and_says_so(self, capsys: pytest.CaptureFixture[str]) -> None:
-        ours, published = _table_of("sweep", capsys)
-        assert ours[:3] == ["this project", "60", "0.9"]
-        assert published[0] == "published loop"
-        assert published[2] == "undefined (maps not finite)"
-        assert published[3].startswith("EXTRAPOLATED from one trial of 30 s and Train starts of 20 s")
+        sweep.main(["--quick"])
+        printed = capsys.readouterr().out
+        ours, published = [line for line in printed.splitlines() if line.startswith("|")][2:]
+        assert ours.startswith("| this project | 60 | 0.9 |")
+        assert published.startswith(
+            "| published loop | 50 | 0.5 | EXTRAPOLATED from one trial of 30 s and Train starts of 20 s"
+        )
+        assert "published / ours, equal steps: 0.8\n" in printed
+        # The second of its epochs was as good, and ended with the second step.
+        assert "the sweep 12 s, after 2 of its 2 epochs; one published trial 50 s: 4.2 times" in printed

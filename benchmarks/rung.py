@@ -1,0 +1,100 @@
+"""A rung of the shipped search spaces: what an evaluation costs beside the epochs that lie between two.
+
+Before each the maps are measured on normal training images (`calibration_images: null` means all of them), then `val` is predicted, and image
+or all metrics are taken. The models are those of the search spaces but for what they search; features are random, classes four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.commands import ROOT
+from benchmarks.measure import Work, devices, interleave, print_table, quick_flag
+from benchmarks.problems import Problem, random_split
+from hvqray.config.sweep_file import load_sweep
+from hvqray.data.dataset import Split
+from hvqray.models.build import build_model
+from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.training.batches import make_batch
+from hvqray.training.communicator import SingleProcess
+from hvqray.training.evaluation import Evaluator
+from hvqray.training.optimisation import ObjectiveTrainer, autocast
+
+ROUNDS = 5
+NUM_CLASSES = 4
+NUM_IMAGES = 192
+"""Of training and of `val`, each; costs are told an image."""
+SPACES = ("hvq", "squad")
+HEADER = (
+    "search space", "training ms/image", "calibration ms/image", "maps and image metrics ms/image", "pixel metrics ms/image", "a rung in training images",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    quick = quick_flag("a rung of the shipped search spaces against the training between two", argv)
+    for device in devices():
+        rows = [_measure(name, device, quick=quick) for name in SPACES]
+        print(f"{device}, threads: {torch.get_num_threads()}\n")
+        print_table(HEADER, rows)
+    print(
+        "\nA rung in training images: how many could be trained on in the time of calibrating on as many and predicting as many."
+    )
+
+
+def _measure(name: str, device: str, *, quick: bool) -> list[object]:
+    run = load_sweep(ROOT / "search_spaces" / f"{name}.yaml").base_run_config()
+    problem = Problem(name, run.model, run.data.backbone.name, 192, num_classes=NUM_CLASSES)
+    split = random_split(problem, num_images=8 if quick else NUM_IMAGES)
+    torch.manual_seed(0)
+    model = build_model(run.model, problem.context, device=device)
+    model.prepare(lambda: iter(list(_batches(model, split, device))[:2]), seed=0)
+    trainers = [ObjectiveTrainer(each, run.train, SingleProcess(device)) for each in model.objectives]
+    evaluator = Evaluator(
+        split,
+        problem.context,
+        SingleProcess(device),
+        precision_context=lambda: autocast(run.train, torch.device(device)),
+    )
+
+    def train() -> None:
+        for number, batch in enumerate(_batches(model, split, device)):
+            model.random.begin_step(number, rows=slice(None), num_rows=len(batch.class_index_B))
+            for trainer in trainers:
+                trainer.step(batch, progress=0.9, share=1.0)
+            model.after_step()
+
+    def calibrate() -> None:
+        with autocast(run.train, torch.device(device)):
+            model.calibrate(lambda: _batches(model, split, device))
+
+    calibrate()
+    works: dict[str, Work] = {
+        "train": train,
+        "calibrate": calibrate,
+        "images": _evaluation(evaluator, model, pixel_metrics=False),
+        "pixels": _evaluation(evaluator, model, pixel_metrics=True),
+    }
+    measured = interleave(works, rounds=2 if quick else ROUNDS, device=device)
+    train_s, calibrate_s, images_s, pixels_s = (measured.seconds(each) / len(split) for each in works)
+    rung = (calibrate_s + images_s) / train_s
+    return [name, train_s * 1e3, calibrate_s * 1e3, images_s * 1e3, (pixels_s - images_s) * 1e3, rung]
+
+
+def _evaluation(evaluator: Evaluator, model: AnomalyModel, *, pixel_metrics: bool) -> Callable[[], None]:
+    def run() -> None:
+        evaluator.evaluate(model, pixel_metrics=pixel_metrics)
+
+    return run
+
+
+def _batches(model: AnomalyModel, split: Split, device: str) -> Iterator[Batch]:
+    for start in range(0, len(split), 16):
+        rows = np.arange(start, min(start + 16, len(split)))
+        yield make_batch(split, rows, device=device, images=model.needs_images)
+
+
+if __name__ == "__main__":
+    main()
