@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _measure(name: str, device: str, *, quick: bool) -> list[object]:
     run = load_sweep(ROOT / "search_spaces" / f"{name}.yaml").base_run_config()
-    problem = Problem(name, run.model, run.data.backbone.name, 192, num_classes=NUM_CLASSES)
+    size = 64 if quick else run.data.image_size
+    problem = Problem(name, run.model, run.data.backbone.name, 192, image_size=size, num_classes=NUM_CLASSES)
     split = random_split(problem, num_images=8 if quick else NUM_IMAGES)
     torch.manual_seed(0)
     model = build_model(run.model, problem.context, device=device)
