@@ -48,6 +48,8 @@ class BaselineTable:
     """Class name and, a metric, the baseline's value and what the best model has more; the mean last."""
     note: str | None
     """Over how many classes a mean was taken, where that is not all of them."""
+    verdict: str | None
+    """What was won and lost in the means, with intervals where there are any."""
 
 
 def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]:
@@ -79,6 +81,7 @@ def baseline_tables(
                 for name, prefix in [*((name, f"{name}/") for name in names), (MEAN, "")]
             ],
             _mean_note(best, baseline),
+            next(iter(headline(best, [baseline])), None),
         )
         for baseline in baselines
     ]

@@ -201,7 +201,8 @@ def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:
     path = folder / "best" / "metrics.json"
     content = json.loads(path.read_text())
     content["metrics"] |= {"test/road/image_auroc": None, "val/road/image_auroc": None}
-    content["baselines"] = [{"name": "padim", "settings": {}, "metrics": content["metrics"]}]
+    more = {"test/image_auroc": {"low": -0.0123, "high": 0.0456}}
+    content["baselines"] = [{"name": "padim", "settings": {}, "metrics": content["metrics"], "more": more}]
     path.write_text(json.dumps(content))
     page = Page(build_html_report(folder))
     cards, _, rest = page.text.partition("Best model per class")
@@ -210,3 +211,4 @@ def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:
     assert cards.count("mean over 3 of 4 classes") == 2, "on val and on test"
     assert "mean over the classes" in cards, "of pixel AUROC"
     assert rest.count("mean image AUROC over 3 of 4 classes") == 3, "val, test and the baseline"
+    assert "against PaDiM: image AUROC equal (95 %: -0.0123 to +0.0456)" in rest
