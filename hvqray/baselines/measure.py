@@ -49,6 +49,8 @@ class BaselineResult:
     """Flat names as a model's, `val/...` and `test/...`."""
     test_scores: dict[str, list[float | None]] = field(default_factory=dict)
     """Class name to the image scores of `test`, in the split's order; None where one is not finite."""
+    test_labels: dict[str, list[bool]] = field(default_factory=dict)
+    """Class name to whether each of these images has a defect."""
 
 
 class Measured(NamedTuple):
@@ -56,6 +58,7 @@ class Measured(NamedTuple):
 
     metrics: Metrics
     scores_n: np.ndarray
+    is_anomalous_n: np.ndarray
 
 
 class Method(Protocol):
@@ -102,7 +105,8 @@ def measure_baseline(
                 for class_name, each in splits["test"].items()
             }
             chosen: Settings = {"neighbourhood": side, "smoothing": sigma, "image_score": score_name}
-            results.append(BaselineResult(name, chosen, flat, scores))
+            labels = {class_name: each.is_anomalous_n.tolist() for class_name, each in splits["test"].items()}
+            results.append(BaselineResult(name, chosen, flat, scores, labels))
     progress(f"measuring {name}", num_fits, num_fits)
     return results
 
@@ -166,5 +170,7 @@ def _measure(
         of_pixels = pixel_metrics(maps_nHW, regions)
         for score_name, parts in all_scores.items():
             scores_n = torch.cat(parts).float().cpu().numpy()
-            found[sigma, score_name] = Measured(image_metrics(labels_n, scores_n) | of_pixels, scores_n)
+            found[sigma, score_name] = Measured(
+                image_metrics(labels_n, scores_n) | of_pixels, scores_n, labels_n
+            )
     return found

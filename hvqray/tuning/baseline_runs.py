@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
-from hvqray.training.measure import SCORES_FILE, read_test_scores
+from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores
 from hvqray.tuning.confirm import (
     completed_runs,
     confirmed_configuration,
@@ -98,7 +97,9 @@ def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
     """Put them into `best`/metrics.json under `baselines`, in place of those of the same names."""
     record = _read_record(best)
     scores = _test_scores(best, record)
-    entries = [_entry(each, scores, _scores_like(each, scores) if scores else None) for each in results]
+    entries = [
+        _entry(each, scores, [_scores_of_baseline(each, scores[0])] if scores else None) for each in results
+    ]
     write_record(best, _with_baselines(record, entries))
 
 
@@ -122,6 +123,10 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
 def _with_baselines(record: dict[str, Any], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     fresh = {entry["name"]: entry for entry in entries}
     kept = {each["name"]: each for each in record.get("baselines", [])}
+    for name, entry in fresh.items():
+        same = {**entry, "more": kept.get(name, {}).get("more")}
+        if "more" not in entry and kept.get(name) == same:
+            fresh[name] = same  # the runs' scores are gone since it was worked out
     return record | {"baselines": list((kept | fresh).values())}
 
 
@@ -131,7 +136,10 @@ def _entry(
     """What metrics.json says of a baseline: `more` holds the intervals of what the best model has more, where both have scores."""
     entry: dict[str, Any] = {"name": result.name, "settings": result.settings, "metrics": result.metrics}
     if scores and others:
-        more = differences(scores, others)
+        try:
+            more = differences(scores, others)
+        except ValueError:  # the dataset's files have changed since the model was measured
+            return entry
         entry["more"] = {name: {"low": low, "high": high} for name, (low, high) in more.items()}
     return entry
 
@@ -153,14 +161,18 @@ def _scores_of_runs(folder: Path, run_ids: Sequence[str]) -> list[Scores] | None
     return [read_test_scores(checkpoint) for checkpoint in checkpoints]
 
 
-def _scores_like(result: BaselineResult, scores: Sequence[Scores]) -> list[Scores]:
-    """A baseline's image scores as those of a model of the same images."""
-    return [
-        {
-            class_name: replace(images, score_n=np.array(result.test_scores[class_name], np.float32))
-            for class_name, images in scores[0].items()
-        }
-    ]
+def _scores_of_baseline(result: BaselineResult, like: Scores) -> Scores:
+    """A baseline's image scores; the images' groups are those of the model's scores, if these are of the same images."""
+    found: dict[str, ImageScores] = {}
+    for class_name, labels in result.test_labels.items():
+        images = like.get(class_name)
+        same = images is not None and len(images.group_n) == len(labels)
+        found[class_name] = ImageScores(
+            np.array(labels, dtype=bool),
+            np.array(result.test_scores[class_name], np.float32),
+            images.group_n if images is not None and same else np.arange(len(labels)),
+        )
+    return found
 
 
 def _read_record(best: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def ray_session(
             )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         # RuntimeError: other versions of Ray or Python there; RayError: it wants a token.
-        if joined is None:
+        if not joined:
             raise
         reason = " ".join(str(error).split())[:200]
         mend = "start one with 'ray start --head', or leave the address out"

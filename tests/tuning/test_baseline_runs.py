@@ -178,7 +178,7 @@ def told(best: Path) -> dict[str, Any]:
 def test_what_the_best_model_has_more_has_an_interval(tmp_path: Path) -> None:
     best = best_of(tmp_path, {"trial_id": "t0001"})
     scores = write_scores(best, shift=1.0)
-    same = BaselineResult("padim", {}, {}, {"nut": scores.tolist()})
+    same = BaselineResult("padim", {}, {}, {"nut": scores.tolist()}, {"nut": LABELS.tolist()})
     write_baselines(best, [same])
     assert told(best)["more"]["test/nut/image_auroc"] == {"low": 0.0, "high": 0.0}
     assert "test_scores" not in told(best)
@@ -187,6 +187,32 @@ def test_what_the_best_model_has_more_has_an_interval(tmp_path: Path) -> None:
     assert told(best)["more"]["test/image_auroc"]["low"] > 0.1
     write_baselines(best, [replace(same, test_scores={"nut": [None, *scores.tolist()[1:]]})])
     assert told(best)["more"] == {}, "undefined on one side"
+    write_baselines(best, [same])
+    (best / SCORES_FILE).unlink()
+    write_baselines(best, [same])
+    assert told(best)["more"]["test/nut/image_auroc"] == {"low": 0.0, "high": 0.0}, (
+        "kept, as nothing else changed"
+    )
+    write_baselines(best, [replace(same, settings={"smoothing": 0})])
+    assert "more" not in told(best)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        ({"nut": [0.0] * 11}, {"nut": [False] * 5 + [True] * 6}),
+        ({"nut": [0.0] * 12}, {"nut": [True] * 6 + [False] * 6}),
+        ({}, {}),
+        ({"nut": [0.0] * 12, "cap": [0.0]}, {"nut": LABELS.tolist(), "cap": [True]}),
+    ],
+)
+def test_a_dataset_that_has_changed_since_is_not_compared_image_by_image(
+    tmp_path: Path, scores: dict[str, list[float | None]], labels: dict[str, list[bool]]
+) -> None:
+    best = best_of(tmp_path, {"trial_id": "t0001"})
+    write_scores(best, shift=1.0)
+    write_baselines(best, [BaselineResult("padim", {}, {"test/image_auroc": 0.5}, scores, labels)])
+    assert told(best) == {"name": "padim", "settings": {}, "metrics": {"test/image_auroc": 0.5}}
 
 
 def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> None:
@@ -197,7 +223,7 @@ def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> No
         write_scores(measured_folder(tmp_path, f"t0002-s{seed}"), shift)
         for seed, shift in enumerate((3.0, -3.0))
     )
-    write_baselines(best, [BaselineResult("padim", {}, {}, {"nut": good.tolist()})])
+    write_baselines(best, [BaselineResult("padim", {}, {}, {"nut": good.tolist()}, {"nut": LABELS.tolist()})])
     more = told(best)["more"]["test/image_auroc"]
     assert more["high"] == 0.0, "both seeds drawn are the good one"
     assert more["low"] < -0.5, "both are the bad one"
@@ -208,5 +234,6 @@ def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> No
     assert told(best)["more"]["test/image_auroc"]["low"] == 0.0
     assert told(best)["more"]["test/image_auroc"]["high"] > 0.5
     shutil.rmtree(tmp_path / ".state")
+    best_of(tmp_path, record)
     write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.1, 0.1))
     assert "more" not in told(best), "the runs' scores are gone"
