@@ -50,12 +50,13 @@ def ray_session(
     """A Ray cluster for the time of the block: the one at `address` (or $RAY_ADDRESS), else a local one of its own.
 
     Yields the resources of every node. Starting Ray is waiting for other processes; meanwhile the modules named in
-    `importing`, none of which may import Ray, are imported here. A local cluster has its `dashboard` only where it is asked for: the
-    state API is served by it, without which stopping a worker group hangs, and it is a fifth of what starting Ray takes. At the end the job leaves, which ends all of its actors
-    and frees what they reserved; a local cluster is shut down with it.
+    `importing`, none of which may import Ray, are imported here. A local cluster has its `dashboard` only where it is
+    asked for: it serves the state API, without which stopping a worker group hangs, and is a fifth of what starting Ray
+    takes. At the end the job leaves, which ends all of its actors and frees what they reserved; a local cluster is shut
+    down with it.
 
     Raises:
-        InputError: No cluster answers at `address`.
+        InputError: No cluster answers at `address`, or the one there cannot be joined.
     """
     quieten_ray()
     import ray
@@ -76,15 +77,13 @@ def ray_session(
                 log_to_driver=False,
             )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        # RuntimeError: other versions of Ray or Python there; RayError: it wants a token.
         if not joined:
             raise
         reason = " ".join(str(error).split())[:200]
-        mend = "start one with 'ray start --head', or leave the address out"
-        told = f"no Ray cluster answers there ({reason}); {mend}"
-        if isinstance(error, (RuntimeError, ray.exceptions.RayError)) and not isinstance(
-            error, ConnectionError
-        ):
+        if isinstance(error, (ConnectionError, ValueError)):
+            mend = "start one with 'ray start --head', or leave the address out"
+            told = f"no Ray cluster answers there ({reason}); {mend}"
+        else:  # other versions of Ray or Python there, or a token is wanted
             told = f"the Ray cluster there cannot be joined ({reason})"
         raise InputError(told, field=f"--address {joined}") from error
     finally:
