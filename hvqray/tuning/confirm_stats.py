@@ -3,10 +3,11 @@
 The interval of an image metric answers: where would the mean over seeds lie, had other test images and other seeds been
 drawn? Every resample draws test images with replacement, stratified by label within each class and the same for all seeds,
 since all seeds saw the same images; images of a group (`data.validation.group`) together; and seeds with replacement. Each time one of
-what is drawn from is left out (`metrics.bootstrap`). The interval is that of the percentiles that lie where Student's t has them rather than at 2.5 and
-97.5 %, for the degrees of freedom of images and seeds together: percentiles alone are too narrow for a few dozen images
-(T. Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69(4), 2015). Where all images are ranked
-perfectly every resample is perfect, and no bootstrap gives an interval.
+what is drawn from is left out (`metrics.bootstrap`). The interval is that of the percentiles 2.5 and 97.5, each drawn away from the
+mean as far as Student's t lies beyond the normal distribution, for the degrees of freedom of images and seeds together:
+percentiles alone are too narrow for a few dozen images (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
+Statistician 69(4), 2015). His percentiles further out would not do for two or three seeds, whose few resamples end before them.
+Where all images are ranked perfectly every resample is perfect, and no bootstrap gives an interval.
 
 Pixels of one image are no independent draws, and pixel metrics are no sums over images, so resampling images would sort all
 pixels again each time. For these the interval is Student's t over the seeds: it says nothing of other images.
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtri, stdtrit
 
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
 from hvqray.metrics.bootstrap import bootknife, resample_images, resampled_image_metrics
@@ -103,14 +104,19 @@ class _Replicates:
     parts: list[tuple[float, int]]
     """Variance and degrees of freedom of each source that is independent of the others."""
 
-    def interval(self) -> tuple[float, float]:
-        """Percentiles at the levels of Student's t, with degrees of freedom after Welch and Satterthwaite."""
+    def interval(self, lowest: float) -> tuple[float, float]:
+        """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within `lowest` to 1."""
         squares = sum(variance**2 / degrees for variance, degrees in self.parts)
         total = sum(variance for variance, _ in self.parts)
-        degrees = total**2 / squares if squares > 0 else np.inf
-        tail = float(ndtr(stdtrit(degrees, (1 - LEVEL) / 2))) if np.isfinite(degrees) else (1 - LEVEL) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(self.values_R, [tail, 1 - tail])
-        return float(low), float(high)
+        # Not the median: of two seeds it is one of them.
+        centre = float(self.values_R.mean())
+        stretch = float(stdtrit(total**2 / squares, tail) / ndtri(tail)) if squares > 0 else 1.0
+        return (
+            max(lowest, min(float(low), centre - stretch * (centre - float(low)))),
+            min(1.0, max(float(high), centre + stretch * (float(high) - centre))),
+        )
 
 
 def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, tuple[float, float]]:
@@ -119,6 +125,7 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
     The mean over classes is left out where a class is defined for some seeds only: it would be another mean for each.
     """
     rng = np.random.default_rng(_SEED)
+    lowest = -1.0 if others else 0.0
     sides = [(side, _seed_shares(rng, len(side)), sign) for side, sign in ((scores, 1), (others, -1)) if side]
     by_class: dict[str, dict[str, _Replicates]] = {metric: {} for metric in IMAGE_METRICS}
     of_seeds: dict[str, list[list[np.ndarray]]] = {metric: [] for metric in IMAGE_METRICS}
@@ -153,7 +160,7 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
                 [(variance, resamples.degrees_of_freedom), *_seed_parts(of_seeds[metric][-1])],
             )
     intervals = {
-        f"test/{class_name}/{metric}": replicates.interval()
+        f"test/{class_name}/{metric}": replicates.interval(lowest)
         for metric, classes in by_class.items()
         for class_name, replicates in classes.items()
     }
@@ -163,7 +170,9 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
         values_R = np.mean([each.values_R for each in classes.values()], axis=0)
         of_images = [(each.parts[0][0] / len(classes) ** 2, each.parts[0][1]) for each in classes.values()]
         seeds = [np.mean(of_side, axis=0) for of_side in zip(*of_seeds[metric], strict=True)]
-        intervals[f"test/{metric}"] = _Replicates(values_R, [*of_images, *_seed_parts(seeds)]).interval()
+        intervals[f"test/{metric}"] = _Replicates(values_R, [*of_images, *_seed_parts(seeds)]).interval(
+            lowest
+        )
     return intervals
 
 

@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +37,10 @@ _ENVIRONMENT = {
 _DIED = "A worker died or was killed while executing a task"
 """How Ray's message of a lost process begins: some eight hundred characters that name none of our trials. What it means for a trial
 `tuning.relay` tells; a task Ray tries again, or the sweep ends by its error."""
+
+
+_CONNECT_S = 10.0
+"""How long the port of a cluster may take to answer."""
 
 
 def quieten_ray() -> None:
@@ -67,6 +73,7 @@ def ray_session(
     joined = address or os.environ.get("RAY_ADDRESS")
     try:
         if joined:
+            _connect(joined)
             ray.init(address=joined, logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(
@@ -76,11 +83,11 @@ def ray_session(
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if not joined:
             raise
         reason = " ".join(str(error).split())[:200]
-        if isinstance(error, (ConnectionError, ValueError)):
+        if isinstance(error, (OSError, ValueError)):
             mend = "start one with 'ray start --head', or leave the address out"
             told = f"no Ray cluster answers there ({reason}); {mend}"
         else:  # other versions of Ray or Python there, or a token is wanted
@@ -99,6 +106,12 @@ def ray_session(
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Raise OSError unless something listens at HOST:PORT. Ray itself tries again for minutes, with lines of its own all the while."""
+    if found := re.fullmatch(r"\[?([^/\[\]]+?)\]?:(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_S).close()
 
 
 def _tell_errors_in_our_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray._private import worker
+from ray_head import unused_port
 
 from hvqray.errors import InputError
 from hvqray.tuning.ray_runtime import quieten_ray, ray_session
@@ -53,6 +55,12 @@ def replace_ray(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None)
     return stand_in
 
 
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every port answers."""
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
+
+
 @pytest.mark.parametrize("dashboard", [True, False])
 def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_the_block(
     monkeypatch: pytest.MonkeyPatch, dashboard: bool
@@ -74,6 +82,7 @@ def test_it_is_left_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cluster.is_up
 
 
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("address", "variable", "joined"),
     [("10.0.0.1:6379", None, "10.0.0.1:6379"), (None, "auto", "auto"), ("a:1", "b:2", "a:1")],
@@ -88,6 +97,7 @@ def test_a_running_cluster_is_joined(
         assert cluster.options["address"] == joined
 
 
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize("error", [ConnectionError("no\nanswer"), ValueError("bad address " * 50)])
 def test_no_cluster_there_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     replace_ray(monkeypatch, error)
@@ -100,6 +110,7 @@ def test_no_cluster_there_is_the_user_s_to_mend(monkeypatch: pytest.MonkeyPatch,
     assert len(message) < 400
 
 
+@pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     "error",
     [
@@ -119,6 +130,29 @@ def test_a_cluster_that_cannot_be_joined_is_the_user_s_to_mend(
     assert "\n" not in message
     with pytest.raises(type(error)), ray_session(None, dashboard=False):
         pass
+
+
+def test_where_nothing_listens_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = replace_ray(monkeypatch)
+    port = unused_port()
+    with (
+        pytest.raises(
+            InputError, match=rf"--address 127.0.0.1:{port}: no Ray cluster answers there \(.*refused"
+        ),
+        ray_session(f"127.0.0.1:{port}", dashboard=False),
+    ):
+        pass
+    assert not cluster.options, "Ray would try for minutes"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_what_listens_is_left_to_ray(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    cluster = replace_ray(monkeypatch)
+    family = socket.AF_INET6 if "::" in host else socket.AF_INET
+    with socket.create_server((host.strip("[]"), 0), family=family) as server:
+        address = f"{host}:{server.getsockname()[1]}"
+        with ray_session(address, dashboard=False):
+            assert cluster.options["address"] == address
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
