@@ -101,10 +101,15 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     )
     add_set_option(parser)
     parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help="one model a class: the same search for each class by itself, in DIR/NAME/NAME-CLASS, with a joint report in DIR/NAME",
+    )
+    parser.add_argument(
         "--num-trials",
         metavar="N",
         type=positive_int,
-        help="trials in all, resumed ones included (default: run_cap of the file)",
+        help="trials in all, with --per-class of each class; resumed ones included (default: run_cap of the file)",
     )
     parser.add_argument(
         "--time-budget",

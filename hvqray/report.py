@@ -6,16 +6,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from hvqray.command_line import DONE, argument_parser, run_command
 from hvqray.errors import InputError
 from hvqray.results.html_report import build_html_report
+from hvqray.results.joint import holds_class_sweeps
+from hvqray.results.joint_report import build_joint_report, print_joint
 from hvqray.results.wandb_mode import resolve_mode
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build report.html, and the W&B report if asked for; prints where each lies."""
     parser = argument_parser("report", "Build report.html of a sweep anew, and with --wandb its W&B report.")
-    parser.add_argument("folder", metavar="SWEEP_DIR", type=Path, help="a sweep's folder, OUT/NAME")
+    parser.add_argument(
+        "folder",
+        metavar="SWEEP_DIR",
+        type=Path,
+        help="a sweep's folder, OUT/NAME; or a folder of sweeps of one class each, for what they come to together",
+    )
     parser.add_argument(
         "--wandb",
         action="store_true",
@@ -32,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--entity and --project belong to --wandb; add it, or leave them out")
     if not arguments.folder.is_dir():
         raise InputError("is no folder; give the folder of a sweep, OUT/NAME", source=str(arguments.folder))
+    if holds_class_sweeps(arguments.folder):
+        if arguments.wandb:
+            raise InputError("--wandb takes one sweep, and this is a folder of several; give one of them")
+        print_joint(Console(highlight=False), arguments.folder)
+        sys.stdout.write(f"{build_joint_report(arguments.folder)}\n")
+        return DONE
     sys.stdout.write(f"{build_html_report(arguments.folder)}\n")
     if arguments.wandb:
         # wandb takes a second to import, which the plain report does not need.

@@ -128,7 +128,10 @@ def sweep_arguments(options: argparse.Namespace, sweep: SweepFile) -> list[str]:
     for name in ("num_trials", "time_budget", "wandb"):
         if (value := getattr(options, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
-    return [*arguments, "--resume"] if options.resume else arguments
+    for name in ("per_class", "resume"):
+        if getattr(options, name):
+            arguments.append(f"--{name.replace('_', '-')}")
+    return arguments
 
 
 def pack(folder: Path, space: Path, *, ship_code: bool) -> None:

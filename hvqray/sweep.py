@@ -57,19 +57,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     """Check what the file alone does not tell, and run; returns the exit code."""
     from hvqray.data.cache import chosen_cache_dir, parse_bytes
+    from hvqray.results.store import check_folder
     from hvqray.tuning.session_checks import check_before_ray
 
     limit = arguments.cache_limit
     limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
     out = Path(arguments.out).resolve()
-    folder = out / sweep.name
-    check_before_ray(
-        sweep,
-        folder,
-        resume=arguments.resume,
-        time_budget_s=arguments.time_budget,
-        wandb=arguments.wandb,
-    )
+    cache_dir = chosen_cache_dir(arguments.cache_dir)
+    folder, sweeps = out / sweep.name, [sweep]
+    if arguments.per_class:
+        from hvqray.tuning.per_class import begun, class_sweeps, search_classes
+
+        sweeps, out = class_sweeps(sweep, folder, cache_dir=cache_dir), folder
+    # Of sweeps of a class each, those that an earlier start did not come to begin now.
+    resumed = [
+        each.name
+        for each in sweeps
+        if arguments.resume and (not arguments.per_class or begun(out / each.name))
+    ]
+    if arguments.resume and not resumed:
+        check_folder(out / sweeps[0].name, resume=True)
+    for each in sweeps:
+        check_before_ray(
+            each,
+            out / each.name,
+            resume=each.name in resumed,
+            time_budget_s=arguments.time_budget,
+            wandb=arguments.wandb,
+        )
     try:
         from hvqray.tuning.ray_runtime import ray_session
 
@@ -77,22 +92,37 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
         with ray_session(arguments.address, dashboard=dashboard, importing=_HEAVY) as nodes:
             from hvqray.tuning.session import SweepOptions, SweepSession
 
-            options = SweepOptions(
-                out=out,
-                resume=arguments.resume,
-                wandb=arguments.wandb,
-                time_budget_s=arguments.time_budget,
-                cache_dir=chosen_cache_dir(arguments.cache_dir),
-                cache_limit_bytes=limit_bytes,
-            )
-            session = SweepSession(sweep, options, nodes, Console(highlight=False))
+            console = Console(highlight=False)
+
+            def session_of(sweep: SweepFile, time_budget_s: float | None) -> SweepSession:
+                options = SweepOptions(
+                    out=out,
+                    resume=sweep.name in resumed,
+                    wandb=arguments.wandb,
+                    time_budget_s=time_budget_s,
+                    cache_dir=cache_dir,
+                    cache_limit_bytes=limit_bytes,
+                )
+                return SweepSession(sweep, options, nodes, console)
+
             if arguments.dry_run:
-                session.describe()
+                for each in sweeps:
+                    session_of(each, arguments.time_budget).describe()
                 return DONE
-            return DONE if session.run() else FAILED
+            if arguments.per_class:
+                has_best = search_classes(
+                    sweeps,
+                    folder,
+                    session_of=session_of,
+                    time_budget_s=arguments.time_budget,
+                    console=console,
+                )
+            else:
+                has_best = session_of(sweep, arguments.time_budget).run()
+            return DONE if has_best else FAILED
     except KeyboardInterrupt:
-        begun = (folder / "sweep.yaml").exists()
-        what = f"finished trials are in {folder}; go on with --resume" if begun else "nothing had begun"
+        left = any((out / each.name / "sweep.yaml").exists() for each in sweeps)
+        what = f"finished trials are in {folder}; go on with --resume" if left else "nothing had begun"
         sys.stderr.write(f"hvqray: interrupted; {what}\n")
         return INTERRUPTED
 

@@ -123,12 +123,17 @@ def write_fake_sweep(
 ) -> Path:
     """A whole sweep: sweep.yaml, store, study.db and best/."""
     folder.mkdir(parents=True, exist_ok=True)
+    data: dict[str, Any] = {
+        "root": "/secret/place/parts",
+        "image_size": 224,
+        "validation": {"from": validation},
+    }
     sweep = {
         "name": folder.name,
         "description": "A made-up search",
         "project": "anomalies",
         "metric": {"name": OBJECTIVE, "goal": "maximize"},
-        "data": {"root": "/secret/place/parts", "image_size": 224, "validation": {"from": validation}},
+        "data": data | ({"classes": list(classes)} if classes != CLASSES else {}),
         "train": {"seed": 7},
     }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))

@@ -30,6 +30,20 @@ def test_wandb_without_a_key_gives_a_file(
     assert (folder / "wandb-report.json").exists()
 
 
+def test_a_folder_of_sweeps_of_one_class_each_has_a_joint_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cookie", "road"):
+        write_fake_sweep(tmp_path / f"parts-{name}", num_trials=1, classes=(name,))
+    assert run_command(main, [str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "one model a class on test" in output
+    assert output.endswith(f"{tmp_path / 'report.html'}\n")
+    assert (tmp_path / "report.html").exists()
+    assert run_command(main, [str(tmp_path), "--wandb"]) == 2
+    assert "--wandb takes one sweep, and this is a folder of several" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

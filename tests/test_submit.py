@@ -86,6 +86,7 @@ class TestTheJob:
             "--time-budget",
             "90m",
             "--resume",
+            "--per-class",
             "--wandb",
             "offline",
         ]
@@ -97,7 +98,7 @@ class TestTheJob:
         expected = ["python", "-m", "hvqray.sweep", "small.yaml", "--out", f"{tmp_path}/results"]
         expected += ["--data", f"{tmp_path}/photos"]
         expected += ["--cache-limit", "20GB", "--set", "train.epochs=1", "--num-trials", "3"]
-        expected += ["--time-budget", "5400.0", "--wandb", "offline", "--resume"]
+        expected += ["--time-budget", "5400.0", "--wandb", "offline", "--per-class", "--resume"]
         assert job.entrypoint == expected
         output = capsys.readouterr()
         assert output.out == "the sweep's log\n"

@@ -20,6 +20,7 @@ from hvqray.results.events import SweepListener
 from hvqray.results.store import SweepStore
 from hvqray.training.epoch_report import MEAN
 from hvqray.tuning import ray_runtime, session
+from hvqray.tuning.per_class import class_sweeps
 
 
 class Started(Exception):
@@ -57,10 +58,10 @@ class Command:
     def __init__(self, folder: Path, images: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.out, self.folder = folder / "runs", folder / "runs" / "small"
         self.space = write_space(folder)
-        self._images, self._cache, self._capsys = images, cache, capsys
+        self.images, self._cache, self._capsys = images, cache, capsys
 
     def __call__(self, *options: str, data: Path | None = None) -> int:
-        arguments = [str(self.space), "--data", str(data or self._images), "--out", str(self.out)]
+        arguments = [str(self.space), "--data", str(data or self.images), "--out", str(self.out)]
         return run_command(sweep.main, [*arguments, "--cache-dir", str(self._cache), *options])
 
     def fault(self, *options: str, data: Path | None = None) -> str:
@@ -82,7 +83,7 @@ class Command:
     def begin(self, *overrides: str) -> None:
         """Leave a folder as a sweep does that was stopped before its first trial."""
         SweepStore(self.folder, resume=False, selected_on_test=False).close()
-        resolved = load_sweep(self.space, overrides, data_root=str(self._images))
+        resolved = load_sweep(self.space, overrides, data_root=str(self.images))
         (self.folder / "sweep.yaml").write_text(resolved.to_yaml())
 
     def output(self) -> str:
@@ -301,6 +302,72 @@ def test_dry_run_says_what_would_run_and_leaves_nothing(command: Command) -> Non
     assert "train: 16 images, 0 with a defect" in output
     assert f"results would go to {command.folder}" in output
     assert not command.out.exists()
+
+
+def test_per_class_dry_run_says_what_would_run_for_each(command: Command) -> None:
+    assert command("--per-class", "--dry-run", "--wandb", "disabled") == 0
+    output = command.output()
+    for name in ("bolt", "cloth"):
+        assert f"classes: {name}\n" in output
+        assert f"results would go to {command.folder / f'small-{name}'}" in output
+    assert not command.out.exists()
+
+
+def test_per_class_takes_the_classes_that_are_named(command: Command) -> None:
+    assert command("--per-class", "--dry-run", "--set", "data.classes=[cloth]") == 0
+    assert "small-bolt" not in command.output()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ("--set", "metric.name=val/bolt/image_auroc"),
+            "metric.name: 'val/bolt/image_auroc' is of one class, and --per-class searches each by its own",
+        ),
+        (("--resume",), "small-bolt: holds no sweep to resume; leave out --resume to start it"),
+    ],
+)
+def test_per_class_faults(command: Command, options: Sequence[str], told: str) -> None:
+    assert told in command.fault("--per-class", *options)
+
+
+def test_per_class_of_a_class_that_cannot_name_a_folder(
+    command: Command, tmp_path: Path, small_images: Path
+) -> None:
+    data = tmp_path / "parts"
+    shutil.copytree(small_images, data)
+    (data / "bolt").rename(data / "bolt (M8)")
+    told = command.fault("--per-class", data=data)
+    assert told.startswith("--per-class: the class 'bolt (M8)' cannot name a folder")
+
+
+def test_one_model_for_all_and_one_a_class_do_not_share_a_folder(command: Command) -> None:
+    command.begin()
+    assert "holds a sweep of one model for all classes" in command.fault("--per-class")
+    shutil.rmtree(command.folder)
+    of_class = command.folder / "small-bolt"
+    SweepStore(of_class, resume=False, selected_on_test=False).close()
+    (of_class / "sweep.yaml").write_text("metric: []")
+    assert "small: holds sweeps of one class each; choose another name" in command.fault()
+
+
+def test_per_class_resumes_what_was_begun_and_begins_the_rest(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[str, bool]] = []
+
+    def run(self: session.SweepSession) -> bool:
+        found.append((self.folder.name, self.options.resume))
+        return self.sweep.name != "small-cloth"
+
+    resolved = load_sweep(command.space, data_root=str(command.images))
+    (bolt, _) = class_sweeps(resolved, command.folder, cache_dir=None)
+    SweepStore(command.folder / bolt.name, resume=False, selected_on_test=False).close()
+    (command.folder / bolt.name / "sweep.yaml").write_text(bolt.to_yaml())
+    monkeypatch.setattr(session.SweepSession, "run", run)
+    assert command("--per-class", "--resume") == 1, "a class has no completed trial"
+    assert found == [("small-bolt", True), ("small-cloth", False)]
 
 
 def test_only_groups_of_workers_need_ray_s_dashboard(command: Command, dashboards: list[bool]) -> None:

@@ -164,7 +164,7 @@ class SweepFile(Section):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        if not names_a_folder(name):
             raise ValueError(
                 f"{show(name)} cannot name a folder; use up to 100 letters, digits, '.', '_', '-'"
             )
@@ -239,6 +239,11 @@ class SweepFile(Section):
         if "baselines" in self.model_fields_set:
             content["baselines"] = self.baselines
         return dump_yaml({key: value for key, value in content.items() if value is not None and value != {}})
+
+
+def names_a_folder(name: str) -> bool:
+    """Whether a sweep may be called so."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
 
 
 def load_sweep(

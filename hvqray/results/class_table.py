@@ -47,7 +47,7 @@ def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
         where, class_name, metric = split_metric_name(name)
         if where == split and class_name != MEAN and metric in METRIC_LABELS:
             found.add(class_name)
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural_order)
 
 
 def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
@@ -94,6 +94,6 @@ def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> 
     return "; ".join(parts) or None
 
 
-def _natural(name: str) -> tuple[str | int, ...]:
+def natural_order(name: str) -> tuple[str | int, ...]:
     """`class 2` before `class 10`."""
     return tuple(int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name))

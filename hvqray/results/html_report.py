@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import markupsafe
 import optuna
 from plotly.offline import get_plotlyjs
@@ -16,25 +13,15 @@ from plotly.offline import get_plotlyjs
 from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results import wording
-from hvqray.results.baseline_table import baseline_tables, cell_texts
+from hvqray.results.baseline_table import baseline_tables
 from hvqray.results.class_table import METRIC_LABELS, class_table, over_classes
-from hvqray.results.confirm_table import confirm_table, spread_lines
+from hvqray.results.confirm_table import confirm_table
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
 from hvqray.results.history import TrialRecord
+from hvqray.results.page import examples, page
 from hvqray.results.ranking import ranked
 from hvqray.results.store import read_all_epochs, read_info, read_trials
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
-
-_EXAMPLES_PER_CLASS = 3
-_KINDS = ("image", "mask", "map")
-
-
-@dataclass(frozen=True)
-class _Example:
-    """One test image of the best model: data URIs of the picture, its mask and its map (None where missing)."""
-
-    class_name: str
-    pictures: dict[str, str | None]
 
 
 def build_html_report(folder: Path) -> Path:
@@ -53,22 +40,8 @@ def build_html_report(folder: Path) -> Path:
         class_heat_map(trials),
         codebook_chart(read_all_epochs(folder), best_id),
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hvqray.results"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=wording.number,
-        setting=wording.setting,
-        duration=wording.duration,
-        spread=spread_lines,
-        compared=lambda cell: cell_texts(*cell),
-    )
     params = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    html = environment.get_template("report.html.j2").render(
+    html = page("report.html.j2").render(
         description=description,
         info=info,
         environment={**info.environment, **(best.environment if best else {})},
@@ -92,8 +65,7 @@ def build_html_report(folder: Path) -> Path:
         baseline_tables=baseline_tables(held_metrics, best.baselines) if best else [],
         metric_labels=METRIC_LABELS,
         charts=[(chart, _chart_html(chart, index)) for index, chart in enumerate(charts)],
-        examples=_examples(folder / "best" / "maps"),
-        kinds=_KINDS,
+        examples=examples(folder / "best" / "maps"),
         plotly_js=markupsafe.Markup(get_plotlyjs()),
     )
     path = folder / "report.html"
@@ -153,23 +125,3 @@ def _chart_html(chart: Chart, index: int) -> markupsafe.Markup | None:
     if chart.figure is None:
         return None
     return markupsafe.Markup(figure_html(chart.figure, identifier=f"chart-{index}"))
-
-
-def _examples(folder: Path) -> list[_Example]:
-    """The first few examples of every class in `folder`, files `CLASS_NNN_{image,mask,map}.png`."""
-    taken: dict[str, int] = {}
-    examples = []
-    for path in sorted(folder.glob("*_map.png")):
-        stem = path.name.removesuffix("_map.png")
-        class_name = stem.rpartition("_")[0]
-        taken[class_name] = taken.get(class_name, 0) + 1
-        if taken[class_name] <= _EXAMPLES_PER_CLASS:
-            pictures = {kind: _data_uri(folder / f"{stem}_{kind}.png") for kind in _KINDS}
-            examples.append(_Example(class_name, pictures))
-    return examples
-
-
-def _data_uri(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -33,6 +33,8 @@ class SweepDescription:
     validation: str
     """How `val` was made: `test`, `synthetic` or `none`."""
     seed: int | str
+    classes: list[str] | None = None
+    """Those that were taken, where the file names them; None means all."""
 
     @property
     def selected_on_test(self) -> bool:
@@ -97,6 +99,7 @@ def read_description(folder: Path) -> SweepDescription:
         image_size=data.get("image_size", 224),
         validation=(data.get("validation") or {}).get("from", "test"),
         seed=(content.get("train") or {}).get("seed", 0),
+        classes=data.get("classes"),
     )
 
 

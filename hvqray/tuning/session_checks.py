@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
+from hvqray.results.joint import holds_class_sweeps
 from hvqray.results.store import check_folder
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
@@ -58,6 +59,11 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
     check_folder(folder, resume=resume)
     if resume:
         _check_same_sweep(sweep, folder)
+    elif holds_class_sweeps(folder):
+        raise InputError(
+            "holds sweeps of one class each; choose another name with --set name=NAME, or go on with --per-class --resume",
+            source=str(folder),
+        )
     elif (study := folder / "study.db").exists():
         raise InputError(
             "is left of another search, whose journal is gone; remove it, or choose another name",

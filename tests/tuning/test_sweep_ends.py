@@ -15,6 +15,7 @@ from sweep_command import ONE_AT_A_TIME, RunHere, Start
 from wandb_files import of_kind, offline_runs, records
 
 from hvqray.results.store import read_trials, read_unfinished
+from hvqray.results.sweep_folder import read_best
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -63,6 +64,26 @@ def test_a_target_ends_a_sweep_once_the_running_trials_are_done(run_here: RunHer
     assert 1 <= len(ended) <= 2
     assert {trial.state for trial in ended} == {"COMPLETE"}
     runs_are_mirrored(folder, [trial.trial_id for trial in ended])
+
+
+def test_each_class_is_searched_by_itself(run_here: RunHere, tmp_path: Path) -> None:
+    options = ("--per-class", "--num-trials", "1", "--set", "train.epochs=1")
+    code, output = run_here(*options, "--set", "baselines=[padim]")
+    assert code == 0, output
+    folder = tmp_path / "runs" / "small"
+    of_class = {name: read_best(folder / f"small-{name}") for name in ("bolt", "cloth")}
+    joint = json.loads((folder / "metrics.json").read_text())
+    for name, best in of_class.items():
+        assert best is not None
+        for metric in ("image_auroc", "pixel_aupro"):
+            assert joint["metrics"][f"test/{name}/{metric}"] == best.metrics[f"test/{metric}"]
+    assert [each["name"] for each in joint["baselines"]] == ["padim"]
+    assert (folder / "report.html").exists()
+    assert "one model a class on test" in output
+    before = joint["metrics"]
+    code, output = run_here(*options, "--set", "baselines=[padim]", "--resume")
+    assert code == 0, output
+    assert json.loads((folder / "metrics.json").read_text())["metrics"] == before
 
 
 def runs_are_mirrored(folder: Path, trial_ids: list[str]) -> None:

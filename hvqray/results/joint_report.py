@@ -1,0 +1,67 @@
+"""What sweeps of one class each come to, on one page and in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from hvqray.atomic import write_atomically
+from hvqray.results import wording
+from hvqray.results.baseline_table import baseline_tables, print_baselines
+from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.joint import JointResult, read_joint, write_joint_metrics
+from hvqray.results.page import examples, page
+from hvqray.results.terminal_table import results_table, titled_table
+
+HELD = "the best model of each class"
+
+
+def build_joint_report(folder: Path) -> Path:
+    """Write `folder`/report.html and metrics.json anew from the sweeps in it, and return the report's path.
+
+    Raises InputError where they are not of one class each.
+    """
+    joint = read_joint(folder)
+    write_joint_metrics(folder, joint)
+    html = page("joint.html.j2").render(
+        joint=joint,
+        class_tables=_tables(joint),
+        baseline_tables=baseline_tables(joint.metrics, joint.baselines),
+        held=HELD,
+        metric_labels=METRIC_LABELS,
+        examples=[
+            example for one in joint.sweeps if one.best for example in examples(one.folder / "best" / "maps")
+        ],
+    )
+    path = folder / "report.html"
+    write_atomically(path, html)
+    return path
+
+
+def print_joint(console: Console, folder: Path) -> None:
+    """The best trial of each class, their seven metrics on `val` and `test`, and what they won against the baselines."""
+    joint = read_joint(folder)
+    mark = " (selected on test)" if joint.selected_on_test else ""
+    table = titled_table(f"{joint.name}: one model a class")
+    for heading in ("class", "best", "sweep"):
+        table.add_column(heading, no_wrap=True)
+    for one in joint.sweeps:
+        table.add_row(one.class_name, one.best.run_id if one.best else "none", one.folder.name)
+    console.print(table)
+    for one in joint.sweeps:
+        if one.best:
+            line = f"{one.class_name}, {one.best.run_id}: {wording.one_line(one.params)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for results in _tables(joint):
+        console.print(results_table(results, f"one model a class on {results.split}{mark}"))
+        if results.note:
+            console.print(results.note, markup=False, highlight=False, soft_wrap=True)
+    print_baselines(console, HELD, joint.metrics, joint.baselines, mark=mark)
+    if joint.missing:
+        line = f"without a completed trial: {', '.join(joint.missing)}; the means are over the others"
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tables(joint: JointResult) -> list[ClassTable]:
+    return [table for split in ("val", "test") if (table := class_table(joint.metrics, split))]

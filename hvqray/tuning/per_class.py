@@ -1,0 +1,88 @@
+"""One model a class: the search of a sweep file for each class by itself, in OUT/NAME/NAME-CLASS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from hvqray.config.metric_names import class_of
+from hvqray.config.sections import DataConfig
+from hvqray.config.sweep_file import SweepFile, names_a_folder
+from hvqray.data.cache import default_cache_dir
+from hvqray.data.prepare import open_dataset
+from hvqray.errors import InputError
+from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.store import journal_path
+
+if TYPE_CHECKING:
+    from hvqray.tuning.session import SweepSession
+
+
+def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> list[SweepFile]:
+    """A sweep for each class of the data, or of `data.classes`, to run in `folder`.
+
+    Raises:
+        InputError: the data cannot be read, an objective is of one class, a class's name
+            cannot name a folder, or `folder` is a sweep's.
+    """
+    for metric in sweep.metric:
+        if class_of(metric.name) is not None:
+            raise InputError(
+                f"{metric.name!r} is of one class, and --per-class searches each by its own; name the mean, such as val/image_auroc",
+                field="metric.name",
+            )
+    config = DataConfig.model_validate(sweep.data)
+    dataset = open_dataset(config, cache_dir=cache_dir or default_cache_dir())
+    if (folder / "sweep.yaml").exists():
+        raise InputError(
+            "holds a sweep of one model for all classes; choose another name with --set name=NAME",
+            source=str(folder),
+        )
+    for class_name in dataset.class_names:
+        if not names_a_folder(f"{sweep.name}-{class_name}"):
+            raise InputError(
+                f"the class {class_name!r} cannot name a folder, which takes letters, digits, '.', '_', '-'; rename it, or search it by"
+                " --set data.classes=[...] with a name of your own, --set name=NAME",
+                field="--per-class",
+            )
+    return [
+        sweep.model_copy(
+            update={"name": f"{sweep.name}-{class_name}", "data": {**sweep.data, "classes": [class_name]}}
+        )
+        for class_name in dataset.class_names
+    ]
+
+
+def begun(folder: Path) -> bool:
+    """Whether an earlier start came to the class whose sweep belongs there."""
+    return journal_path(folder).exists()
+
+
+def search_classes(
+    sweeps: Sequence[SweepFile],
+    folder: Path,
+    *,
+    session_of: Callable[[SweepFile, float | None], SweepSession],
+    time_budget_s: float | None,
+    console: Console,
+) -> bool:
+    """Run the sweeps one after the other, and report in `folder` what they come to together; True if all completed a trial.
+
+    `session_of` makes the session of a sweep with its share of the time: of what is left an equal one for each that is to come, so
+    that what one leaves over is for those after it.
+    """
+    ended = None if time_budget_s is None else time.monotonic() + time_budget_s
+    has_best = True
+    for position, sweep in enumerate(sweeps):
+        (class_name,) = sweep.data["classes"]
+        console.print(f"class {position + 1} of {len(sweeps)}: {class_name}", markup=False, soft_wrap=True)
+        share = None if ended is None else max(1.0, (ended - time.monotonic()) / (len(sweeps) - position))
+        has_best &= session_of(sweep, share).run()
+        report = build_joint_report(folder)
+    print_joint(console, folder)
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    return has_best

@@ -1,0 +1,129 @@
+"""Sweeps of one class each, side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_sweep import METRICS, write_fake_sweep
+from rich.console import Console
+
+from hvqray.errors import InputError
+from hvqray.results.joint import holds_class_sweeps, over_classes, read_joint
+from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.sweep_folder import read_best
+
+CLASSES = ("nut 2", "nut 10", "pill")
+
+
+def sweep_folder(folder: Path, class_name: str) -> Path:
+    return folder / f"parts-{class_name.replace(' ', '_')}"
+
+
+def add_baselines(folder: Path, **settings: str) -> None:
+    path = folder / "best" / "metrics.json"
+    record = json.loads(path.read_text())
+    lower = {name: value - 0.1 for name, value in record["metrics"].items() if name.startswith("test/")}
+    test = next(name for name in lower if name.count("/") == 2 and name.endswith("image_auroc"))
+    more = {test: {"low": 0.01, "high": 0.2}, "test/image_auroc": {"low": 0.0, "high": 0.3}}
+    record["baselines"] = [
+        {"name": name, "settings": {"score": "maximum", "smoothing": value}, "metrics": lower, "more": more}
+        for name, value in settings.items()
+    ]
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    for name in CLASSES:
+        write_fake_sweep(sweep_folder(tmp_path, name), num_trials=1, classes=(name,))
+    return tmp_path
+
+
+def test_each_class_has_the_figures_of_its_own_sweep_and_the_mean_is_theirs(parts: Path) -> None:
+    joint = read_joint(parts)
+    assert [one.class_name for one in joint.sweeps] == list(CLASSES), "in natural order"
+    for split in ("val", "test"):
+        for metric in METRICS:
+            values = []
+            for name in CLASSES:
+                best = read_best(sweep_folder(parts, name))
+                assert best is not None
+                values.append(best.metrics[f"{split}/{metric}"])
+                assert joint.metrics[f"{split}/{name}/{metric}"] == values[-1]
+            assert joint.metrics[f"{split}/{metric}"] == pytest.approx(np.mean(values))
+
+
+def test_what_is_undefined_for_a_class_is_not_in_the_mean() -> None:
+    metrics = over_classes(
+        {
+            "nut": {"test/nut/pixel_ap": 0.5, "test/pixel_ap": 0.5, "codebook/q0/use": 1.0},
+            "pill": {"test/pill/pixel_ap": None, "test/pixel_ap": None},
+        }
+    )
+    assert metrics == {
+        "test/nut/pixel_ap": 0.5,
+        "test/pill/pixel_ap": None,
+        "test/pixel_ap": 0.5,
+        "test/pixel_ap.num_classes": 1.0,
+    }
+    assert over_classes({"pill": {"test/pill/pixel_ap": None}})["test/pixel_ap"] is None
+
+
+def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
+    for name in CLASSES:
+        others = {} if name == "pill" else {"patchcore": "0"}
+        add_baselines(sweep_folder(parts, name), padim="4" if name == "pill" else "0", **others)
+    joint = read_joint(parts)
+    (padim,) = joint.baselines
+    assert padim.name == "padim"
+    assert padim.settings == {"score": "maximum"}, "only what all classes agree in"
+    assert padim.metrics["test/image_auroc"] == pytest.approx(joint.metrics["test/image_auroc"] - 0.1)
+    assert padim.more == {f"test/{name}/image_auroc": (0.01, 0.2) for name in CLASSES}, "no mean's"
+
+
+def test_a_class_without_a_result_is_named_and_not_in_the_means(parts: Path) -> None:
+    write_fake_sweep(sweep_folder(parts, "wood"), num_trials=1, classes=("wood",), with_best=False)
+    without = read_joint(parts)
+    assert without.missing == ["wood"]
+    build_joint_report(parts)
+    assert "Without a completed trial: wood" in (parts / "report.html").read_text()
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_joint(console, parts)
+    assert "without a completed trial: wood; the means are over the others" in console.export_text()
+
+
+def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
+    for name in CLASSES:
+        add_baselines(sweep_folder(parts, name), padim="0")
+    html = build_joint_report(parts).read_text()
+    for name in CLASSES:
+        assert f'href="{sweep_folder(parts, name).name}/report.html"' in html
+    assert "PaDiM (score maximum, smoothing 0)" in html
+    assert html.count("data:image/png") == 3 * 2 * len(CLASSES)
+    assert "http" not in html.replace("http-equiv", "")
+    assert "/secret" not in html
+    content = json.loads((parts / "metrics.json").read_text())
+    assert content["metrics"] == read_joint(parts).metrics
+    assert content["classes"]["pill"]["folder"] == "parts-pill"
+    assert content["classes"]["pill"]["params"]["model.quantizer"] == "vq"
+
+
+def test_selected_on_test_is_said(tmp_path: Path) -> None:
+    write_fake_sweep(tmp_path / "parts-nut", num_trials=1, classes=("nut",), validation="none")
+    assert read_joint(tmp_path).selected_on_test
+    assert "Selected on test" in build_joint_report(tmp_path).read_text()
+
+
+def test_other_folders_are_refused(parts: Path, tmp_path: Path) -> None:
+    assert holds_class_sweeps(parts)
+    assert not holds_class_sweeps(sweep_folder(parts, "pill"))
+    write_fake_sweep(parts / "again", num_trials=1, classes=("pill",))
+    with pytest.raises(InputError, match="again and parts-pill are both of the class 'pill'"):
+        read_joint(parts)
+    write_fake_sweep(parts / "again2", num_trials=1)
+    with pytest.raises(InputError, match=r"again2/sweep\.yaml: data\.classes: is no sweep of one class"):
+        read_joint(parts)

@@ -1,0 +1,49 @@
+"""The searches of one class each, one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from small_images import write_space
+
+from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.tuning import per_class
+
+
+@pytest.fixture
+def sweeps(tmp_path: Path) -> list[SweepFile]:
+    overrides = ["data.classes=[bolt]"], ["data.classes=[cloth]"], ["data.classes=[wood]"]
+    return [load_sweep(write_space(tmp_path), each) for each in overrides]
+
+
+def test_a_class_has_an_equal_share_of_the_time_that_is_left(
+    sweeps: list[SweepFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, shares, reports = [100.0], [], []
+    monkeypatch.setattr(per_class, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(per_class, "build_joint_report", lambda folder: reports.append(folder))
+    monkeypatch.setattr(per_class, "print_joint", lambda console, folder: None)
+    takes = iter([5.0, 60.0, 1.0])
+
+    def session_of(sweep: SweepFile, time_budget_s: float | None) -> Any:
+        def run() -> bool:
+            shares.append(time_budget_s)
+            now[0] += next(takes)
+            return sweep.data["classes"] != ["cloth"]
+
+        return SimpleNamespace(run=run)
+
+    arguments: dict[str, Any] = {"session_of": session_of, "console": Console(quiet=True)}
+    assert not per_class.search_classes(sweeps, tmp_path, time_budget_s=30.0, **arguments)
+    assert shares == [10.0, 12.5, 1.0], (
+        "what one leaves over is for the others; the last has at least a second"
+    )
+    assert len(reports) == 3, "a report that grows with each class"
+    shares.clear()
+    takes = iter([0.0])
+    assert per_class.search_classes(sweeps[:1], tmp_path, time_budget_s=None, **arguments)
+    assert shares == [None]
