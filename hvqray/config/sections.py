@@ -311,12 +311,21 @@ class ValidationConfig(Section):
 
     from_: Literal["test", "synthetic", "none"] = Field(default="test", alias="from")
     """`test`: stratified disjoint halves; `synthetic`: held-out normal images with synthetic defects; `none`: choose on test."""
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
+    """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`; null: 0.5 of the former, 0.2 of the latter."""
     seed: Seed = 0
     """Seed of the split."""
     group: str | None = None
     """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph, and are resampled together by the confirmation."""
+
+    @field_validator("fraction")
+    @classmethod
+    def _share_of_what(cls, fraction: float | None, info: ValidationInfo) -> float:
+        """Never None in a configuration: what is written and hashed says the share itself."""
+        if fraction is not None:
+            return fraction
+        # A model learns from the images that `synthetic` would take.
+        return 0.2 if info.data.get("from_") == "synthetic" else 0.5
 
     @model_validator(mode="after")
     def _check_group(self) -> Self:

@@ -40,6 +40,7 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     Raises:
         InputError: a class has no training image, or too few images for its share of `val`; or no image is in a group.
     """
+    assert config.fraction is not None
     samples = list(dataset.samples)
     group_of = group_names(samples, config.group)
     if config.group is not None and group_of == group_names(samples, None):
@@ -124,8 +125,8 @@ def _choose_from_train(
     if len(chosen) < 2:
         in_groups = f" in {len(groups)} groups" if len(groups) < num_images else ""
         raise InputError(
-            f"'synthetic' takes at least 2 of a class's training images and class {name!r} has {num_images}"
-            f"{in_groups}; use 'test' or 'none'",
+            f"'synthetic' takes at least 2 of a class's training images and leaves at least 1; class {name!r} has"
+            f" {num_images}{in_groups}; use 'test' or 'none'",
             field="data.validation.from",
         )
     return chosen

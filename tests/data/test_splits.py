@@ -119,8 +119,20 @@ def test_from_synthetic_holds_out_normal_images() -> None:
 def test_faults() -> None:
     with pytest.raises(InputError, match=r"class 'bolt' has no training image"):
         make_splits(dataset({"bolt": {"train": 0, "good": 2}}), config("test"))
-    with pytest.raises(InputError, match=r"data.validation.from: .*class 'bolt' has 2; use 'test' or 'none'"):
+    with pytest.raises(
+        InputError,
+        match=r"data.validation.from: .*leaves at least 1; class 'bolt' has 2; use 'test' or 'none'",
+    ):
         make_splits(dataset({"bolt": {"train": 2, "good": 2}}), config("synthetic"))
+
+
+@pytest.mark.parametrize(("train", "held"), [(3, 2), (5, 2), (10, 2), (15, 3), (100, 20)])
+def test_from_synthetic_takes_a_fifth_and_never_all(train: int, held: int) -> None:
+    unset = ValidationConfig.model_validate({"from": "synthetic"})
+    splits = make_splits(dataset({"bolt": {"train": train, "good": 1}}), unset)
+    labels = [splits.samples[row].is_anomalous for row in splits.rows["val"]]
+    assert (len(labels), len(splits.rows["train"])) == (held, train - held)
+    assert set(labels) == {False, True}
 
 
 def photographs(names: dict[str, list[str]]) -> Dataset:
@@ -139,7 +151,7 @@ def photographs(names: dict[str, list[str]]) -> Dataset:
 
 
 def grouped(source: str, pattern: str, seed: int = 0) -> ValidationConfig:
-    return ValidationConfig.model_validate({"from": source, "group": pattern, "seed": seed})
+    return ValidationConfig.model_validate({"from": source, "fraction": 0.5, "group": pattern, "seed": seed})
 
 
 @pytest.mark.parametrize("seed", range(5))
