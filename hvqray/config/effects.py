@@ -30,7 +30,15 @@ def _at(gate: str, values: tuple[Any, ...], *fields: str) -> tuple[Effect, ...]:
 
 
 EFFECTS: tuple[Effect, ...] = (
-    *_at("model.quantizer", ("vq",), "codebook_size", "ema_decay", "commitment_weight", "codebook_init"),
+    *_at(
+        "model.quantizer",
+        ("vq",),
+        "codebook_size",
+        "codebook_growth",
+        "ema_decay",
+        "commitment_weight",
+        "codebook_init",
+    ),
     *_at("model.quantizer", ("vq",), "revive_dead_codes", "revive_after", "ot_weight", "ot_levels"),
     *_at("model.quantizer", ("fsq",), "fsq_levels"),
     *_at("model.revive_dead_codes", (True,), "revive_after"),

@@ -31,6 +31,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 LayoutName = Literal["auto", "mvtec_ad", "visa", "mpdd", "btad", "kolektor_sdd2", "real_iad", "folder"]
 FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
 QuantizerName = Literal["vq", "fsq", "none"]
+BitDepth = Literal[10, 12, 14]
+
+
+MOST_CODES = 2**16
+"""Of a learned codebook that grew from level to level."""
 
 
 def _one_or_list(value: Any) -> str:
@@ -44,6 +49,12 @@ LevelQuantizers = Annotated[
 ]
 LevelSizes = Annotated[
     Annotated[PositiveInt, Tag("one")] | Annotated[list[PositiveInt], Tag("list")],
+    Discriminator(_one_or_list),
+]
+
+
+Fractions = Annotated[
+    Annotated[Fraction, Tag("one")] | Annotated[list[Fraction], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
 
@@ -98,8 +109,18 @@ class ErrorMapFields(Section):
     """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations, or that plus the plain one."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
-    score_top_fraction: Fraction = 0.0
-    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans)."""
+    score_top_fraction: Fractions = 0.0
+    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
+
+    def score_top_fractions(self) -> list[float]:
+        """The shares that the image score may be taken from."""
+        given = self.score_top_fraction
+        return given if isinstance(given, list) else [given]
+
+    @field_validator("score_top_fraction")
+    @classmethod
+    def _each_share_once(cls, given: float | list[float]) -> float | list[float]:
+        return _distinct(given, "a share") if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _is_beside_a_distance(self) -> ErrorMapFields:
@@ -122,6 +143,8 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     """Embedding width D; the paper's is 256."""
     hierarchy_depth: Annotated[int, Field(ge=1, le=8)] = 2
     """Encoder layers = decoder layers = quantised lower levels, N; the paper's is 4."""
+    codebook_growth: PositiveInt = 1
+    """Codes of each lower level over those of the level above it, beside one `codebook_size` for the top; the paper has as many at all (used with `quantizer: vq`)."""
     num_heads: PositiveInt = 8
     """Attention heads; must divide `width`."""
     feedforward_width: PositiveInt = 512
@@ -156,6 +179,15 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
                     f"{field}: a list of {len(value)} does not go with hierarchy_depth {self.hierarchy_depth};"
                     f" give {len(names)}, for {', '.join(names)}"
                 )
+        if isinstance(self.codebook_size, list) and self.codebook_growth > 1:
+            raise ValueError(
+                f"codebook_growth: {self.codebook_growth} does not go with a list of codebook_size; give one of them"
+            )
+        if "vq" in self.quantizers() and max(self.codebook_sizes()) > MOST_CODES:
+            raise ValueError(
+                f"codebook_growth: {self.codebook_growth} makes {max(self.codebook_sizes())} codes at q0, more than"
+                f" {MOST_CODES}; lower it, codebook_size or hierarchy_depth"
+            )
         if any(level >= self.hierarchy_depth for level in self.ot_levels):
             raise ValueError(
                 f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}"
@@ -183,7 +215,7 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
         """The `codebook_size` of each of `level_names`; of use at those with `vq`."""
         if isinstance(self.codebook_size, list):
             return self.codebook_size
-        return [self.codebook_size] * (self.hierarchy_depth + 1)
+        return [self.codebook_size * self.codebook_growth**i for i in range(self.hierarchy_depth + 1)]
 
 
 class SquadConfig(ErrorMapFields, QuantizerFields):
@@ -355,6 +387,8 @@ class DataConfig(Section):
     """The frozen feature extractor."""
     image_size: Annotated[int, Field(ge=32, le=2048)] = 224
     """Side of the square to which images and masks are resized, in pixels: a multiple of 16, or of a ViT's patch."""
+    bit_depth: BitDepth | None = None
+    """Bits of the camera that wrote grey images into 16-bit files: values are divided by 2 ** (bit_depth - 8), larger ones are an error. null: all 16."""
     adapt_batchnorm: bool = False
     """Re-estimate the backbone's batch statistics once on the training images before features are cached."""
     validation: ValidationConfig = ValidationConfig()

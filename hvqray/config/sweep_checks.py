@@ -27,6 +27,7 @@ _NOT_SEARCHABLE = {
     "data.root": "is the same for all trials; set it under `data` or with --data",
     "data.layout": "is the same for all trials; set it under `data`",
     "data.classes": "must be the same for all trials, whose metrics are compared; set it under `data`",
+    "data.bit_depth": "are those of the camera, the same for all trials; set it under `data`",
     "data.validation": "must be the same for all trials, whose metrics are compared; set it under `data`",
 }
 

@@ -46,9 +46,10 @@ def start_codebooks(
             top.start_from_tokens(route, states[-1], seed=seed)
         route_1 = torch.tensor([route], device=states[-1].device)
         code_TD = top(states[-1][None], route_1).quantized_BLD[0]
-        for level, state_TD in zip(lower, states[:-1], strict=True):
+        for i, (level, state_TD) in enumerate(zip(lower, states[:-1], strict=True)):
             if isinstance(level, VectorQuantizer):
-                level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed)
+                # Another draw of first centres at each level: from the same tokens they would divide them alike.
+                level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed + 1 + i)
 
 
 def _sample_states(

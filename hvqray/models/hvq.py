@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from hvqray.config.sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
 from hvqray.models.codebook_start import start_codebooks
+from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
 from hvqray.models.levels import Level, build_level, code_tokens
-from hvqray.models.map_ops import pooled_score, upsample_map
+from hvqray.models.map_ops import upsample_map
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.router import Router, shared_route
 from hvqray.models.standardize import FeatureStandardizer
@@ -142,6 +143,7 @@ class HvqModel(nn.Module):
         self.error_map = ErrorMap(
             config, num_routes=self.router.num_routes, channels=channels, grid_size=context.grid_size
         )
+        self.image_score = ImageScore(config, num_routes=self.router.num_routes)
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
 
@@ -230,9 +232,9 @@ class HvqModel(nn.Module):
             f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
         }
         codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
-        scores_B = pooled_score(scored_BHW, self.config.score_pool_size, self.config.score_top_fraction)
+        scores_B, candidates = self.image_score(scored_BHW, route_B)
         routed_class_B = route_B if self.router.mode == "predicted" else None
-        return Prediction(maps_BHW, scores_B, codes, routed_class_B)
+        return Prediction(maps_BHW, scores_B, codes, routed_class_B, candidates)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from hvqray.models.image_score import ImageScore, ScoreCandidates
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -103,6 +105,8 @@ class Prediction:
     """Level name (`top`, `q0`, ...) to int64 (B, n) codes in [0, codebook_size(level)); empty without a quantiser."""
     routed_class_B: Tensor | None = None
     """int64 class that the model took each image for; None where it is told the class, or asks for none."""
+    candidates: ScoreCandidates | None = None
+    """What `val` has to choose from; None where there is a single rule."""
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -118,6 +122,8 @@ class AnomalyModel(Protocol):
     """The levels at which every class has a codebook of its own, so that equal codes of two classes are different codes."""
     training: bool
     """As in `nn.Module`."""
+    image_score: ImageScore
+    """Which rule gives the image score of a route; an evaluation on `val` chooses among several."""
     random: RandomStream
     all_reduce_sum_: Callable[[Tensor], Tensor]
     """Sums a tensor over all ranks, in place, and returns it; the training loop sets it where there are several."""

@@ -29,8 +29,10 @@ class FsqLevel(nn.Module):
         self.codebook_size: int = self.fsq.codebook_size
 
     def forward(self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]) -> QuantizerOutput:
-        codes, indices_BL = self.fsq(self.down(x_BLD))
-        return QuantizerOutput(self.up(codes), indices_BL, x_BLD.new_zeros(()))
+        # In float32 to the end: rounded to bfloat16 before it, one projection in fifty would take another code.
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            codes, indices_BL = self.fsq(self.down(x_BLD.float()))
+            return QuantizerOutput(self.up(codes), indices_BL, codes.new_zeros(()))
 
 
 class ContinuousLevel(nn.Module):

@@ -6,6 +6,7 @@ Shapes: B batch, h x w feature grid, H x W image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,19 +36,27 @@ def gaussian_smooth(maps_BHW: Float[Tensor, "B H W"], sigma: float) -> Float[Ten
         return F.conv2d(columns_B1HW, kernel_n[None, None, None, :])[:, 0]
 
 
-def pooled_score(
-    maps_BHW: Float[Tensor, "B H W"], pool_size: int, top_fraction: float = 0.0
-) -> Float[Tensor, " B"]:
-    """Image score: the highest value after `pool_size` x `pool_size` average pooling of stride 1.
+def pooled_scores(
+    maps_BHW: Float[Tensor, "B H W"], pool_size: int, top_fractions: Sequence[float]
+) -> Float[Tensor, "B S"]:
+    """Image scores: for every share the mean of that share of the values after `pool_size` x `pool_size` average pooling of stride 1.
 
-    With `top_fraction` > 0 it is the mean of that share of the pooled values (of at least one), the highest ones.
+    The highest ones, at least one; a share of 0 takes the highest value.
     """
     sums_BHW = _window_sums(_window_sums(maps_BHW.float(), pool_size, dim=1), pool_size, dim=2)
     values_Bn = sums_BHW.flatten(1) / pool_size**2
-    if top_fraction == 0:
-        return values_Bn.amax(1)
-    num_top = max(1, round(top_fraction * values_Bn.shape[1]))
-    return values_Bn.topk(num_top, dim=1).values.mean(1)
+    counts = [max(1, round(fraction * values_Bn.shape[1])) for fraction in top_fractions]
+    if max(counts) == 1:
+        return values_Bn.amax(1, keepdim=True).expand(-1, len(counts))
+    highest_Bn = values_Bn.topk(max(counts), dim=1).values
+    return torch.stack([highest_Bn[:, :count].mean(1) for count in counts], dim=1)
+
+
+def pooled_score(
+    maps_BHW: Float[Tensor, "B H W"], pool_size: int, top_fraction: float = 0.0
+) -> Float[Tensor, " B"]:
+    """`pooled_scores` of a single share."""
+    return pooled_scores(maps_BHW, pool_size, [top_fraction])[:, 0]
 
 
 def _window_sums(x: Tensor, size: int, dim: int) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from hvqray.config.sections import SquadConfig
 from hvqray.models.hvq import evaluating
+from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
-from hvqray.models.map_ops import pooled_score
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.router import Router
@@ -78,6 +78,7 @@ class SquadModel(nn.Module):
             image_size=context.image_size,
             smoothing_sigma=config.smoothing_sigma,
         )
+        self.image_score = ImageScore(config, num_routes=self.router.num_routes)
         self.objectives = [Objective("generator", self.generator, self._generator_loss)]
         if self.discriminator is not None:
             self.objectives.append(
@@ -117,23 +118,21 @@ class SquadModel(nn.Module):
         """The map of `ComponentMap`; its pooled maximum, or the mean of its top fraction, is the image score."""
         with evaluating(self):
             components, reconstruction = self._components(batch)
+            route_B = self.router(batch.features_BChw, batch.class_index_B)
         maps_BHW = self.component_map(components, self.map_weights)
         scored_BHW = (
             maps_BHW
             if self.score_weights == self.map_weights
             else self.component_map(components, self.score_weights)
         )
-        scores_B = pooled_score(scored_BHW, self.config.score_pool_size, self.config.score_top_fraction)
+        scores_B, candidates = self.image_score(scored_BHW, route_B)
         codes = {
             name: output.indices_BL
             for name, output in reconstruction.quantized.levels.items()
             if output.indices_BL is not None
         }
-        routed_class_B = None
-        if self.router.mode == "predicted":
-            with evaluating(self):
-                routed_class_B = self.router(batch.features_BChw, batch.class_index_B)
-        return Prediction(maps_BHW, scores_B, codes, routed_class_B)
+        routed_class_B = route_B if self.router.mode == "predicted" else None
+        return Prediction(maps_BHW, scores_B, codes, routed_class_B, candidates)
 
     # -- training -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 EPSILON = 1e-5
 """Laplace smoothing of the moving counts (van den Oord's)."""
+LEAST_COUNT = 100 * EPSILON
+"""Moving count below which smoothing takes more than 1 % of a code's length, on its way to zero."""
 KMEANS_ITERATIONS = 10
 TINY = 1e-12
 """Norms below this count as this, so that the cosine with a zero vector is 0."""
@@ -205,13 +207,15 @@ class VectorQuantizer(nn.Module):
     ) -> Float[Tensor, "B L"]:
         """How badly the codes account for a token: sum_k (1 - cos(x, c_k)) p_k, p = softmax_k(x . c_k / K).
 
-        HVQ-Trans's "OT" score, in float32. Codes never used take no part; a class whose codes all are is scored with all.
+        HVQ-Trans's "OT" score, in float32. Codes never used, or no longer (`LEAST_COUNT`), take no part: a zero vector is as far from
+        normal tokens as from others. A class whose codes all are is scored with all.
         """
         with torch.autocast(x_BLD.device.type, enabled=False):
             x_BLD = x_BLD.float()
             codes_BKD = self.codebook_MKD[class_index_B]
             product_BLK = x_BLD @ codes_BKD.mT
-            unused_B1K = ~self.used_MK[class_index_B][:, None]
+            living_MK = self.used_MK & (self.ema_count_MK >= LEAST_COUNT)
+            unused_B1K = ~living_MK[class_index_B][:, None]
             # The least finite value, not -inf: where every code is unused the softmax stays finite, and uniform.
             logits_BLK = (product_BLK / self.codebook_size).masked_fill(
                 unused_B1K, torch.finfo(torch.float32).min

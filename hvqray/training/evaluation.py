@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class ClassResult:
     whose codes they are, which a router that errs may have taken for this one; else it is this one."""
     scores_n: np.ndarray
     """Image scores, float32, in the order of the class's positions in the split."""
+    candidates_nS: np.ndarray | None
+    """By each of several rules, float32, where there is a choice."""
+    route_n: np.ndarray
+    """What the rule is chosen for; all 0 where there is no choice."""
 
 
 class Evaluator:
@@ -68,8 +72,14 @@ class Evaluator:
         self._regions: dict[int, MaskRegions | None] = {}
         self.scores_n = np.full(len(split), np.nan, dtype=np.float32)
 
-    def evaluate(self, model: AnomalyModel, *, pixel_metrics: bool) -> Metrics:
+    def evaluate(
+        self, model: AnomalyModel, *, pixel_metrics: bool, choose_scores_by: str | None = None
+    ) -> Metrics:
         """All metrics of `model`, equal on every rank and to those of a single rank.
+
+        With `choose_scores_by`, one of the image metrics, a model that has several rules for the image score is first given the
+        best one of each route on these very images.
+
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
@@ -88,6 +98,8 @@ class Evaluator:
         for part in self._communicator.all_gather_object(mine):
             results |= part
         results = dict(sorted(results.items()))
+        if choose_scores_by is not None and len(model.image_score.fractions) > 1:
+            results = self._with_best_rules(model, results, members, choose_scores_by)
         for c, result in results.items():
             self.scores_n[members[c]] = result.scores_n
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
@@ -97,6 +109,31 @@ class Evaluator:
             model.codebook_sizes(),
             per_class=model.codebooks_per_class,
         )
+
+    def _with_best_rules(
+        self,
+        model: AnomalyModel,
+        results: dict[int, ClassResult],
+        members: Mapping[int, np.ndarray],
+        metric: str,
+    ) -> dict[int, ClassResult]:
+        """Have the model take the best rule of each route, and the results tell of that."""
+        num_routes = len(model.image_score.chosen_R)
+        values_S: dict[int, list[float | None]] = {}
+        for c, result in results.items():
+            assert result.candidates_nS is not None
+            labels_n = self._split.is_anomalous[members[c]]
+            values_S[c] = [image_metrics(labels_n, scores_n)[metric] for scores_n in result.candidates_nS.T]
+        rule_R = best_rules(values_S, num_routes=num_routes)
+        model.image_score.choose(rule_R)
+        chosen = {}
+        for c, result in results.items():
+            assert result.candidates_nS is not None
+            rule_n = np.array(rule_R)[result.route_n]
+            scores_n = np.take_along_axis(result.candidates_nS, rule_n[:, None], axis=1)[:, 0]
+            metrics = result.metrics | image_metrics(self._split.is_anomalous[members[c]], scores_n)
+            chosen[c] = replace(result, metrics=metrics, scores_n=scores_n)
+        return chosen
 
     def _code_counts(self, results: Iterable[ClassResult]) -> dict[str, dict[str, Counter[int]]]:
         """Class name and level to how often each code occurred."""
@@ -113,6 +150,9 @@ class Evaluator:
     ) -> ClassResult:
         labels_n = self._split.is_anomalous[positions]
         scores_n = np.empty(len(positions), dtype=np.float32)
+        num_rules = len(model.image_score.fractions)
+        candidates_nS = np.empty((len(positions), num_rules), dtype=np.float32) if num_rules > 1 else None
+        route_n = np.zeros(len(positions), dtype=np.int64)
         size = self._context.image_size if pixel_metrics else 0
         maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
         code_counts: dict[int, dict[str, Counter[int]]] = {}
@@ -126,6 +166,9 @@ class Evaluator:
             precision_context=self._precision_context,
         ):
             scores_n[rows] = prediction.scores_B.cpu().numpy()
+            if candidates_nS is not None and prediction.candidates is not None:
+                candidates_nS[rows] = prediction.candidates.scores_BS.cpu().numpy()
+                route_n[rows] = prediction.candidates.route_B.cpu().numpy()
             routed_B = np.full(len(scores_n[rows]), class_index)
             if prediction.routed_class_B is not None:
                 routed_B = prediction.routed_class_B.cpu().numpy()
@@ -151,7 +194,7 @@ class Evaluator:
             logger.warning(
                 "%s/%s: scores or maps are not finite; metrics undefined", self._split.name, class_name
             )
-        return ClassResult(metrics, code_counts, scores_n)
+        return ClassResult(metrics, code_counts, scores_n, candidates_nS, route_n)
 
     def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
         if class_index not in self._regions:
@@ -160,6 +203,26 @@ class Evaluator:
                 MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
             )
         return pixel_metrics(maps_nHW, self._regions[class_index])
+
+
+def best_rules(values_S: Mapping[int, Sequence[float | None]], *, num_routes: int) -> list[int]:
+    """The number of the best rule of each route, of classes' metrics by every rule.
+
+    Where there is a route a class, the best of the class; of equals, where the metric is undefined for the class, and where there is
+    one route for all, the best of the mean over the classes; the first where that decides nothing either.
+    """
+    defined = {c: values for c, values in values_S.items() if None not in values}
+    if not defined:
+        return [0] * num_routes
+    mean_S = np.mean([np.array(values, dtype=float) for values in defined.values()], axis=0)
+    rules = range(len(mean_S))
+    of_all = max(rules, key=lambda rule: mean_S[rule])
+    if num_routes == 1:
+        return [of_all]
+    return [
+        max(rules, key=lambda rule: (defined[c][rule], mean_S[rule])) if c in defined else of_all
+        for c in range(num_routes)
+    ]
 
 
 def predictions(

@@ -22,6 +22,7 @@ from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.environment import code_version, hardware, library_versions
 from hvqray.errors import InputError
+from hvqray.metrics import IMAGE_METRICS
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.training import run_memory, sampling
@@ -218,7 +219,12 @@ class _Run:
                 self.model.calibrate(self._calibration_batches)
         self._share_state()
         wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
-        return self.evaluator.evaluate(self.model, pixel_metrics=wanted or is_last)
+        metric = self.selection.metric.rpartition("/")[2]
+        return self.evaluator.evaluate(
+            self.model,
+            pixel_metrics=wanted or is_last,
+            choose_scores_by=metric if metric in IMAGE_METRICS else "image_auroc",
+        )
 
     def _select(self, metrics: dict[str, float | None]) -> None:
         metric = self.selection.metric
@@ -243,6 +249,7 @@ class _Run:
             "epoch": self.best_epoch,
             "selected_on_test": self.data.selected_on_test,
             "metrics": self.selected,
+            "score_top_fraction": self._chosen_shares(),
             "data_fingerprint": self.data.fingerprint,
             "environment": {
                 "code_version": code_version(),
@@ -251,6 +258,12 @@ class _Run:
                 **library_versions(),
             },
         }
+
+    def _chosen_shares(self) -> float | dict[str, float]:
+        """`score_top_fraction` as it is applied: class name to share, where each class has its own."""
+        score, names = self.model.image_score, self.data.context.class_names
+        shares = [score.fractions[rule] for rule in score.chosen_R.tolist()]
+        return dict(zip(names, shares, strict=True)) if len(shares) == len(names) > 1 else shares[0]
 
     # -- state --------------------------------------------------------------------------------------------------
 
