@@ -21,6 +21,7 @@ from rich.text import Text
 
 from hvqray.atomic import make_folder, replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.sections import BitDepth
 from hvqray.data.files import image_files
 from hvqray.data.images import load_image
 from hvqray.data.progress import Progress, progress_bar
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Prediction(path, class_name, float(score), threshold_of(loaded, class_name))
             for path, class_name, score in zip(paths, classes, scores_n, strict=True)
         ]
-        pictures = draw(predictions, maps_nSS, arguments.out)
+        pictures = draw(predictions, maps_nSS, arguments.out, bit_depth=loaded.config.data.bit_depth)
     write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures, loaded.selected_on_test))
     _print(predictions, loaded.selected_on_test)
     return DONE
@@ -179,9 +180,10 @@ def predict(
     with evaluating(loaded.model):
         for start in range(0, len(paths), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)
-            images = np.stack(
-                [load_image(path, context.image_size).transpose(2, 0, 1) for path in paths[rows]]
+            loaded_images = (
+                load_image(path, context.image_size, bit_depth=config.data.bit_depth) for path in paths[rows]
             )
+            images = np.stack([image.transpose(2, 0, 1) for image in loaded_images])
             images_B3SS = torch.from_numpy(images).to(device)
             # Rounded to float16 as in the cache, so that an image scores here as it does in an evaluation.
             features_BChw = backbone(images_B3SS).half().float()
@@ -197,7 +199,9 @@ def predict(
     return scores_n, found
 
 
-def draw(predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path) -> list[Path]:
+def draw(
+    predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path, *, bit_depth: BitDepth | None = None
+) -> list[Path]:
     """Write `NNNN_STEM.png` for each prediction: its map over its image, at the image's own size.
 
     The images of one class share one colour scale, from the lowest value of their maps to the highest, or to as far above
@@ -212,7 +216,7 @@ def draw(predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path) -> l
         scales[class_name] = low, high if threshold is None else max(high, 2 * threshold - low)
     pictures = []
     for i, prediction in enumerate(predictions):
-        image_HW3 = load_image(prediction.path)
+        image_HW3 = load_image(prediction.path, bit_depth=bit_depth)
         size_WH = image_HW3.shape[1], image_HW3.shape[0]
         map_HW = np.asarray(Image.fromarray(maps_nSS[i]).resize(size_WH, Image.Resampling.BILINEAR))
         low, high = scales[prediction.class_name]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
 
 from hvqray import predict
 from hvqray.command_line import run_command
+from hvqray.training.checkpoint import LoadedModel
 
 SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
 SMALL_SQUAD = {
@@ -160,3 +162,30 @@ def test_a_folder_that_cannot_be_written(place: Place, capsys: pytest.CaptureFix
     assert run_command(predict.main, [str(place.oracle), str(image), "--out", "/proc/x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hvqray: error: --out /proc/x: cannot be written to (")
+
+
+def test_images_of_a_10_bit_camera_are_read_as_the_model_was_trained(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = predict.load_model
+
+    def of_ten_bits(*arguments: Any, **options: Any) -> LoadedModel:
+        loaded = really(*arguments, **options)
+        data = loaded.config.data.model_copy(update={"bit_depth": 10})
+        return replace(loaded, config=loaded.config.model_copy(update={"data": data}))
+
+    monkeypatch.setattr(predict, "load_model", of_ten_bits)
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH))
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "eight.png")
+    Image.fromarray((4 * values + 3).astype(np.uint16)).save(tmp_path / "ten.png")
+    scores, pictures = [], []
+    for name in ("eight", "ten"):
+        (row,) = run(place.oracle, tmp_path / f"{name}.png", "--class", "bolt", out=tmp_path / name)
+        scores.append(row["score"])
+        with Image.open(tmp_path / name / row["map"]) as picture:
+            pictures.append(np.asarray(picture))
+    assert scores[0] == scores[1]
+    np.testing.assert_array_equal(*pictures)
+    Image.fromarray(np.full((HEIGHT, WIDTH), 2000, np.uint16)).save(tmp_path / "twelve.png")
+    beyond = [str(tmp_path / "twelve.png"), "--class", "bolt", "--out", str(tmp_path / "twelve")]
+    assert run_command(predict.main, [str(place.oracle), *beyond]) == 2

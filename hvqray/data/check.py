@@ -8,11 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from hvqray.config.sections import BitDepth
+from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.dataset import Dataset, Sample
 from hvqray.data.files import NORMAL_ONLY, counted, is_image
-from hvqray.data.images import image_dimensions, load_image, load_mask, mask_size_fault
+from hvqray.data.image_files import image_dimensions
+from hvqray.data.images import load_mask, mask_size_fault, read_image
 from hvqray.data.layouts import LAYOUTS
 from hvqray.data.progress import Progress, silent
 from hvqray.errors import InputError
@@ -27,19 +31,32 @@ class _Inspection:
     faults: tuple[str, ...]
     pixels: bytes | None
     """Digest of the decoded image; None where it cannot be read."""
+    largest: Largest
 
 
-def find_faults(dataset: Dataset, *, progress: Progress = silent) -> list[str]:
-    """Opens every image and mask and names what is wrong, in the order of the classes.
+@dataclass(frozen=True)
+class Findings:
+    """What opening all files of a dataset told."""
 
-    Faults: an unreadable image or mask, a mask of another size than its image, a defect image without a mask, an
+    faults: list[str]
+    """A line each, in the order of the classes."""
+    largest: Largest
+    """Largest values of the 16-bit images."""
+
+
+def check_dataset(
+    dataset: Dataset, *, bit_depth: BitDepth | None = None, progress: Progress = silent
+) -> Findings:
+    """Opens every image and mask and names what is wrong.
+
+    Faults: an unreadable or too large image or mask, values beyond `bit_depth`, a mask of another size than its image, a defect image without a mask, an
     empty mask, a mask without an image, a class without training or normal test images, the same picture (equal
     decoded pixels) in train and test, and images in the classes' folders that are not read.
     """
     faults: list[str] = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         inspections: list[_Inspection] = []
-        for inspection in pool.map(_inspect, dataset.samples):
+        for inspection in pool.map(partial(_inspect, bit_depth=bit_depth), dataset.samples):
             inspections.append(inspection)
             progress("checking images", len(inspections), len(dataset.samples))
     for name in dataset.class_names:
@@ -49,16 +66,16 @@ def find_faults(dataset: Dataset, *, progress: Progress = silent) -> list[str]:
             faults += inspections[row].faults
     faults += _unread_files(dataset)
     faults += _leaks(dataset, inspections)
-    return faults
+    return Findings(faults, largest_of(inspection.largest for inspection in inspections))
 
 
-def _inspect(sample: Sample) -> _Inspection:
+def _inspect(sample: Sample, bit_depth: BitDepth | None) -> _Inspection:
     try:
-        image = load_image(sample.path)
+        image, largest = read_image(sample.path, bit_depth=bit_depth)
     except InputError as error:
-        return _Inspection((str(error),), None)
+        return _Inspection((str(error),), None, {})
     pixels = hashlib.blake2b(str(image.shape).encode() + image.tobytes(), digest_size=16).digest()
-    return _Inspection(tuple(_mask_faults(sample)), pixels)
+    return _Inspection(tuple(_mask_faults(sample)), pixels, largest)
 
 
 def _mask_faults(sample: Sample) -> Iterator[str]:

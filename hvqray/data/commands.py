@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,18 +26,23 @@ from hvqray.command_line import (
 )
 from hvqray.config.faults import first_fault
 from hvqray.config.run_config import absolute_root
-from hvqray.config.sections import DataConfig
+from hvqray.config.sections import BitDepth, DataConfig
+from hvqray.data.bit_depth import Largest, remarks
 from hvqray.data.cache import cache_entries, clear_cache, default_cache_dir, parse_bytes
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.dataset import Dataset
-from hvqray.data.describe import dataset_table
+from hvqray.data.describe import NUM_DECODED, describe_dataset
+from hvqray.data.files import counted
 from hvqray.data.prepare import open_dataset, prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.data.synthetic import write_synthetic
 from hvqray.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _OPTIONS = {
     "classes": "--classes",
+    "bit_depth": "--bit-depth",
     "image_size": "--image-size",
     "backbone.name": "--backbone",
     "backbone.weights": "--weights",
@@ -72,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes (default: all)")
         add_layout_option(sub)
 
+    def add_bit_depth_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--bit-depth",
+            type=int,
+            metavar="BITS",
+            help="bits of the camera whose grey values lie in 16-bit files: 10, 12 or 14 (default: all 16)",
+        )
+
     for name, command, text in (
         ("describe", _describe, "Show classes, counts, masks, sizes and modes."),
         ("check", _check, "Name every fault, one line each; exit code 2 where there are any."),
@@ -81,10 +95,13 @@ def _parser() -> argparse.ArgumentParser:
             "root", nargs="?", metavar="ROOT", help="folder of the dataset (default: the synthetic set)"
         )
         add_dataset_options(sub)
+        if command is _check:
+            add_bit_depth_option(sub)
 
     sub = add("cache", _cache, "Fill the feature cache for a dataset, or list or clear it.")
     sub.add_argument("--data", metavar="ROOT", help="folder of the dataset (default: the synthetic set)")
     add_dataset_options(sub)
+    add_bit_depth_option(sub)
     sub.add_argument(
         "--image-size", type=int, default=224, metavar="PIXELS", help="side of the square, in pixels"
     )
@@ -117,19 +134,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    _print_table(dataset_table(_dataset(arguments)))
+    table, largest = describe_dataset(_dataset(_dataset_config(arguments), arguments))
+    _print_table(table)
+    _tell_of_16_bits(largest, among=f"at most {NUM_DECODED} a class")
     return DONE
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    dataset = _dataset(arguments)
+    config = _dataset_config(arguments, bit_depth=arguments.bit_depth)
+    dataset = _dataset(config, arguments)
     with progress_bar() as progress:
-        faults = find_faults(dataset, progress=progress)
-    for fault in faults:
+        found = check_dataset(dataset, bit_depth=config.bit_depth, progress=progress)
+    for fault in found.faults:
         sys.stdout.write(f"{fault}\n")
     images = f"{len(dataset.samples)} images of {len(dataset.class_names)} classes"
-    sys.stdout.write(f"{images}: {len(faults)} fault{'' if len(faults) == 1 else 's'}\n")
-    return INPUT_AT_FAULT if faults else DONE
+    sys.stdout.write(f"{images}: {counted(len(found.faults), 'fault')}\n")
+    _tell_of_16_bits(found.largest, among="all", bit_depth=config.bit_depth)
+    return INPUT_AT_FAULT if found.faults else DONE
+
+
+def _tell_of_16_bits(largest: Largest, *, among: str, bit_depth: BitDepth | None = None) -> None:
+    if largest:
+        values = ", ".join(f"{value} ({kind})" for kind, value in sorted(largest.items()))
+        sys.stdout.write(f"16-bit images: largest value {values}, of {among}\n")
+    for line in remarks(largest, bit_depth):
+        logger.warning(line)
 
 
 def _cache(arguments: argparse.Namespace) -> int:
@@ -149,6 +178,7 @@ def _cache(arguments: argparse.Namespace) -> int:
         root=arguments.data,
         layout=arguments.layout,
         classes=arguments.classes,
+        bit_depth=arguments.bit_depth,
         image_size=arguments.image_size,
         backbone=backbone,
         adapt_batchnorm=arguments.adapt_batchnorm,
@@ -178,8 +208,13 @@ def _synth(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _dataset(arguments: argparse.Namespace) -> Dataset:
-    config = _config(root=arguments.root, layout=arguments.layout, classes=arguments.classes)
+def _dataset_config(arguments: argparse.Namespace, *, bit_depth: int | None = None) -> DataConfig:
+    return _config(
+        root=arguments.root, layout=arguments.layout, classes=arguments.classes, bit_depth=bit_depth
+    )
+
+
+def _dataset(config: DataConfig, arguments: argparse.Namespace) -> Dataset:
     with progress_bar() as progress:
         return open_dataset(config, cache_dir=_cache_dir(arguments), progress=progress)
 

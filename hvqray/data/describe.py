@@ -6,32 +6,43 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from rich.table import Table
 
+from hvqray.data.bit_depth import Largest, is_deep_colour, is_deep_grey, largest_of
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.image_files import open_image
+from hvqray.data.images import read_image
+from hvqray.errors import InputError
+
+NUM_DECODED = 16
+"""So many of a class's 16-bit images, evenly spread, are decoded for their largest value."""
 
 
-def dataset_table(dataset: Dataset) -> Table:
-    """One row per class: counts per part and defect type, masks, image sizes and modes, from the files' headers."""
+def describe_dataset(dataset: Dataset) -> tuple[Table, Largest]:
+    """One row per class: counts per part and defect type, masks, image sizes and modes, from the files' headers.
+
+    And the largest values of some of the 16-bit images, which alone are decoded.
+    """
     table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
     for heading in ("class", "train good", "test good", "test defect", "masks", "sizes", "modes"):
         table.add_column(heading, justify="right" if heading.startswith(("train", "test good")) else "left")
+    largest: Largest = {}
     for name in dataset.class_names:
         samples = [sample for sample in dataset.samples if sample.class_name == name]
         test = [sample for sample in samples if sample.part == "test"]
         defects = [sample for sample in test if sample.is_anomalous]
-        sizes, modes = _sizes_and_modes([sample.path for sample in samples])
+        headers = _Headers([sample.path for sample in samples])
+        largest = largest_of([largest, _largest_values(headers.deep)])
         table.add_row(
             name,
             str(len(samples) - len(test)),
             str(len(test) - len(defects)),
             _defect_counts(defects),
             f"{sum(sample.has_mask for sample in defects)} of {len(defects)}",
-            sizes,
-            modes,
+            headers.sizes(),
+            headers.modes(),
         )
-    return table
+    return table, largest
 
 
 def _defect_counts(defects: Sequence[Sample]) -> str:
@@ -41,23 +52,42 @@ def _defect_counts(defects: Sequence[Sample]) -> str:
     )
 
 
-def _sizes_and_modes(paths: Sequence[Path]) -> tuple[str, str]:
-    """Sizes as `WIDTHxHEIGHT`, smallest and largest where they differ; modes by Pillow's names with their counts."""
-    sizes: set[tuple[int, int]] = set()
-    modes: Counter[str] = Counter()
-    for path in paths:
+class _Headers:
+    """What the headers of image files say."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._sizes: set[tuple[int, int]] = set()
+        self._modes: Counter[str] = Counter()
+        self.deep: list[Path] = []
+        """Files of 16 bits."""
+        for path in paths:
+            try:
+                with open_image(path) as image:
+                    self._sizes.add(image.size)
+                    self._modes[image.mode] += 1
+                    if is_deep_grey(image) or is_deep_colour(image):
+                        self.deep.append(path)
+            except InputError:
+                self._modes["unreadable"] += 1
+
+    def sizes(self) -> str:
+        """`WIDTHxHEIGHT`; smallest and largest, and how many there are, where they differ."""
+        ordered = [f"{w}x{h}" for w, h in sorted(self._sizes, key=lambda size: size[0] * size[1])]
+        if len(ordered) < 2:
+            return ordered[0] if ordered else "-"
+        return f"{ordered[0]} to {ordered[-1]} ({len(ordered)})"
+
+    def modes(self) -> str:
+        """Pillow's names with their counts."""
+        return ", ".join(f"{mode} {count}" for mode, count in sorted(self._modes.items()))
+
+
+def _largest_values(paths: Sequence[Path]) -> Largest:
+    num = min(len(paths), NUM_DECODED)
+    found = []
+    for position in range(num):
         try:
-            with Image.open(path) as image:
-                sizes.add(image.size)
-                modes[image.mode] += 1
-        except (OSError, ValueError, SyntaxError):
-            modes["unreadable"] += 1
-    ordered = [f"{width}x{height}" for width, height in sorted(sizes, key=lambda size: size[0] * size[1])]
-    text = (
-        ordered[0]
-        if len(ordered) == 1
-        else f"{ordered[0]} to {ordered[-1]} ({len(ordered)})"
-        if ordered
-        else "-"
-    )
-    return text, ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()))
+            found.append(read_image(paths[position * len(paths) // num])[1])
+        except InputError:  # `check` names it
+            continue
+    return largest_of(found)

@@ -9,6 +9,7 @@ import numpy as np
 
 from hvqray.atomic import make_folder
 from hvqray.config.sections import DataConfig
+from hvqray.data.bit_depth import remarks
 from hvqray.data.cache import clear_cache, default_cache_dir
 from hvqray.data.dataset import Dataset, PreparedData, Split
 from hvqray.data.layouts import AUTO, read_dataset
@@ -48,11 +49,14 @@ def prepare_data(
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
     progress = progress or silent
     splits = make_splits(dataset, config.validation)
-    key = images_key(splits.samples, config.image_size, cache_dir, progress)
+    key = images_key(config, splits.samples, cache_dir, progress)
     train_rows = splits.rows["train"]
     # Weights that cannot be had are told of before any work is done.
     fingerprint = features_key(config, key, train_rows, cache_dir, batchnorm)
-    images, masks = open_images(splits.samples, config.image_size, cache_dir, key, progress)
+    images, masks, largest = open_images(config, splits.samples, cache_dir, key, progress)
+    if progress is not silent:
+        for line in remarks(largest, config.bit_depth):
+            logger.warning(line)
     features, batchnorm = open_features(
         config, images, train_rows, cache_dir, fingerprint, device, progress, batchnorm
     )

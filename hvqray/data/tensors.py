@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from hvqray.config.sections import DataConfig
+from hvqray.config.sections import BitDepth, DataConfig
 from hvqray.data.arrow_store import Column, TensorWriter
 from hvqray.data.backbone_weights import find_weights
+from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.cache import TENSORS, open_entry
 from hvqray.data.dataset import Sample
 from hvqray.data.digests import digest_texts, file_digests
-from hvqray.data.images import PREPROCESSING_VERSION, load_sample
+from hvqray.data.images import PREPROCESSING_VERSION, LoadedSample, load_sample
 from hvqray.data.progress import Progress
 from hvqray.errors import InputError
 
@@ -26,14 +28,17 @@ FEATURES_VERSION = "2"
 """Part of the key of features: raise it whenever the same images would give other features."""
 _BATCH_SIZE = 16
 _BATCHNORM = "batchnorm.safetensors"
+_LARGEST = "largest_values.json"
 
 
-def images_key(samples: Sequence[Sample], image_size: int, cache_dir: Path, progress: Progress) -> str:
+def images_key(config: DataConfig, samples: Sequence[Sample], cache_dir: Path, progress: Progress) -> str:
     """Digest of the samples' contents in their order, and of all that turns them into arrays."""
     paths = [path for sample in samples for path in (sample.path, sample.mask_path) if path is not None]
     memo = cache_dir / ".digests" / f"{digest_texts([os.path.commonpath(paths)])}.json"
     digests = file_digests(paths, memo, progress=progress)
-    parts = [PREPROCESSING_VERSION, str(image_size)]
+    parts = [PREPROCESSING_VERSION, str(config.image_size)]
+    if config.bit_depth is not None:
+        parts.append(f"{config.bit_depth} bits")
     for sample in samples:
         mask = digests[sample.mask_path] if sample.mask_path else "-"
         mask += " nonzero" if sample.mask_is_nonzero else ""
@@ -42,9 +47,10 @@ def images_key(samples: Sequence[Sample], image_size: int, cache_dir: Path, prog
 
 
 def open_images(
-    samples: Sequence[Sample], image_size: int, cache_dir: Path, key: str, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, S, S) uint8 images and (N, S, S) uint8 masks."""
+    config: DataConfig, samples: Sequence[Sample], cache_dir: Path, key: str, progress: Progress
+) -> tuple[np.ndarray, np.ndarray, Largest]:
+    """(N, 3, S, S) uint8 images, (N, S, S) uint8 masks, and the largest values of the 16-bit images."""
+    image_size = config.image_size
     description = f"{len(samples)} images at {image_size} px"
 
     def build(folder: Path) -> None:
@@ -53,23 +59,31 @@ def open_images(
             "mask": Column(np.uint8, (image_size, image_size)),
         }
         writer = TensorWriter(folder / TENSORS, columns)
-        for done, (image, mask) in enumerate(_load_ahead(samples, image_size), start=1):
-            writer.append({"image": image[None], "mask": mask[None]})
+        largest: Largest = {}
+        for done, loaded in enumerate(_load_ahead(samples, image_size, config.bit_depth), start=1):
+            writer.append({"image": loaded.image[None], "mask": loaded.mask[None]})
+            largest = largest_of([largest, loaded.largest])
             progress("decoding images", done, len(samples))
         writer.close()
+        if largest:
+            (folder / _LARGEST).write_text(json.dumps(largest))
 
-    tensors, _ = open_entry(cache_dir, f"images-{key}", build, description=description, progress=progress)
-    return tensors["image"], tensors["mask"]
+    tensors, entry = open_entry(cache_dir, f"images-{key}", build, description=description, progress=progress)
+    largest_file = entry / _LARGEST
+    largest = json.loads(largest_file.read_text()) if largest_file.exists() else {}
+    return tensors["image"], tensors["mask"], largest
 
 
-def _load_ahead(samples: Sequence[Sample], image_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _load_ahead(
+    samples: Sequence[Sample], image_size: int, bit_depth: BitDepth | None
+) -> Iterator[LoadedSample]:
     """Decodes in as many threads as torch computes with, in order, at most a few images ahead."""
-    pending: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+    pending: deque[Future[LoadedSample]] = deque()
     num_threads = torch.get_num_threads()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             for sample in samples:
-                pending.append(pool.submit(load_sample, sample, image_size))
+                pending.append(pool.submit(load_sample, sample, image_size, bit_depth))
                 if len(pending) > 2 * num_threads:
                     yield pending.popleft().result()
             while pending:

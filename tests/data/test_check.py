@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.layouts import read_dataset
 
 
 def faults(root: Path) -> list[str]:
-    found = find_faults(read_dataset(root, "mvtec_ad"))
+    found = check_dataset(read_dataset(root, "mvtec_ad")).faults
     assert not any("\n" in fault for fault in found)
     return [fault.replace(f"{root}/", "").replace(str(root), "ROOT") for fault in found]
 

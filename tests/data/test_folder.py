@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from layout_copies import write_mvtec, write_plain
 
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.folder import read_folder
 from hvqray.data.layouts import read_dataset
 from hvqray.errors import InputError
@@ -47,7 +47,7 @@ def test_each_fifth_is_for_the_test_where_there_is_no_normal_test(tmp_path: Path
 
 def test_masks_may_be_absent(root: Path) -> None:
     (root / "mask" / "00.png").unlink()
-    (fault,) = find_faults(read_dataset(root))
+    (fault,) = check_dataset(read_dataset(root)).faults
     assert fault.startswith(f"{root / 'abnormal' / '00.png'}: a defect image without a mask")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from layout_copies import write_kolektor
 
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.kolektor import read_kolektor
 from hvqray.data.layouts import read_dataset
 from hvqray.errors import InputError
@@ -47,7 +47,7 @@ def test_an_image_without_its_mask_is_left_out_and_told_of(root: Path) -> None:
     (root / "test" / "20000_GT.png").unlink()
     assert names(root, "test", anomalous=False) == ["20003.png"]
     assert "1 image without NNNNN_GT.png left out" in read_kolektor(root).remarks[1]
-    (fault,) = find_faults(read_dataset(root))
+    (fault,) = check_dataset(read_dataset(root)).faults
     assert fault.startswith(f"{root / 'test'}: 1 image not read (20000.png)")
 
 

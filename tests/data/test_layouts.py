@@ -10,7 +10,7 @@ from layout_copies import WRITERS, write_kolektor, write_mvtec, write_plain, wri
 
 from hvqray.config.sections import DataConfig
 from hvqray.data import commands
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.images import load_sample
 from hvqray.data.layouts import LAYOUTS, read_dataset
 from hvqray.data.prepare import prepare_data
@@ -35,7 +35,7 @@ def test_recognised_and_without_fault(layout: str, tmp_path: Path) -> None:
         of_class = [sample for sample in dataset.samples if sample.class_name == name]
         assert Counter((sample.part, sample.is_anomalous) for sample in of_class) == expected
     assert all((sample.mask_path is not None) == sample.is_anomalous for sample in dataset.samples)
-    assert find_faults(dataset) == []
+    assert check_dataset(dataset).faults == []
     order = [(sample.class_name, sample.part == "test") for sample in dataset.samples]
     assert order == sorted(order)
     assert read_dataset(root, layout) == dataset
@@ -45,7 +45,7 @@ def test_recognised_and_without_fault(layout: str, tmp_path: Path) -> None:
 def test_a_quarter_of_each_mask_is_marked_whatever_its_values(layout: str, tmp_path: Path) -> None:
     WRITERS[layout](tmp_path / layout)
     for sample in read_dataset(tmp_path / layout).samples:
-        _, mask = load_sample(sample, 32)
+        mask = load_sample(sample, 32).mask
         assert mask.mean() == (0.25 if sample.is_anomalous else 0)
 
 

@@ -38,9 +38,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     paths: list[Path] = []
     load_sample = tensors.load_sample
 
-    def record(sample: Any, image_size: int) -> Any:
+    def record(sample: Any, image_size: int, bit_depth: Any) -> Any:
         paths.append(sample.path)
-        return load_sample(sample, image_size)
+        return load_sample(sample, image_size, bit_depth)
 
     monkeypatch.setattr(tensors, "load_sample", record)
     return paths

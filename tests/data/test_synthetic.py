@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hvqray.data.check import find_faults
+from hvqray.data.check import check_dataset
 from hvqray.data.images import image_dimensions
 from hvqray.data.mvtec import read_mvtec
 from hvqray.data.rendering import photograph
@@ -26,7 +26,7 @@ def test_layout_counts_and_no_fault(tmp_path: Path) -> None:
         assert sum(sample.part == "train" for sample in samples) == 2
         assert sum(sample.is_anomalous for sample in samples) == 5
         assert len({sample.defect for sample in samples if sample.is_anomalous}) >= 3
-    assert find_faults(dataset) == []
+    assert check_dataset(dataset).faults == []
     assert {image_dimensions(sample.path) for sample in dataset.samples} == {(224, 224)}
 
 

@@ -31,7 +31,7 @@ def test_defect_types_are_those_of_the_annotations(root: Path) -> None:
 
 def test_every_mask_value_but_zero_is_anomalous(root: Path) -> None:
     for sample in read_visa(root).samples:
-        _, mask = load_sample(sample, 32)
+        mask = load_sample(sample, 32).mask
         assert np.unique(mask).tolist() == ([0, 1] if sample.is_anomalous else [0])
 
 
