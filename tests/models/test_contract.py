@@ -6,7 +6,18 @@ import copy
 
 import pytest
 import torch
-from model_cases import CASES, CHANNELS, CONTEXT, IMAGE_SIZE, hvq, make_batch, make_model, squad, train_steps
+from model_cases import (
+    CASES,
+    CHANNELS,
+    CONTEXT,
+    IMAGE_SIZE,
+    hvq,
+    make_batch,
+    make_model,
+    squad,
+    train_steps,
+    training_batches,
+)
 from torch import nn
 
 from hvqray.errors import InputError
@@ -159,15 +170,21 @@ def test_injected_anomaly_is_scored_higher_and_where_it_is(trained: tuple[Anomal
 
 def test_bf16_autocast_gives_nearly_the_same_loss_and_map(case: str) -> None:
     model, mixed = make_model(CASES[case]), make_model(CASES[case])
-    losses = {}
+    model.calibrate(training_batches)
+    mixed.load_state_dict(model.state_dict())  # type: ignore[attr-defined]
+    losses, predictions = {}, {}
     for name, each in (("fp32", model), ("bf16", mixed)):
         each.random.begin_step(0, rows=slice(None), num_rows=6)
         with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
             losses[name] = each.objectives[0].loss(make_batch(), 0.0)["loss"]
-            prediction = each.predict(make_batch())
+            prediction = predictions[name] = each.predict(make_batch())
         assert prediction.maps_BHW.dtype == prediction.scores_B.dtype == torch.float32
         assert losses[name].dtype == torch.float32
     assert losses["bf16"].item() == pytest.approx(losses["fp32"].item(), rel=0.1)
+    maps = torch.stack([predictions[name].maps_BHW.flatten() for name in ("fp32", "bf16")])
+    assert torch.corrcoef(maps)[0, 1] > 0.97
+    scores = torch.stack([predictions[name].scores_B for name in ("fp32", "bf16")])
+    assert ((scores[1] - scores[0]).abs() < 0.15 * scores[0].abs() + 0.15 * maps[0].std()).all()
 
 
 def test_pool_larger_than_the_image_is_the_users_fault() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hvqray.config.sections import ErrorMapFields
 from hvqray.data.dataset import Sample, Split
+from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Prediction
 
 SIZE = 16
@@ -59,8 +62,12 @@ class FeatureNormModel(nn.Module):
 
     needs_images = False
 
-    def __init__(self, *, codebooks_per_class: bool = False) -> None:
+    def __init__(
+        self, *, codebooks_per_class: bool = False, shares: Sequence[float] = (0.0,), num_routes: int = 1
+    ) -> None:
         super().__init__()
+        fields = ErrorMapFields(score_top_fraction=[*shares], score_pool_size=1)
+        self.image_score = ImageScore(fields, num_routes=num_routes)
         self.codebooks_per_class = frozenset({"q0"} if codebooks_per_class else ())
         self.scale = nn.Parameter(torch.ones(()))
         self.batch_sizes: list[int] = []
@@ -76,4 +83,6 @@ class FeatureNormModel(nn.Module):
         norms = (self.scale * batch.features_BChw).norm(dim=1, keepdim=True)
         maps: Tensor = nn.functional.interpolate(norms, size=(SIZE, SIZE), mode="bilinear").squeeze(1)
         codes = (batch.features_BChw[:, 0].flatten(1) * 2 + 8).round().clamp(0, 15).long()
-        return Prediction(maps, maps.amax((1, 2)), {"q0": codes})
+        route_B = batch.class_index_B if len(self.image_score.chosen_R) > 1 else 0 * batch.class_index_B
+        scores_B, candidates = self.image_score(maps, route_B)
+        return Prediction(maps, scores_B, {"q0": codes}, candidates=candidates)

@@ -19,7 +19,7 @@ from hvqray.data.dataset import Split
 from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
 from hvqray.models.interface import Batch, Prediction
 from hvqray.training.communicator import SingleProcess
-from hvqray.training.evaluation import Evaluator, codebook_health, deal
+from hvqray.training.evaluation import Evaluator, best_rules, codebook_health, deal
 
 UNEVEN = ((5, 4), (2, 2), (9, 3))
 
@@ -238,6 +238,65 @@ def test_codes_of_an_image_that_was_taken_for_another_class_count_for_that_one()
     assert metrics["codebook/q0/pill/perplexity"] == pytest.approx(np.exp(-(counted * np.log(counted)).sum()))
     assert metrics["codebook/shared/bolt/use"] == 2 / 16
     assert "codebook/q0/cloth/use" not in metrics
+
+
+SHARES = (0.0, 0.1, 0.9)
+
+
+def aurocs(split: Split, share: float) -> list[float | None]:
+    """Of each class, where all have this share."""
+    metrics = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
+        FeatureNormModel(shares=(share,)), pixel_metrics=False
+    )
+    return [metrics.get(f"val/{name}/image_auroc") for name in CLASS_NAMES]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_each_class_gets_the_share_that_is_best_for_it(world_size: int) -> None:
+    split = make_split(((9, 8), (7, 9), (8, 8)))
+    by_share = np.array([aurocs(split, share) for share in SHARES], dtype=float)
+    assert len({*by_share.argmax(0).tolist()}) > 1, "no single share is best for all"
+    barrier, shared = threading.Barrier(world_size), [None] * world_size
+    found: list[tuple[FeatureNormModel, dict[str, float | None]]] = []
+
+    def evaluate_rank(rank: int) -> None:
+        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier))
+        model = FeatureNormModel(shares=SHARES, num_routes=3)
+        metrics = evaluator.evaluate(model, pixel_metrics=False, choose_scores_by="image_auroc")
+        found.append((model, metrics))
+
+    threads = [threading.Thread(target=evaluate_rank, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == world_size
+    for model, metrics in found:
+        assert [metrics[f"val/{name}/image_auroc"] for name in CLASS_NAMES] == by_share.max(0).tolist()
+        assert metrics["val/image_auroc"] == pytest.approx(by_share.max(0).mean())
+        # What was chosen stays, and is what counts where there is no choice to make, as on test.
+        again = Evaluator(split, CONTEXT, SingleProcess())
+        assert again.evaluate(model, pixel_metrics=False) == metrics
+
+
+def test_one_route_for_all_gets_the_share_of_the_best_mean() -> None:
+    split = make_split(((9, 8), (7, 9), (8, 8)))
+    means = [np.mean(aurocs(split, share)) for share in SHARES]  # type: ignore[arg-type]
+    model = FeatureNormModel(shares=SHARES)
+    metrics = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
+        model, pixel_metrics=False, choose_scores_by="image_auroc"
+    )
+    assert metrics["val/image_auroc"] == pytest.approx(max(means))
+    assert model.image_score.chosen_R.tolist() == [int(np.argmax(means))]
+
+
+def test_where_a_class_decides_nothing_the_mean_over_the_others_does() -> None:
+    values: dict[int, list[float | None]] = {0: [0.5, 0.9, 0.8], 1: [None, None, None], 2: [1.0, 0.7, 1.0]}
+    # Means of the defined: .75, .8, .9.
+    assert best_rules(values, num_routes=3) == [1, 2, 2]
+    assert best_rules(values, num_routes=1) == [2]
+    assert best_rules({0: [None, None]}, num_routes=2) == [0, 0]
+    assert best_rules({1: [0.5, 0.6]}, num_routes=3) == [1, 1, 1], "of no image of class 0 and 2 neither"
 
 
 def test_classes_are_dealt_largest_first_to_the_rank_with_the_fewest_images() -> None:

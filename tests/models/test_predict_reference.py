@@ -1,0 +1,194 @@
+"""`predict` against the formulas of docs/models.md in NumPy and SciPy: which parts make up the map, with which weights, and which the score.
+
+The parts themselves (reconstruction, OT, SSIM, the fitted Gaussians) have tests of their own; here they are taken from the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_cases import (
+    CHANNELS,
+    CONTEXT,
+    GRID,
+    IMAGE_SIZE,
+    hvq,
+    make_batch,
+    make_model,
+    squad,
+    training_batches,
+)
+from scipy import ndimage
+from torch import Tensor
+
+from hvqray.models.hvq import HvqModel
+from hvqray.models.interface import Batch
+from hvqray.models.residual_distance import ErrorMap
+from hvqray.models.squad import SquadModel
+
+FRACTIONS = [0.0, 0.02, 0.2]
+
+
+def batch_with_a_misrouted_image() -> Batch:
+    """The last image looks like class 0 and is said to be of class 2."""
+    batch = make_batch(6, seed=7)
+    features = batch.features_BChw.clone()
+    features[5] = features[0] + 0.1
+    features[1, :, 2:4, 3:5] += 3  # a defect
+    return Batch(features, batch.class_index_B, batch.images_B3HW)
+
+
+def distance(gaussians: Any, errors_Chw: np.ndarray, route: int) -> np.ndarray:
+    """(h, w): length of the whitened error over its root mean square, place by place."""
+    out = np.empty(GRID)
+    for y in range(GRID[0]):
+        for x in range(GRID[1]):
+            place = y * GRID[1] + x if gaussians.local else 0
+            mean = gaussians.mean_RPC[route, place].double().numpy()
+            whitening = gaussians.whitening_RPCC[route, place].double().numpy()
+            scale, rms = gaussians.scale_R[route].item(), gaussians.rms_R[route].item()
+            out[y, x] = np.linalg.norm(whitening @ ((errors_Chw[:, y, x] - mean) / scale)) / rms
+    return out
+
+
+def averaged(errors_Chw: np.ndarray) -> np.ndarray:
+    """Over 3 x 3 locations, at the edges over those that exist."""
+    out = np.empty_like(errors_Chw)
+    for y in range(GRID[0]):
+        for x in range(GRID[1]):
+            out[:, y, x] = errors_Chw[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].mean((1, 2))
+    return out
+
+
+def error_maps(
+    error_map: ErrorMap, errors_Chw: np.ndarray, route: int, config: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) of the map, and of what the score is taken from."""
+    fine = distance(error_map.fine, errors_Chw, route)
+    coarse = distance(error_map.coarse, averaged(errors_Chw), route)
+    norm = np.linalg.norm(errors_Chw, axis=0) / error_map.norm_rms_R[route].item()
+    whole = fine + config.map_norm_weight * norm + config.map_coarse_weight * coarse
+    return whole, {"map": whole, "coarse": coarse, "both": fine + coarse}[config.score_from]
+
+
+def upsampled(map_hw: np.ndarray) -> np.ndarray:
+    """Bilinear, corners aligned."""
+    at = np.linspace(0, map_hw.shape[0] - 1, IMAGE_SIZE)
+    grid = np.meshgrid(at, at, indexing="ij")
+    out: np.ndarray = ndimage.map_coordinates(map_hw, grid, order=1, mode="nearest")
+    return out
+
+
+def score(map_HW: np.ndarray, pool: int, fraction: float) -> float:
+    windows = np.lib.stride_tricks.sliding_window_view(map_HW, (pool, pool)).mean((2, 3))
+    highest = np.sort(windows.ravel())[::-1]
+    return float(highest[: max(1, round(fraction * highest.size))].mean())
+
+
+def as_double(tensor: Tensor) -> np.ndarray:
+    return tensor.double().numpy()
+
+
+@pytest.mark.parametrize("score_from", ["map", "coarse", "both"])
+@pytest.mark.parametrize("map_distance", ["mahalanobis", "local_mahalanobis"])
+def test_hvq(map_distance: str, score_from: str) -> None:
+    config = hvq(
+        router="predicted",
+        map_distance=map_distance,
+        map_norm_weight=0.7,
+        map_coarse_weight=0.3,
+        score_from=score_from,
+        score_top_fraction=FRACTIONS,
+        ot_weight=2.0,
+        ot_levels=[0, 1],
+    )
+    model = make_model(config)
+    assert isinstance(model, HvqModel)
+    model.calibrate(training_batches)
+    rules = [2, 1, 0]
+    model.image_score.choose(rules)
+    batch = batch_with_a_misrouted_image()
+    found = model.predict(batch)
+    with torch.no_grad():
+        model.eval()
+        route_B = model.router(batch.features_BChw, batch.class_index_B)
+        assert route_B.tolist() == [0, 1, 2, 0, 1, 0], "the last one is taken for another class"
+        features = model.standardizer(batch.features_BChw)
+        output, latents = model.network(features, route_B)
+        costs = [
+            model.network.lower[i].transport_cost(latents.lower_input_BLW[i], route_B)  # type: ignore[union-attr]
+            for i in (0, 1)
+        ]
+    errors = as_double(output - features)
+    for i, route in enumerate(route_B.tolist()):
+        whole, scored = error_maps(model.error_map, errors[i], route, config)
+        ot = sum(2.0 * as_double(cost[i]).reshape(GRID) for cost in costs)
+        np.testing.assert_allclose(found.maps_BHW[i].numpy(), upsampled(whole + ot), rtol=2e-4, atol=2e-4)
+        expected = score(upsampled(scored + ot), 4, FRACTIONS[rules[route]])
+        assert found.scores_B[i].item() == pytest.approx(expected, rel=2e-4)
+    assert found.routed_class_B is not None
+    assert found.candidates is not None
+    assert found.candidates.route_B.tolist() == found.routed_class_B.tolist() == route_B.tolist()
+
+
+@pytest.mark.parametrize("score_from", ["map", "coarse", "both"])
+def test_squad(score_from: str) -> None:
+    config = squad(
+        router="predicted",
+        map_distance="local_mahalanobis",
+        map_norm_weight=0.7,
+        map_coarse_weight=0.3,
+        score_from=score_from,
+        score_top_fraction=FRACTIONS,
+        map_cosine_weight=0.5,
+        map_l2_weight=2.0,
+        map_image_weight=0.25,
+        map_discriminator_weight=0.75,
+        smoothing_sigma=1.5,
+    )
+    model = make_model(config)
+    assert isinstance(model, SquadModel)
+    model.calibrate(training_batches)
+    rules = [1, 2, 0]
+    model.image_score.choose(rules)
+    batch = batch_with_a_misrouted_image()
+    found = model.predict(batch)
+    with torch.no_grad():
+        model.eval()
+        route_B = model.router(batch.features_BChw, batch.class_index_B)
+        features = model.standardizer(batch.features_BChw)
+        reconstruction = model.generator(features)
+        components, _ = model._components(batch)
+    errors = as_double(reconstruction.features_BChw - features)
+    rebuilt, target = as_double(reconstruction.features_BChw), as_double(features)
+    cosine = (rebuilt * target).sum(1) / np.linalg.norm(rebuilt, axis=1) / np.linalg.norm(target, axis=1)
+    weights = {"cosine": 0.5, "l2": 2.0, "image": 0.25, "discriminator": 0.75}
+    fitted = model.component_map
+    mean = dict(zip(fitted.names, fitted.mean_n.tolist(), strict=True))
+    std = dict(zip(fitted.names, fitted.std_n.tolist(), strict=True))
+    for i, route in enumerate(route_B.tolist()):
+        l2, scored = error_maps(model.error_map, errors[i], route, config)
+        parts = {name: as_double(components[name][i]) for name in ("image", "discriminator")}
+        parts |= {"cosine": 1 - cosine[i], "l2": l2}
+
+        def fused(l2_part: np.ndarray, name: str) -> np.ndarray:
+            total = sum(
+                weight * upsampled((parts[key] - mean[key]) / std[key])  # noqa: B023  (called at once)
+                for key, weight in weights.items()
+                if key != "l2"
+            )
+            total = total + weights["l2"] * upsampled((l2_part - mean[name]) / std[name])
+            return ndimage.gaussian_filter(total, 1.5, mode="nearest", truncate=4)
+
+        whole = fused(l2, "l2")
+        np.testing.assert_allclose(found.maps_BHW[i].numpy(), whole, rtol=1e-3, atol=1e-3)
+        scored_map = whole if score_from == "map" else fused(scored, "score")
+        expected = score(scored_map, 4, FRACTIONS[rules[route]])
+        assert found.scores_B[i].item() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_the_context_is_the_one_that_the_references_were_written_for() -> None:
+    assert (CONTEXT.feature_channels, CONTEXT.image_size) == (CHANNELS, IMAGE_SIZE)
