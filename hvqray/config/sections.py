@@ -348,7 +348,7 @@ class ValidationConfig(Section):
     seed: Seed = 0
     """Seed of the split."""
     group: str | None = None
-    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph, and are resampled together by the confirmation."""
+    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph, and are resampled together by the confirmation. null: the groups that the layout tells of (Real-IAD: the views of an object)."""
 
     @field_validator("fraction")
     @classmethod

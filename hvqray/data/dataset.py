@@ -26,6 +26,8 @@ class Sample:
     mask_path: Path | None = None
     mask_is_nonzero: bool = False
     """Whether every mask value but 0 is anomalous (VisA numbers defect types); else those above half of full scale."""
+    group: str | None = None
+    """What it shows, where its layout tells: images of one class with the same are views of one object. None: it is by itself."""
     synthetic_seed: int | None = None
     """Where set, a synthetic defect of this seed is drawn on the image and gives the mask (`validation: {from: synthetic}`)."""
 

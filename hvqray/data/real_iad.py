@@ -2,14 +2,16 @@
 
 Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile Industrial Anomaly Detection", CVPR 2024. A
 class's file is {"meta": {"normal_class": "OK", "prefix": "CLASS/", ...}, "train": [...], "test": [...]}, each entry {"category",
-"anomaly_class", "image_path", "mask_path"}, with paths below the prefix and a null mask for a normal image.
+"anomaly_class", "image_path", "mask_path"}, with paths below the prefix and a null mask for a normal image. An object's five views are
+OK/SNNNN/CLASS_NNNN_OK_C{1..5}_TIME.jpg, or NG/TYPE/SNNNN/... with a count of its own for each type.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints, ValidationError
@@ -19,6 +21,7 @@ from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, insid
 from hvqray.errors import InputError
 
 _JSONS, _IMAGES = "realiad_jsons", "realiad_"
+_OBJECT = re.compile(r"S\d+")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -46,7 +49,8 @@ def read_real_iad(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     """Lists the images that the JSON files name, sorted by class, part, defect and file name; opens none of them.
 
     `root` is the folder that holds one of realiad_256, _512, _1024 or _raw, or such a folder itself. The defect type is the
-    entry's `anomaly_class`. Images and masks that are not on disk are left out and told of.
+    entry's `anomaly_class`; the views of one object, which lie in one folder, are one group. Images and masks that are not on disk are
+    left out and told of.
 
     Raises:
         InputError: the JSON or image folder is missing or several would do, a JSON file is not of this form, or
@@ -133,7 +137,8 @@ def _read_class(file: Path, images: Path, name: str) -> tuple[list[Sample], list
                     if not mask.is_file():
                         missing_masks += 1
                         mask = None
-                samples.append(Sample(image, name, part, GOOD if is_good else entry.anomaly_class, mask))
+                defect = GOOD if is_good else entry.anomaly_class
+                samples.append(Sample(image, name, part, defect, mask, group=_object(entry.image_path)))
     samples.sort(key=lambda sample: (PARTS.index(sample.part), sample.defect, sample.path))
     remarks = []
     if missing_images:
@@ -143,3 +148,9 @@ def _read_class(file: Path, images: Path, name: str) -> tuple[list[Sample], list
     if num_defective:
         remarks.append(f"{counted(num_defective, 'defective training image')} not used: {NORMAL_ONLY}")
     return samples, [f"{file}: {remark}" for remark in remarks]
+
+
+def _object(image_path: str) -> str | None:
+    """The folder of an object's views; None where an image does not lie in such a folder."""
+    folder = PurePosixPath(image_path).parent
+    return str(folder) if _OBJECT.fullmatch(folder.name) else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from hvqray.config.sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
-from hvqray.data.groups import group_names
+from hvqray.data.groups import group_names, matches_any
 from hvqray.errors import InputError
 
 SYNTHETIC = "synthetic"
@@ -42,12 +42,12 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     """
     assert config.fraction is not None
     samples = list(dataset.samples)
-    group_of = group_names(samples, config.group)
-    if config.group is not None and group_of == group_names(samples, None):
+    if config.group is not None and not matches_any(samples, config.group):
         raise InputError(
             f"{config.group!r} matches no image's name, such as {samples[0].path.stem!r}; mend it, or leave it out",
             field="data.validation.group",
         )
+    group_of = group_names(samples, config.group)
     train: list[int] = []
     val: list[int] = []
     test: list[int] = []
