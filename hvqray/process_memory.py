@@ -7,11 +7,15 @@ and which the kernel takes back where memory grows scarce. So the processes' num
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESTART_PEAK = "5"
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
 
 
 def resident_bytes() -> int | None:
@@ -25,13 +29,30 @@ def peak_resident_bytes() -> int | None:
 
 
 def restart_peak() -> None:
-    """Let the peak begin anew at what is resident now.
+    """Let the peak begin anew at what is in use now: what was freed and kept (`keep_freed_memory`) is given back first.
 
     `getrusage` could not tell the trials of a reused process apart: its peak is that of the process's whole life. So it
     remains here too where the kernel refuses (Linux before 4.0, some sandboxes); the peak is then one that is too high.
     """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text(_RESTART_PEAK)
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, for its next arrays; does nothing where the C library is not glibc.
+
+    As it comes, glibc gives every freed array of some size back to the kernel, and each step's temporaries are then faulted in and
+    cleared anew, page by page. The most that the process holds at a time stays the same.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        # Versions differ in how large a threshold they take; what they refuse changes nothing.
+        if not mallopt(_MMAP_THRESHOLD, 2**30):
+            mallopt(_MMAP_THRESHOLD, 2**25)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _from_status(name: str) -> int | None:

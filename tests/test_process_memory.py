@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +43,38 @@ def test_the_peak_holds_what_is_gone_until_it_begins_anew() -> None:
     peak_after = peak_resident_bytes()
     assert peak_after is not None
     assert peak_after < peak - 0.7 * BALLAST_BYTES
+
+
+def test_freed_memory_is_kept_for_the_next_arrays_and_given_back_for_a_new_peak() -> None:
+    """In a process of its own, as it holds for good."""
+    program = """
+import resource, sys
+from hvqray.process_memory import keep_freed_memory, resident_bytes, restart_peak
+
+def faults(times):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        ballast = bytearray(%d)
+        ballast[::4096] = b"1" * len(ballast[::4096])
+        del ballast
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+as_it_comes = faults(10)
+keep_freed_memory()
+faults(1)
+kept, held = faults(10), resident_bytes()
+restart_peak()
+print(as_it_comes, kept, held - resident_bytes())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", program % BALLAST_BYTES], capture_output=True, text=True, check=True
+    ).stdout
+    as_it_comes, kept, given_back = map(int, printed.split())
+    if platform.libc_ver()[0] != "glibc":
+        return
+    assert as_it_comes > 5 * BALLAST_BYTES / 4096
+    assert kept < 0.1 * as_it_comes
+    assert given_back > 0.7 * BALLAST_BYTES
 
 
 def test_where_the_kernel_refuses_the_peak_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class RandomStream:
         draws.random_(-(2**63), None, generator=self._generator)
         uniform = draws.view(torch.int16)[:count].view(shape)[self._rows]
         highest_kept = max(1, round(keep_probability * 65536)) - 32769
-        return (uniform <= highest_kept).to(like.dtype)
+        # Compared into the mask itself: by way of booleans it takes four times as long.
+        return torch.le(uniform, highest_kept, out=torch.empty_like(uniform, dtype=like.dtype))
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal draws in the shape and dtype of `like`, whose first dimension is this rank's images."""

@@ -138,18 +138,27 @@ class MahalanobisDistance(nn.Module):
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
     ) -> Float[Tensor, "B h w"]:
         """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location over its root mean square, in float32."""
-        distance_BL = error_BChw.new_zeros((len(error_BChw), error_BChw[0, 0].numel()), dtype=torch.float32)
-        # Matrices gathered for every image would fill the memory, and batches seldom mix routes. An exported graph cannot
-        # depend on the routes that it sees.
-        exporting = torch.compiler.is_exporting()
+        distance_BL = error_BChw.new_zeros(
+            (error_BChw.shape[0], error_BChw[0, 0].numel()), dtype=torch.float32
+        )
+        # Matrices gathered for every image would fill the memory, and batches seldom mix routes.
         with torch.autocast(error_BChw.device.type, enabled=False):
-            for route in range(len(self.scale_R)) if exporting else route_B.unique().tolist():
-                x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
-                square_Pn = self._squares(x_PnC / self.scale_R[route], self.whitening_RPCC[route])
-                distance_Pn = square_Pn.sqrt() / self.rms_R[route]
-                found_BL = distance_Pn.mT if self.local else distance_Pn.view_as(distance_BL)
-                distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
+            if torch.compiler.is_exporting():  # an exported graph cannot depend on the routes that it sees
+                for route in range(len(self.scale_R)):
+                    found_BL = self._of_route(error_BChw, route)
+                    distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
+            else:
+                for route in route_B.unique().tolist():
+                    images = (route_B == route).nonzero()[:, 0]
+                    distance_BL[images] = self._of_route(error_BChw[images], route)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
+
+    def _of_route(self, error_BChw: Tensor, route: int) -> Float[Tensor, "B L"]:
+        """The distances of images of one route."""
+        x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
+        square_Pn = self._squares(x_PnC / self.scale_R[route], self.whitening_RPCC[route])
+        distance_Pn = square_Pn.sqrt() / self.rms_R[route]
+        return distance_Pn.mT if self.local else distance_Pn.view(len(error_BChw), -1)
 
     def _squares(self, x_PnC: Tensor, whitening_PCC: Tensor) -> Float[Tensor, "P n"]:
         """Squared lengths of the whitened `x_PnC`."""
@@ -193,9 +202,10 @@ def oas_shrinkage(
         factor_CC = _inverse_factor(
             target_CC + RIDGE * target_CC.diagonal().mean() * torch.eye(channels).to(target_CC)
         )
-        white_PCC = factor_CC @ covariance_PCC @ factor_CC.mT
-    trace_P = white_PCC.diagonal(dim1=1, dim2=2).sum(1)
-    square_P = white_PCC.square().sum((1, 2))  # tr(S S), S being symmetric
+        # S F^T F has the trace and the square's trace of F S F^T, and takes one product.
+        turned_PCC = covariance_PCC @ (factor_CC.mT @ factor_CC)
+    trace_P = turned_PCC.diagonal(dim1=1, dim2=2).sum(1)
+    square_P = (turned_PCC * turned_PCC.mT).sum((1, 2))
     numerator_P = (1 - 2 / channels) * square_P + trace_P.square()
     denominator_P = (num_samples + 1 - 2 / channels) * (square_P - trace_P.square() / channels)
     # A denominator of 0, a covariance that is a multiple of the target's, makes the share 1: nothing is lost by it.

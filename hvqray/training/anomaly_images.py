@@ -44,30 +44,40 @@ def overlay(
 
 
 def save_examples(
-    model: AnomalyModel, split: Split, context: ModelContext, folder: Path, per_class: int = 2
+    model: AnomalyModel,
+    split: Split,
+    context: ModelContext,
+    folder: Path,
+    per_class: int = 2,
+    scores_n: np.ndarray | None = None,
 ) -> list[Path]:
     """Replace `folder` by examples of every class: `CLASS_NNN_image.png`, `CLASS_NNN_mask.png`, `CLASS_NNN_map.png`.
 
     Chosen are the `per_class` defect images of the highest score, then the normal image of the median score; NNN counts them from
     000. The maps of one class share one colour scale, from the lowest to the highest value among them. A defect
-    image whose mask is missing gets no `mask.png`.
+    image whose mask is missing gets no `mask.png`. `scores_n` are the model's image scores of the whole split, where they are known already.
 
     Returns the files written, sorted.
     """
     with evaluating(model), _replacing_folder(folder) as aside:
         for class_index, positions in split.by_class():
             if len(positions):
-                chosen = _choose(model, split, positions, per_class)
+                chosen = _choose(model, split, positions, per_class, scores_n)
                 _save_class(model, split, chosen, aside, context.class_names[class_index])
     return sorted(folder.iterdir())
 
 
-def _choose(model: AnomalyModel, split: Split, positions: np.ndarray, per_class: int) -> np.ndarray:
-    scores_n = np.empty(len(positions), dtype=np.float32)
-    for rows, prediction in predictions(
-        model, split, positions, batch_size=BATCH_SIZE, device=_device(model)
-    ):
-        scores_n[rows] = prediction.scores_B.cpu().numpy()
+def _choose(
+    model: AnomalyModel, split: Split, positions: np.ndarray, per_class: int, known_n: np.ndarray | None
+) -> np.ndarray:
+    if known_n is not None:
+        scores_n = known_n[positions]
+    else:
+        scores_n = np.empty(len(positions), dtype=np.float32)
+        for rows, prediction in predictions(
+            model, split, positions, batch_size=BATCH_SIZE, device=_device(model)
+        ):
+            scores_n[rows] = prediction.scores_B.cpu().numpy()
     descending = positions[np.argsort(-scores_n, kind="stable")]
     is_anomalous = split.is_anomalous[descending]
     defects, normal = descending[is_anomalous][:per_class], descending[~is_anomalous]

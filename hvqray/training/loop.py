@@ -118,6 +118,8 @@ class _Run:
         self.epochs_done = 0
         self.best_epoch: int | None = None
         self.selected: dict[str, float | None] = {}
+        self.selected_scores_n: np.ndarray | None = None
+        """Image scores of `val` by the epoch that counts; None where that was before a resume."""
         self.duration_s = 0.0
 
     def epochs(self) -> Generator[EpochReport, None, None]:
@@ -232,6 +234,7 @@ class _Run:
         if not keep and not self.selection.is_better(metrics.get(metric), self.selected.get(metric)):
             return
         self.best_epoch = self.epochs_done
+        self.selected_scores_n = self.evaluator.scores_n.copy()
         self.selected = {name: value for name, value in metrics.items() if not name.startswith("train/")}
         if self.communicator.rank == 0:
             save_model(
@@ -330,7 +333,13 @@ class _Run:
         if self.best_epoch != self.epochs_done or not measured:
             restore_weights(self.folder, self._module())
         with autocast(self.config.train, self.communicator.device):
-            save_examples(self.model, self.data.splits["val"], self.data.context, self.folder / EXAMPLES)
+            save_examples(
+                self.model,
+                self.data.splits["val"],
+                self.data.context,
+                self.folder / EXAMPLES,
+                scores_n=self.selected_scores_n,
+            )
 
     def _share_state(self) -> None:
         """Give every rank rank 0's parameters and buffers."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from hvqray.errors import InputError
-from hvqray.process_memory import peak_resident_bytes, restart_peak
+from hvqray.process_memory import keep_freed_memory, peak_resident_bytes, restart_peak
 from hvqray.training.communicator import Communicator
 
 CONTEXT_BYTES = 2**30
@@ -48,6 +48,7 @@ def bound_slot(device: torch.device, gpus: float) -> None:
 
 def begin_run(device: torch.device) -> None:
     """Let the peaks begin anew, in a process that may have run others before."""
+    keep_freed_memory()
     restart_peak()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the last run reserved is not this one's

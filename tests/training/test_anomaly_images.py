@@ -11,6 +11,8 @@ from PIL import Image
 
 from hvqray.data.dataset import Split
 from hvqray.training.anomaly_images import overlay, save_examples
+from hvqray.training.communicator import SingleProcess
+from hvqray.training.evaluation import Evaluator
 
 
 def read(path: Path) -> np.ndarray:
@@ -29,6 +31,17 @@ def scores(split: Split) -> np.ndarray:
         everything = np.arange(len(split))
         features = torch.from_numpy(split.features(everything)).float()
         return model.predict(Batch(features, torch.from_numpy(split.class_index))).scores_B.numpy()
+
+
+def test_scores_that_are_known_are_not_predicted_again(tmp_path: Path) -> None:
+    split = make_split(((3, 3), (2, 2), (2, 4)))
+    evaluator, model = Evaluator(split, CONTEXT, SingleProcess()), FeatureNormModel()
+    evaluator.evaluate(model, pixel_metrics=False)
+    model.batch_sizes.clear()
+    first = save_examples(model, split, CONTEXT, tmp_path / "a", scores_n=evaluator.scores_n)
+    assert model.batch_sizes == [3, 3, 3], "two defects and a normal image of each class"
+    second = save_examples(FeatureNormModel(), split, CONTEXT, tmp_path / "b")
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
 def test_names_and_contents(tmp_path: Path) -> None:
