@@ -85,11 +85,16 @@ def problems(*, quick: bool) -> list[Problem]:
 
 
 def random_split(problem: Problem, *, num_images: int = NUM_IMAGES) -> Split:
-    """Images, and features that do not belong to them, drawn with a fixed seed; every third image has a defect."""
+    """Images, and features that do not belong to them, drawn with a fixed seed; every third image has a defect.
+
+    Features have their class's own mean, so that a router tells classes apart as it does with photographs.
+    """
     rng = np.random.default_rng(0)
     context, side = problem.context, problem.image_size
     class_index_n = rng.permutation(np.arange(num_images) % problem.num_classes)
     is_anomalous_n = np.arange(num_images) % 3 == 0
+    features_nChw = rng.normal(size=(num_images, context.feature_channels, *context.grid_size))
+    features_nChw += rng.normal(size=(problem.num_classes, context.feature_channels, 1, 1))[class_index_n]
     masks_nSS = np.zeros((num_images, side, side), np.uint8)
     masks_nSS[is_anomalous_n, : side // 4, : side // 4] = 1
     return Split(
@@ -101,9 +106,7 @@ def random_split(problem: Problem, *, num_images: int = NUM_IMAGES) -> Split:
         class_index=class_index_n,
         is_anomalous=is_anomalous_n,
         rows=np.arange(num_images),
-        all_features=rng.normal(size=(num_images, context.feature_channels, *context.grid_size)).astype(
-            np.float16
-        ),
+        all_features=features_nChw.astype(np.float16),
         all_images=rng.integers(0, 256, (num_images, 3, side, side), dtype=np.uint8),
         all_masks=masks_nSS,
         has_mask=np.ones(num_images, bool),
