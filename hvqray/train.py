@@ -119,6 +119,7 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     import torch
 
     from hvqray.config.metric_names import class_of
+    from hvqray.data.objectives import check_objective
     from hvqray.data.prepare import prepare_data
     from hvqray.data.progress import progress_bar
     from hvqray.results.wording import VAL_IS_TEST
@@ -151,6 +152,9 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
             f"the data have no class {class_name!r}{did_you_mean(class_name, known)}",
             field=f"--metric {selection.metric}",
         )
+    if config.train.checkpoint == "best":
+        mend = ", or train.checkpoint: last, which needs no metric"
+        check_objective(selection.metric, data, field="--metric", mend=mend)
     if data.selected_on_test:
         console.print(VAL_IS_TEST, markup=False, soft_wrap=True)
     epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)

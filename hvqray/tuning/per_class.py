@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from hvqray.config.metric_names import class_of
 from hvqray.config.sections import DataConfig
 from hvqray.config.sweep_file import SweepFile, names_a_folder
 from hvqray.data.cache import default_cache_dir
+from hvqray.data.objectives import lacking
 from hvqray.data.prepare import open_dataset
+from hvqray.data.splits import Splits, make_splits
 from hvqray.errors import InputError
 from hvqray.results.joint_report import build_joint_report, print_joint
 from hvqray.results.store import journal_path
@@ -26,7 +30,7 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
     """A sweep for each class of the data, or of `data.classes`, to run in `folder`.
 
     Raises:
-        InputError: the data cannot be read, an objective is of one class, a class's name
+        InputError: the data cannot be read, an objective is of one class or undefined for one, a class's name
             cannot name a folder, or `folder` is a sweep's.
     """
     for metric in sweep.metric:
@@ -49,12 +53,28 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
                 " --set data.classes=[...] with a name of your own, --set name=NAME",
                 field="--per-class",
             )
+    _check_objectives(sweep, make_splits(dataset, config.validation), dataset.class_names)
     return [
         sweep.model_copy(
             update={"name": f"{sweep.name}-{class_name}", "data": {**sweep.data, "classes": [class_name]}}
         )
         for class_name in dataset.class_names
     ]
+
+
+def _check_objectives(sweep: SweepFile, splits: Splits, class_names: Sequence[str]) -> None:
+    """Raise InputError where a class's own sweep would be refused once those before it are done."""
+    val = [splits.samples[row] for row in splits.rows["val"]]
+    for metric, class_name in product(sweep.metric, class_names):
+        of_class = [sample for sample in val if sample.class_name == class_name]
+        labels = np.array([sample.is_anomalous for sample in of_class], bool)
+        masks = np.array([sample.has_mask for sample in of_class], bool)
+        if lack := lacking(metric.name, labels, masks):
+            raise InputError(
+                f"{metric.name!r} is undefined for class {class_name!r}, which has {lack} in val; add what is missing, set"
+                " data.validation.from: synthetic, or leave the class out by data.classes",
+                field="metric.name",
+            )
 
 
 def begun(folder: Path) -> bool:

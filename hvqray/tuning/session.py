@@ -16,6 +16,7 @@ from hvqray.config.sections import DataConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
+from hvqray.data.objectives import check_objective
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
@@ -278,6 +279,8 @@ class SweepSession:
         if use_gpu:
             torch.cuda.empty_cache()  # the trials want the memory
         check_metric_classes(self.sweep, data.context.class_names)
+        for metric in self.sweep.metric:
+            check_objective(metric.name, data, field="metric.name")
         check_fixed_model(self.sweep, data.context)
         return data
 
