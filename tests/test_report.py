@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 from fake_sweep import write_fake_sweep
 
@@ -62,3 +63,68 @@ def test_faults_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert run_command(main, arguments) == 2
     assert capsys.readouterr().err == f"hvqray: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("best/metrics.json", b"{", "is damaged ("),
+        (
+            "best/metrics.json",
+            b"{}",
+            "is damaged (KeyError: 'metrics'); hvqray.sweep with --resume lays best/ out again",
+        ),
+        (
+            "study.db",
+            bytes(range(256)) * 16,
+            "cannot be read (file is not a database); restore it, or remove it: the report",
+        ),
+        (
+            "sweep.yaml",
+            b"metric: 3",
+            "metric: 3 is no metric of a sweep, such as {name: val/image_auroc, goal: maximize}; restore",
+        ),
+        (
+            "sweep.yaml",
+            b"metric: {name: val/image_auroc}",
+            "metric: {'name': 'val/image_auroc'} is no metric",
+        ),
+        ("sweep.yaml", b"metric: []", "metric: is empty"),
+        (
+            "sweep.yaml",
+            b"metric: {name: a, goal: maximize}\ndata: 3",
+            "data: 3 is no section of a sweep file",
+        ),
+        ("sweep.yaml", b"\xff\xfe\xff", "is not YAML ("),
+    ],
+)
+def test_damaged_files_are_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, told: str
+) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    (folder / name).write_bytes(content)
+    assert run_command(main, [str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hvqray: error: {folder / name}: {told}")
+    assert not (folder / "report.html").exists()
+
+
+def test_a_torn_study_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=3)
+    whole = (folder / "study.db").read_bytes()
+    (folder / "study.db").write_bytes(whole[: len(whole) // 2])
+    assert run_command(main, [str(folder)]) == 2
+    assert f"{folder / 'study.db'}: cannot be read (" in capsys.readouterr().err
+
+
+def test_without_a_study_its_charts_are_left_out(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    study = folder / "study.db"
+    study.write_bytes(b"")
+    assert run_command(main, [str(folder)]) == 0
+    assert "study.db holds no study" in (folder / "report.html").read_text()
+    assert study.read_bytes() == b"", "a report changes nothing but itself"
+    study.unlink()
+    optuna.storages.RDBStorage(f"sqlite:///{study}").engine.dispose()
+    assert run_command(main, [str(folder)]) == 0
+    assert "study.db holds no study" in (folder / "report.html").read_text()

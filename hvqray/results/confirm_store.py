@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hvqray.results.events import TrialEnd, TrialStart
-from hvqray.results.history import History, TrialRecord, end_record, epoch_record, start_record
-from hvqray.results.journal import Journal, read_records
+from hvqray.results.history import History, TrialRecord, end_record, epoch_record, replay, start_record
+from hvqray.results.journal import Journal
 from hvqray.training.epoch_report import EpochReport
 
 
@@ -32,11 +32,16 @@ class ConfirmStore:
 
 def read_confirm_runs(folder: Path) -> dict[str, TrialRecord]:
     """Run id to record, of every retraining run that has ended; empty where there is none."""
-    history = History()
-    if _path(folder).exists():
-        for record in read_records(_path(folder)):
-            history.apply(record)
-    return {run.trial_id: run for run in history.trials()}
+    return {run.trial_id: run for run in _history(folder).trials()}
+
+
+def read_confirm_starts(folder: Path) -> dict[str, TrialStart]:
+    """Run id to what it was started with, of every retraining run; empty where there is none."""
+    return _history(folder).starts
+
+
+def _history(folder: Path) -> History:
+    return replay(_path(folder)) if _path(folder).exists() else History()
 
 
 def _path(folder: Path) -> Path:

@@ -5,13 +5,30 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hvqray.errors import InputError
 from hvqray.results.events import TrialEnd, TrialStart, TrialState
+from hvqray.results.journal import read_records
 from hvqray.training.epoch_report import EpochReport
 
 Metrics = dict[str, float | None]
 Epochs = dict[int, Metrics]
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What data a sweep is on, as far as two starts of it must agree."""
+
+    classes: list[str]
+    """In the order of the models' class indices."""
+    num_images: dict[str, int]
+    """`train`, `val` and `test`."""
+    splits: str
+    """Digest of which image is in which split, by paths within the dataset: it may lie elsewhere."""
+    fingerprint: str
+    """`PreparedData.fingerprint`: what the files hold, and all that turns them into features."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,8 @@ class SweepInfo:
     """The command of the latest start."""
     environment: dict[str, str]
     """Code version, hardware and library versions of the driver at the latest start."""
+    data: DataRecord | None = None
+    """Of the first start that recorded them; None where no version that does has started it."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,12 @@ class History:
         body = {key: value for key, value in record.items() if key != "event"}
         match record["event"]:
             case "opened":
-                started = self.info.started if self.info else body["started"]
-                self.info = SweepInfo(**{**body, "started": started})
+                info = info_of(body)
+                if self.info:
+                    info = dataclasses.replace(
+                        info, started=self.info.started, data=self.info.data or info.data
+                    )
+                self.info = info
             case "start":
                 self.code_versions[body["trial_id"]] = body.pop("code_version")
                 self.starts[body["trial_id"]] = TrialStart(**body)
@@ -96,6 +119,26 @@ class History:
             error=end.error,
             code_version=self.code_versions[end.trial_id],
         )
+
+
+def replay(path: Path) -> History:
+    """What the journal at `path` tells. Raises InputError where a record of it is damaged."""
+    history = History()
+    for number, record in enumerate(read_records(path), start=1):
+        try:
+            history.apply(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"record {number} is damaged ({type(error).__name__}: {error}); restore the file, or start the sweep under a new name",
+                source=str(path),
+            ) from error
+    return history
+
+
+def info_of(content: dict[str, Any]) -> SweepInfo:
+    """What `dataclasses.asdict` made a dictionary of, or an older version did."""
+    data = content.get("data")
+    return SweepInfo(**{**content, "data": DataRecord(**data) if data else None})
 
 
 def opened_record(info: SweepInfo) -> dict[str, Any]:

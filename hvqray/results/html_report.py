@@ -21,7 +21,10 @@ from hvqray.results.history import TrialRecord
 from hvqray.results.page import examples, page
 from hvqray.results.ranking import ranked
 from hvqray.results.store import read_all_epochs, read_info, read_trials
+from hvqray.results.study_file import count_studies
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
+
+_HISTORY = "Optimisation history"
 
 
 def build_html_report(folder: Path) -> Path:
@@ -74,9 +77,15 @@ def build_html_report(folder: Path) -> Path:
 
 
 def _search_charts(folder: Path, description: SweepDescription) -> list[Chart]:
-    if not (folder / "study.db").exists():
-        return [Chart("Optimisation history", "", reason="study.db is missing")]
-    with _study(folder / "study.db") as study:
+    path = folder / "study.db"
+    if not path.exists():
+        return [Chart(_HISTORY, "", reason="study.db is missing")]
+    found = count_studies(path, mend="restore it, or remove it: the report is then without its charts")
+    if not found:
+        return [Chart(_HISTORY, "", reason="study.db holds no study")]
+    if found > 1:
+        raise InputError(f"holds {found} studies, where a sweep has exactly one", source=str(path))
+    with _study(path) as study:
         return search_charts(study, description.goals)
 
 
@@ -85,10 +94,8 @@ def _study(path: Path) -> Iterator[optuna.Study]:
     """The one study of a sweep, with its database closed again."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{path.resolve()}")
     try:
-        names = [study.study_name for study in storage.get_all_studies()]
-        if len(names) != 1:
-            raise InputError(f"holds {len(names)} studies, where a sweep has exactly one", source=str(path))
-        yield optuna.load_study(study_name=names[0], storage=storage)
+        (only,) = storage.get_all_studies()
+        yield optuna.load_study(study_name=only.study_name, storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()

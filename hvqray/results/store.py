@@ -22,9 +22,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from hvqray import environment
+from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.history import (
+    DataRecord,
     Epochs,
     History,
     Metrics,
@@ -33,9 +35,10 @@ from hvqray.results.history import (
     end_record,
     epoch_record,
     opened_record,
+    replay,
     start_record,
 )
-from hvqray.results.journal import Journal, read_records
+from hvqray.results.journal import Journal
 from hvqray.results.tables import (
     concatenate_epochs,
     epoch_table,
@@ -69,29 +72,43 @@ def hold_sweep(folder: Path) -> Iterator[None]:
 class SweepStore:
     """The listener that keeps a sweep on disk.
 
-    `resume=True` takes up the journal of an earlier start; `selected_on_test` says that `val` is the test split. Raises
-    InputError where `resume` does not fit the folder.
+    `resume=True` takes up the journal of an earlier start; `selected_on_test` says that `val` is the test split; `sweep_file` is
+    the text of sweep.yaml, written once no other process can be running this sweep; `data` is recorded, unless a start before
+    has. Raises InputError where `resume` does not fit the folder, or another process has it.
     A trial that is announced again goes on; an epoch that is reported again replaces the older report; a trial whose
     end is told again is worth what the later word says.
     """
 
-    def __init__(self, folder: Path, *, resume: bool, selected_on_test: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume: bool,
+        selected_on_test: bool,
+        sweep_file: str | None = None,
+        data: DataRecord | None = None,
+    ) -> None:
         check_folder(folder, resume=resume)
         path = journal_path(folder)
         self._folder = folder
         self._selected_on_test = selected_on_test
-        self._held = ExitStack()
-        self._held.enter_context(hold_sweep(folder))
-        self._history = _replay(path) if resume else History()
-        self._journal = Journal(path)
+        with ExitStack() as held:
+            held.enter_context(hold_sweep(folder))
+            check_folder(folder, resume=resume)  # another process may have begun this sweep since
+            self._history = replay(path) if resume else History()
+            if sweep_file is not None:
+                # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
+                write_atomically(folder / "sweep.yaml", sweep_file)
+            self._journal = Journal(path)
+            self._held = held.pop_all()
         self._lock = threading.Lock()
         self._tables_lock = threading.Lock()
         self._epoch_tables: dict[tuple[str, int], tuple[Metrics, pa.Table]] = {}
-        info = self._history.info
+        earlier = self._history.info
         self.info = SweepInfo(
-            uid=info.uid if info else uuid.uuid4().hex[:8],
-            started=info.started
-            if info
+            uid=earlier.uid if earlier else uuid.uuid4().hex[:8],
+            started=earlier.started
+            if earlier
             else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             command=_command_line(),
             environment={
@@ -100,6 +117,7 @@ class SweepStore:
                 "python": platform.python_version(),
                 **environment.library_versions(),
             },
+            data=(earlier.data if earlier else None) or data,
         )
         self._record(opened_record(self.info))
         self.write_tables()
@@ -194,7 +212,7 @@ def read_info(folder: Path) -> SweepInfo:
     """Which sweep the folder holds. Raises InputError where it holds none."""
     if not journal_path(folder).exists():
         return read_trials_table(_existing(folder, "trials.parquet"))[1]
-    info = _replay(journal_path(folder)).info
+    info = replay(journal_path(folder)).info
     if info is None:
         raise InputError("is empty: the sweep never began", source=str(journal_path(folder)))
     return info
@@ -206,37 +224,30 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     Raises InputError where the folder holds neither.
     """
     if journal_path(folder).exists():
-        return _replay(journal_path(folder)).trials()
+        return replay(journal_path(folder)).trials()
     return read_trials_table(_existing(folder, "trials.parquet"))[0]
 
 
 def read_unfinished(folder: Path) -> list[TrialStart]:
     """The trials that were started and have not ended, by number: what a resumed sweep has to run."""
-    return _replay(_existing(folder, ".state/journal.jsonl")).unfinished()
+    return replay(_existing(folder, ".state/journal.jsonl")).unfinished()
 
 
 def read_starts(folder: Path) -> dict[str, TrialStart]:
     """Trial id to what every trial was started with. Raises InputError where `.state` was deleted."""
-    return _replay(_existing(folder, ".state/journal.jsonl")).starts
+    return replay(_existing(folder, ".state/journal.jsonl")).starts
 
 
 def read_all_epochs(folder: Path) -> dict[str, Epochs]:
     """Trial id to epoch to flat metrics, of every trial that ever reported, in the order of their first reports."""
     if journal_path(folder).exists():
-        return _replay(journal_path(folder)).epochs
+        return replay(journal_path(folder)).epochs
     return read_epochs_table(_existing(folder, "metrics.parquet"))
 
 
 def read_epochs(folder: Path, trial_id: str) -> Epochs:
     """Epoch to flat metrics of one trial, empty where it never reported."""
     return read_all_epochs(folder).get(trial_id, {})
-
-
-def _replay(path: Path) -> History:
-    history = History()
-    for record in read_records(path):
-        history.apply(record)
-    return history
 
 
 def _existing(folder: Path, name: str) -> Path:

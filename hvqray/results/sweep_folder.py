@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import yaml
 
@@ -72,50 +72,82 @@ def read_description(folder: Path) -> SweepDescription:
     """What `sweep.yaml` says. Raises InputError where the folder has none, or it is not one of a sweep."""
     path = folder / "sweep.yaml"
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             "sweep.yaml is missing: not a sweep's folder (OUT/NAME)", source=str(folder)
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"is not YAML ({error})", source=str(path)) from error
     if not isinstance(content, dict) or "metric" not in content:
         raise InputError(
             "missing: the sweep file as resolved names its metric", source=str(path), field="metric"
         )
-    metrics = content["metric"]
-    data = content.get("data") or {}
+    data = _section(content, "data", path)
     root = data.get("root")
     return SweepDescription(
         name=str(content.get("name") or folder.resolve().name),
         description=content.get("description"),
         project=content.get("project"),
         entity=content.get("entity"),
-        goals={
-            metric["name"]: metric["goal"] for metric in (metrics if isinstance(metrics, list) else [metrics])
-        },
-        dataset=Path(root).name if root else "built-in synthetic set",
+        goals=_goals(content["metric"], path),
+        dataset=Path(str(root)).name if root else "built-in synthetic set",
         image_size=data.get("image_size", 224),
-        validation=(data.get("validation") or {}).get("from", "test"),
-        seed=(content.get("train") or {}).get("seed", 0),
+        validation=_section(data, "validation", path).get("from", "test"),
+        seed=_section(content, "train", path).get("seed", 0),
         classes=data.get("classes"),
     )
 
 
+def _goals(metrics: Any, path: Path) -> dict[str, Goal]:
+    goals: dict[str, Goal] = {}
+    for metric in metrics if isinstance(metrics, list) else [metrics]:
+        goal = metric.get("goal") if isinstance(metric, dict) else None
+        if goal not in get_args(Goal) or not isinstance(metric.get("name"), str):
+            raise InputError(
+                f"{metric!r} is no metric of a sweep, such as {{name: val/image_auroc, goal: maximize}}; restore the file as the"
+                " sweep wrote it",
+                source=str(path),
+                field="metric",
+            )
+        goals[metric["name"]] = cast("Goal", goal)
+    if not goals:
+        raise InputError("is empty; restore the file as the sweep wrote it", source=str(path), field="metric")
+    return goals
+
+
+def _section(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    section = content.get(name)
+    if section is not None and not isinstance(section, dict):
+        raise InputError(
+            f"{section!r} is no section of a sweep file; restore the file as the sweep wrote it",
+            source=str(path),
+            field=name,
+        )
+    return section or {}
+
+
 def read_best(folder: Path) -> BestResult | None:
-    """The best model's results, or None where the sweep has none (yet)."""
+    """The best model's results, or None where the sweep has none (yet). Raises InputError where they are damaged."""
+    path = folder / "best" / "metrics.json"
     try:
-        text = (folder / "best" / "metrics.json").read_text(encoding="utf-8")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["metrics"], dict):
+            raise TypeError("metrics are no mapping")
+        return BestResult(
+            trial_id=content["trial_id"],
+            run_id=content.get("run_id", content["trial_id"]),
+            selected_on_test=content["selected_on_test"],
+            metrics=content["metrics"],
+            environment={name: str(value) for name, value in content.get("environment", {}).items()},
+            confirmed=read_confirm_record(content.get("confirm", [])),
+            baselines=read_baselines(content.get("baselines", [])),
+        )
     except FileNotFoundError:
         return None
-    content: dict[str, Any] = json.loads(text)
-    return BestResult(
-        trial_id=content["trial_id"],
-        run_id=content.get("run_id", content["trial_id"]),
-        selected_on_test=content["selected_on_test"],
-        metrics=content["metrics"],
-        environment={name: str(value) for name, value in content.get("environment", {}).items()},
-        confirmed=read_confirm_record(content.get("confirm", [])),
-        baselines=read_baselines(content.get("baselines", [])),
-    )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"is damaged ({type(error).__name__}: {error}); hvqray.sweep with --resume lays best/ out again with all its figures, as long"
+            " as .state is there; else restore the file from a copy",
+            source=str(path),
+        ) from error

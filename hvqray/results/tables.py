@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hvqray.atomic import replacing
-from hvqray.results.history import Epochs, Metrics, SweepInfo, TrialRecord
+from hvqray.errors import InputError
+from hvqray.results.history import Epochs, Metrics, SweepInfo, TrialRecord, info_of
 from hvqray.training.epoch_report import MEAN, split_metric_name
 
 _INFO_KEY = b"hvqray.sweep"
@@ -87,31 +90,45 @@ def write_table(path: Path, table: pa.Table, *, selected_on_test: bool) -> None:
 
 
 def read_trials_table(path: Path) -> tuple[list[TrialRecord], SweepInfo]:
-    """The trials of a `trials.parquet`, and the sweep they belong to."""
-    table = pq.read_table(path)
-    info = SweepInfo(**json.loads(table.schema.metadata[_INFO_KEY]))
-    known = {*_LEADING, *_TRAILING}
-    metric_names = [
-        name for name in table.column_names if name not in known and not name.startswith(_PARAM_PREFIX)
-    ]
-    trials = [
-        TrialRecord(
-            **{name: row[name] for name in (*_LEADING, *_TRAILING) if name != "params"},
-            params=json.loads(row["params"]),
-            metrics={name: row[name] for name in metric_names},
-        )
-        for row in table.to_pylist()
-    ]
+    """The trials of a `trials.parquet`, and the sweep they belong to. Raises InputError where it is damaged."""
+    with _told_where_damaged(path):
+        table = pq.read_table(path)
+        info = info_of(json.loads(table.schema.metadata[_INFO_KEY]))
+        known = {*_LEADING, *_TRAILING}
+        metric_names = [
+            name for name in table.column_names if name not in known and not name.startswith(_PARAM_PREFIX)
+        ]
+        trials = [
+            TrialRecord(
+                **{name: row[name] for name in (*_LEADING, *_TRAILING) if name != "params"},
+                params=json.loads(row["params"]),
+                metrics={name: row[name] for name in metric_names},
+            )
+            for row in table.to_pylist()
+        ]
     return trials, info
 
 
 def read_epochs_table(path: Path) -> dict[str, Epochs]:
-    """Trial id to the reports in a `metrics.parquet`, with flat metric names again."""
+    """Trial id to the reports in a `metrics.parquet`, with flat metric names again. Raises InputError where it is damaged."""
     trials: dict[str, Epochs] = {}
-    for row in pq.read_table(path).to_pylist():
-        name = _flat_name(row["split"], row["class_name"], row["metric"])
-        trials.setdefault(row["trial_id"], {}).setdefault(row["epoch"], {})[name] = row["value"]
+    with _told_where_damaged(path):
+        for row in pq.read_table(path).to_pylist():
+            name = _flat_name(row["split"], row["class_name"], row["metric"])
+            trials.setdefault(row["trial_id"], {}).setdefault(row["epoch"], {})[name] = row["value"]
     return trials
+
+
+@contextmanager
+def _told_where_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"is damaged ({type(error).__name__}: {str(error)[:200]}); restore it from a copy, since the journal that it was made of"
+            " is gone too",
+            source=str(path),
+        ) from error
 
 
 def _fixed_value(trial: TrialRecord, name: str) -> Any:

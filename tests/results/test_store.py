@@ -18,6 +18,7 @@ from fake_sweep import CLASSES, METRICS, NUM_EPOCHS, OBJECTIVE, metrics_of, play
 
 from hvqray.environment import code_version
 from hvqray.errors import InputError
+from hvqray.results import store as store_module
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import (
     SweepStore,
@@ -260,3 +261,48 @@ def test_three_hundred_trials_cost_little(folder: Path) -> None:
     store.close()
     assert (time.process_time() - began) / 300 < 0.05
     assert pq.read_table(folder / "trials.parquet").num_rows == 300
+
+
+def test_who_comes_second_begins_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that both found an empty folder: the second one gets the lock when the first has ended."""
+    SweepStore(folder, resume=False, selected_on_test=False, sweep_file="the first").close()
+    journal = journal_path(folder).read_bytes()
+    check, calls = store_module.check_folder, []
+
+    def before_the_first_began(folder: Path, *, resume: bool) -> None:
+        calls.append(resume)
+        if len(calls) > 1:
+            check(folder, resume=resume)
+
+    monkeypatch.setattr(store_module, "check_folder", before_the_first_began)
+    with pytest.raises(InputError, match="already holds a sweep"):
+        SweepStore(folder, resume=False, selected_on_test=False, sweep_file="the second")
+    assert (folder / "sweep.yaml").read_text() == "the first"
+    assert journal_path(folder).read_bytes() == journal
+    with store_module.hold_sweep(folder):  # the second one has let go of it
+        pass
+
+
+@pytest.mark.parametrize("name", ["trials.parquet", "metrics.parquet"])
+@pytest.mark.parametrize("flaw", ["truncated", "foreign"])
+def test_damaged_tables_are_told(folder: Path, name: str, flaw: str) -> None:
+    store = SweepStore(folder, resume=False, selected_on_test=False)
+    play(store, 0)
+    store.close()
+    shutil.rmtree(folder / ".state")
+    if flaw == "truncated":
+        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+    else:
+        pq.write_table(pa.table({"a": [1]}), folder / name)
+    with pytest.raises(InputError, match=rf"{name}: is damaged \(.*\); restore it from a copy"):
+        read_trials(folder) if name.startswith("trials") else read_epochs(folder, "t0000")
+
+
+def test_a_damaged_record_is_told(folder: Path) -> None:
+    SweepStore(folder, resume=False, selected_on_test=False).close()
+    for record in ('{"event": "end"}', "[]", '{"kind": 1}'):
+        whole = journal_path(folder).read_text()
+        journal_path(folder).write_text(f"{whole}{record}\n")
+        with pytest.raises(InputError, match=r"journal\.jsonl: record 2 is damaged"):
+            read_trials(folder)
+        journal_path(folder).write_text(whole)
