@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from hvqray.command_line import (
     DONE,
     FAILED,
@@ -57,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     """Check what the file alone does not tell, and run; returns the exit code."""
     from hvqray.data.cache import chosen_cache_dir, parse_bytes
-    from hvqray.results.store import check_folder
+    from hvqray.results.steady_console import steady_console
+    from hvqray.results.store import check_folder, journal_path
     from hvqray.tuning.session_checks import check_before_ray
 
     limit = arguments.cache_limit
@@ -92,7 +91,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
         with ray_session(arguments.address, dashboard=dashboard, importing=_HEAVY) as nodes:
             from hvqray.tuning.session import SweepOptions, SweepSession
 
-            console = Console(highlight=False)
+            console = steady_console()
 
             def session_of(sweep: SweepFile, time_budget_s: float | None) -> SweepSession:
                 options = SweepOptions(
@@ -121,7 +120,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
                 has_best = session_of(sweep, arguments.time_budget).run()
             return DONE if has_best else FAILED
     except KeyboardInterrupt:
-        left = any((out / each.name / "sweep.yaml").exists() for each in sweeps)
+        left = any(journal_path(out / each.name).exists() for each in sweeps)
         what = f"finished trials are in {folder}; go on with --resume" if left else "nothing had begun"
         sys.stderr.write(f"hvqray: interrupted; {what}\n")
         return INTERRUPTED

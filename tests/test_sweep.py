@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from hvqray.command_line import run_command
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data import files
 from hvqray.results.events import SweepListener
-from hvqray.results.store import SweepStore
+from hvqray.results.store import SweepStore, read_trials
 from hvqray.training.epoch_report import MEAN
 from hvqray.tuning import ray_runtime, session
 from hvqray.tuning.per_class import class_sweeps
@@ -384,6 +386,60 @@ def test_without_a_completed_trial_it_ends_with_1(command: Command, monkeypatch:
 
     monkeypatch.setattr(session, "run_search", search)
     assert command() == 1
+
+
+def test_where_nobody_reads_its_output_it_goes_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def search(sweep: object, plan: object, store: SweepStore, listeners: Sequence[SweepListener]) -> None:
+        for listener in (store, *listeners):
+            play(listener, 4, classes=("bolt", "cloth"))  # fails, so that nothing comes after
+
+    monkeypatch.setattr(session, "run_search", search)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        assert command() == 1
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "standard output" in line]
+    assert told == "hvqray: standard output takes no more (Broken pipe); going on without it"
+    assert [trial.trial_id for trial in read_trials(command.folder)] == ["t0004"]
+    assert (command.folder / "report.html").is_file()
+
+
+def test_resume_on_changed_data(command: Command, tmp_path: Path) -> None:
+    data = tmp_path / "parts"
+    shutil.copytree(command.images, data)
+    with pytest.raises(Started):
+        command(data=data)
+    (data / "cloth").rename(data / "leather")
+    for options in (("--resume",), ("--resume", "--dry-run")):
+        assert command.fault(*options, data=data).startswith(
+            f"{command.folder}: the data differ from what the sweep was begun with (class cloth no longer there; class leather new)"
+        )
+    (data / "leather").rename(data / "cloth")
+    with pytest.raises(Started):
+        command("--resume", data=data)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is missing, and without it the search cannot go on; restore it, or search anew"),
+        (b"", "holds no study, and without it the search cannot go on; restore it, or search anew"),
+        (
+            bytes(range(256)) * 16,
+            "cannot be read (file is not a database); restore it, or search anew under another name",
+        ),
+    ],
+)
+def test_resume_without_its_study(command: Command, content: bytes | None, told: str) -> None:
+    command.begin()
+    with closing(SweepStore(command.folder, resume=True, selected_on_test=False)) as store:
+        play(store, 0)
+    if content is not None:
+        (command.folder / "study.db").write_bytes(content)
+    assert command.fault("--resume").startswith(f"{command.folder / 'study.db'}: {told}")
 
 
 def test_interrupted_it_says_how_to_go_on(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, trial_folder
+from hvqray.config.sections import RunConfig
+from hvqray.errors import InputError
+from hvqray.results.confirm_store import read_confirm_starts
+from hvqray.results.store import read_starts
+from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, save_config, trial_folder
 from hvqray.tuning.resources import TrialResources
 
 
@@ -21,10 +26,15 @@ def measure_runs(
     folder: Path, run_ids: Sequence[str], *, resources: TrialResources, cache_dir: Path | None
 ) -> None:
     """Measure those that have not been, at the same time, where workers' resources are; a single one that wants no GPU in this process
-    where there is no other machine."""
+    where there is no other machine.
+
+    Raises:
+        InputError: The checkpoint of one is gone, or its classes are no longer those of the data.
+    """
     import ray
 
     pending = [run_id for run_id in run_ids if not measured_folder(folder, run_id).exists()]
+    _check_checkpoints(folder, pending, cache_dir)
     threads, gpus = resources.threads_per_worker, resources.gpus_per_worker
     if len(pending) == 1 and not gpus and sum(node["Alive"] for node in ray.nodes()) == 1:
         # A new process would import torch and all else first, which takes longer than to measure a small model.
@@ -34,7 +44,12 @@ def measure_runs(
             _measure(folder, pending[0], "cpu", cache_dir)
         return
     remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus, max_retries=1)(measure_run)
-    ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
+    try:
+        ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
 
 
 def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir: Path | None) -> None:
@@ -51,10 +66,57 @@ def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir:
     _measure(folder, run_id, device, cache_dir)
 
 
+def _check_checkpoints(folder: Path, run_ids: Sequence[str], cache_dir: Path | None) -> None:
+    """Raise InputError where files are gone that training left. A configuration that is gone is taken from the journal again, since
+    the mend takes it."""
+    gone = [
+        run_id
+        for run_id in run_ids
+        if not all(
+            (trial_folder(folder, run_id) / name).is_file()
+            for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE)
+        )
+    ]
+    if not gone:
+        return
+    starts = read_starts(folder) | read_confirm_starts(folder)
+    for run_id in gone:
+        if not (trial_folder(folder, run_id) / CONFIG_FILE).is_file():
+            save_config(trial_folder(folder, run_id), RunConfig.model_validate(starts[run_id].config))
+    command = ["python", "-m", "hvqray.train", "--trial", f"{folder}:{gone[0]}"]
+    command += ["--out", str(trial_folder(folder, gone[0]))]
+    # With features that were computed anew, figures may differ in their last bits.
+    command += [] if cache_dir is None else ["--cache-dir", str(cache_dir)]
+    others = f", and likewise those of {', '.join(gone[1:])}" if gone[1:] else ""
+    raise InputError(
+        f"the checkpoint of {gone[0]} is gone; train it again by `{shlex.join(command)}`{others}, then give the sweep's command again"
+        " with --resume",
+        source=str(folder),
+    )
+
+
+def _check_classes(checkpoint: Path, cache_dir: Path | None) -> None:
+    """Raise InputError where the data have other classes than when the model was trained: each goes by its index."""
+    from hvqray.data.cache import default_cache_dir
+    from hvqray.data.prepare import open_dataset
+    from hvqray.training.checkpoint import load_model
+
+    loaded = load_model(checkpoint)
+    then = loaded.context.class_names
+    now = open_dataset(loaded.config.data, cache_dir=cache_dir or default_cache_dir()).class_names
+    if now != then:
+        raise InputError(
+            f"the model was trained on the classes {', '.join(then)}, and the data have {', '.join(now)}; restore the data, or begin"
+            " another sweep with --set name=NAME",
+            source=str(checkpoint),
+        )
+
+
 def _measure(folder: Path, run_id: str, device: str, cache_dir: Path | None) -> None:
     from hvqray.training.measure import measure_on_test
 
     target = measured_folder(folder, run_id)
+    _check_classes(target.parent, cache_dir)
     for stale in target.parent.glob(f".{target.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))

@@ -102,7 +102,11 @@ def search_classes(
         console.print(f"class {position + 1} of {len(sweeps)}: {class_name}", markup=False, soft_wrap=True)
         share = None if ended is None else max(1.0, (ended - time.monotonic()) / (len(sweeps) - position))
         has_best &= session_of(sweep, share).run()
-        report = build_joint_report(folder)
+        try:
+            report = build_joint_report(folder)
+        except InputError:  # a class that is yet to come may be damaged, and lays its results out again
+            if position == len(sweeps) - 1:
+                raise
     print_joint(console, folder)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return has_best

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hvqray.atomic import make_folder, write_atomically
+from hvqray.atomic import make_folder
 from hvqray.config.sections import DataConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
 from hvqray.data.cores import torch_threads
@@ -50,6 +50,7 @@ from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
+from hvqray.tuning.same_data import check_same_data, data_record
 from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
 from hvqray.tuning.tune_run import SearchPlan
 
@@ -118,13 +119,8 @@ class SweepSession:
         if data.selected_on_test:
             self._say(VAL_IS_TEST)
         make_folder(self.folder, option="--out")
-        if not self.options.resume:
-            # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
-            write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
         # Held to the end: no other process may start this sweep while its best model is being measured.
         with closing(self._store(data)) as store:
-            if self.options.resume:
-                write_atomically(self.folder / "sweep.yaml", self.sweep.to_yaml())
             self._say(f"{self._how_many()}; {self.resources.describe()}; results in {self.folder}")
             sink = self._wandb_sink(wandb_mode, store)
             try:
@@ -282,6 +278,8 @@ class SweepSession:
         for metric in self.sweep.metric:
             check_objective(metric.name, data, field="metric.name")
         check_fixed_model(self.sweep, data.context)
+        if self.options.resume:
+            check_same_data(data, self.folder)
         return data
 
     def _begin_on_other_nodes(self) -> NodeCaches | None:
@@ -298,7 +296,13 @@ class SweepSession:
         return torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
 
     def _store(self, data: PreparedData) -> SweepStore:
-        return SweepStore(self.folder, resume=self.options.resume, selected_on_test=data.selected_on_test)
+        return SweepStore(
+            self.folder,
+            resume=self.options.resume,
+            selected_on_test=data.selected_on_test,
+            sweep_file=self.sweep.to_yaml(),
+            data=data_record(data),
+        )
 
     def _wandb_sink(self, mode: str, store: SweepStore) -> Any:
         if mode == "disabled":

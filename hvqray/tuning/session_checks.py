@@ -9,7 +9,8 @@ from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
 from hvqray.results.joint import holds_class_sweeps
-from hvqray.results.store import check_folder
+from hvqray.results.store import check_folder, read_starts
+from hvqray.results.study_file import count_studies
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
@@ -59,6 +60,7 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
     check_folder(folder, resume=resume)
     if resume:
         _check_same_sweep(sweep, folder)
+        _check_study(folder)
     elif holds_class_sweeps(folder):
         raise InputError(
             "holds sweeps of one class each; choose another name with --set name=NAME, or go on with --per-class --resume",
@@ -82,6 +84,16 @@ def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
             " name with --set name=NAME",
             source=str(path),
         )
+
+
+def _check_study(folder: Path) -> None:
+    """The study is what the search goes on from; one that Optuna would begin anew would not know the trials of the journal."""
+    path = folder / "study.db"
+    mend = "restore it, or search anew under another name with --set name=NAME; hvqray.report needs none"
+    found = count_studies(path, mend=mend) if path.exists() else None
+    if not found and read_starts(folder):
+        what = "is missing" if found is None else "holds no study"
+        raise InputError(f"{what}, and without it the search cannot go on; {mend}", source=str(path))
 
 
 def check_fixed_model(sweep: SweepFile, context: ModelContext) -> None:

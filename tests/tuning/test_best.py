@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 from small_checkpoint import write_checkpoint, write_dataset
 
+from hvqray.config.run_config import load_run_config
+from hvqray.config.sections import RunConfig
+from hvqray.errors import InputError
+from hvqray.results.confirm_store import ConfirmStore
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
-from hvqray.results.events import Goal
+from hvqray.results.events import Goal, TrialStart
 from hvqray.results.history import TrialRecord
+from hvqray.results.store import SweepStore
 from hvqray.results.sweep_folder import read_best
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, load_model, trial_folder
 from hvqray.training.measure import SCORES_FILE, read_test_scores
 from hvqray.tuning import best as best_module
+from hvqray.tuning import measured
 from hvqray.tuning.best import best_confirmed, best_trials, install_best
 from hvqray.tuning.measured import measure_run, measure_runs, measured_folder
 from hvqray.tuning.resources import TrialResources
@@ -139,6 +149,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
     monkeypatch.setattr("ray.get", lambda pending: pending)
+    monkeypatch.setattr(measured, "_check_checkpoints", lambda *arguments: None)
     measured_folder(tmp_path, "t0000-s1").mkdir(parents=True)
     resources = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
     measure_runs(tmp_path, ["t0000-s0", "t0000-s1", "t0000-s2"], resources=resources, cache_dir=None)
@@ -161,6 +172,7 @@ def test_a_single_run_is_measured_here_unless_it_wants_a_gpu_or_there_are_other_
     monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
     monkeypatch.setattr("ray.get", lambda pending: pending)
     monkeypatch.setattr("hvqray.training.measure.measure_on_test", measure)
+    monkeypatch.setattr(measured, "_check_classes", lambda checkpoint, cache_dir: None)
     for run_id, gpus, nodes in (("t0000", 0.0, 1), ("t0001", 0.5, 1), ("t0002", 0.0, 2)):
         monkeypatch.setattr("ray.nodes", lambda nodes=nodes: [{"Alive": True}] * nodes + [{"Alive": False}])
         run = trial_folder(tmp_path, run_id)
@@ -180,10 +192,10 @@ def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "s"
-    measured = measured_folder(folder, "t0004-s1")
-    measured.mkdir(parents=True)
+    run = measured_folder(folder, "t0004-s1")
+    run.mkdir(parents=True)
     content = {"trial_id": "t0004-s1", "selected_on_test": False, "metrics": {METRIC: 0.9}}
-    (measured / METRICS_FILE).write_text(json.dumps(content))
+    (run / METRICS_FILE).write_text(json.dumps(content))
     (folder / "best").mkdir()
     (folder / "best" / "old.txt").write_text("old")
     (folder / ".best.of-a-killed-process").mkdir()
@@ -240,3 +252,67 @@ def test_where_the_new_best_cannot_be_renamed_the_old_one_stays(
     with pytest.raises(OSError, match="the server is gone"):
         install_best(tmp_path, "t0002", "t0002")
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["old.txt"]
+
+
+def test_a_damaged_best_is_laid_out_again_with_all_its_figures(tmp_path: Path) -> None:
+    measured_run(tmp_path, "t0004-s1")
+    configurations = [confirmed("t0004", 0.8, 0.9)]
+    install_best(tmp_path, "t0004", "t0004-s1", configurations)
+    whole = read_best(tmp_path)
+    for damaged in ("{", "{}", "[]", '{"trial_id": "t0004", "selected_on_test": false, "metrics": 3}'):
+        (tmp_path / "best" / METRICS_FILE).write_text(damaged)
+        with pytest.raises(
+            InputError, match=r"best/metrics\.json: is damaged \(.*\); hvqray\.sweep with --resume lays"
+        ):
+            read_best(tmp_path)
+        install_best(tmp_path, "t0004", "t0004-s1", configurations)
+        assert read_best(tmp_path) == whole
+
+
+RESOURCES = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
+
+
+def test_a_checkpoint_that_is_gone_can_be_made_again(tmp_path: Path) -> None:
+    """By the command that is told, which takes the configuration from the trial's folder."""
+    config = RunConfig.model_validate({"model": {"name": "hvq"}, "train": {"seed": 5}})
+    start = TrialStart("t0000", 0, {}, config.model_dump(mode="json", by_alias=True), "hash", 5)
+    with closing(SweepStore(tmp_path, resume=False, selected_on_test=False)) as store:
+        store.on_trial_start(start)
+    with closing(ConfirmStore(tmp_path, code_version="1")) as confirm_store:
+        confirm_store.on_trial_start(replace(start, trial_id="t0000-s1", confirms="t0000"))
+    run = trial_folder(tmp_path, "t0000")
+    with pytest.raises(InputError) as refused:
+        measure_runs(tmp_path, ["t0000", "t0000-s1"], resources=RESOURCES, cache_dir=Path("/c d"))
+    assert str(refused.value) == (
+        f"{tmp_path}: the checkpoint of t0000 is gone; train it again by `python -m hvqray.train --trial {tmp_path}:t0000 --out {run} --cache-dir '/c d'`,"
+        " and likewise those of t0000-s1, then give the sweep's command again with --resume"
+    )
+    for run_id in ("t0000", "t0000-s1"):
+        assert load_run_config(trial_folder(tmp_path, run_id) / CONFIG_FILE) == config
+
+
+def test_a_model_is_not_measured_on_other_classes(sweep: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, cache = sweep
+    (tmp_path / "data" / "bolt").rename(tmp_path / "data" / "nut")
+    with pytest.raises(InputError) as refused:
+        measure_run(folder, "t0000", 1, 0.0, cache)
+    assert "the model was trained on the classes bolt, cloth, and the data have cloth, nut" in str(
+        refused.value
+    )
+    assert str(trial_folder(folder, "t0000")) in str(refused.value)
+    assert not list(trial_folder(folder, "t0000").glob("*measured*"))
+
+
+def test_what_another_process_says_of_the_input_is_told_as_such(
+    sweep: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(pending: Any) -> None:
+        raise ray.exceptions.RayTaskError("measure_run", "a traceback", InputError("the classes differ"))
+
+    monkeypatch.setattr(
+        "ray.remote", lambda **resources: lambda function: SimpleNamespace(remote=lambda *_: None)
+    )
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}] * 2)
+    monkeypatch.setattr("ray.get", lost)
+    with pytest.raises(InputError, match=r"^the classes differ$"):
+        measure_runs(sweep[0], ["t0000"], resources=RESOURCES, cache_dir=None)

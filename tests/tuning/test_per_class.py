@@ -11,6 +11,7 @@ from rich.console import Console
 from small_images import write_space
 
 from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.errors import InputError
 from hvqray.tuning import per_class
 
 
@@ -47,3 +48,29 @@ def test_a_class_has_an_equal_share_of_the_time_that_is_left(
     takes = iter([0.0])
     assert per_class.search_classes(sweeps[:1], tmp_path, time_budget_s=None, **arguments)
     assert shares == [None]
+
+
+@pytest.mark.parametrize("damaged_until", [2, 9])
+def test_a_damaged_class_is_told_once_all_were_searched(
+    sweeps: list[SweepFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged_until: int
+) -> None:
+    """The search of each lays its own results out again, so one that is yet to come is not waited for in vain."""
+    searched: list[str] = []
+
+    def session_of(sweep: SweepFile, time_budget_s: float | None) -> Any:
+        return SimpleNamespace(run=lambda: searched.append(sweep.data["classes"][0]) is None)
+
+    def report(folder: Path) -> Path:
+        if len(searched) < damaged_until:
+            raise InputError("is damaged")
+        return folder / "report.html"
+
+    monkeypatch.setattr(per_class, "build_joint_report", report)
+    monkeypatch.setattr(per_class, "print_joint", lambda console, folder: None)
+    arguments: dict[str, Any] = {"session_of": session_of, "console": Console(quiet=True)}
+    if damaged_until == 9:
+        with pytest.raises(InputError, match="is damaged"):
+            per_class.search_classes(sweeps, tmp_path, time_budget_s=None, **arguments)
+    else:
+        assert per_class.search_classes(sweeps, tmp_path, time_budget_s=None, **arguments)
+    assert searched == ["bolt", "cloth", "wood"]

@@ -172,6 +172,28 @@ def test_an_interrupted_search_leaves_finished_trials_and_can_be_resumed(
     assert [trial.trial_id for trial in read_trials(one.folder)] == ["t0000", "t0001"]
 
 
+def test_a_second_sweep_that_is_refused_leaves_the_first_ones_file(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were checked before either began, which takes as long as Ray's start and the cache."""
+    search = Search(0)
+    first = begin(tmp_path, images, cache, search, monkeypatch)
+    second = begin(tmp_path, images, cache, search, monkeypatch, overrides=["train.epochs=7"])
+    refused: list[str] = []
+
+    def while_it_runs(*arguments: Any) -> None:
+        search.run(*arguments)
+        monkeypatch.setattr(session, "run_search", search.run)
+        with pytest.raises(InputError) as error:
+            second.run()
+        refused.append(str(error.value))
+
+    monkeypatch.setattr(session, "run_search", while_it_runs)
+    assert first.run()
+    assert "already holds a sweep" in refused[0]
+    assert (first.folder / "sweep.yaml").read_text() == first.sweep.to_yaml() != second.sweep.to_yaml()
+
+
 def test_choosing_on_test_is_said(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
