@@ -197,7 +197,7 @@ class SweepSession:
         """Measure the baselines and lay their results down beside those of the best model, a run of `trial_id`."""
         best, names = self.folder / FOLDER, self.sweep.baselines
         self._say(f"holding {trial_id} against {', '.join(names)}")
-        with progress_bar(self.console) as progress:
+        with progress_bar(self.console) as progress, torch_threads(usable_cores()):
             results = measure_baselines(
                 best,
                 [name for name in names if name != NO_QUANTIZER],
