@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: written aside, then renamed; and the folders that they go to."""
+"""Files that are whole at any moment: written aside, then renamed; where they go to, and which file an error is about."""
 
 from __future__ import annotations
 
@@ -13,19 +13,60 @@ from hvqray.errors import InputError
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a path beside `target` to write to; it takes `target`'s place when the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    """Give a path beside `target` to write to; it takes `target`'s place when the block ends without an error.
+
+    An OSError that names no file, or the one aside, names `target`.
+    """
+    # Cut to 60 characters, 240 bytes at most: with what mkstemp adds, a name has 255 on most file systems.
+    prefix = f".{target.name:.60}."
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix)
+    except OSError as error:
+        error.filename = str(target)
+        raise
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
+        with naming(target):
+            yield aside
         umask = os.umask(0)
         os.umask(umask)
         aside.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is not
         os.replace(aside, target)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename) == name:
+            error.filename = str(target)
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block that names no file name `path`: when a write fails, the system only says why."""
+    try:
+        yield
+    except OSError as error:
+        if (
+            error.filename is None and error.errno is not None
+        ):  # without a number, the name would hide the text
+            error.filename = str(path)
+        raise
+
+
+def check_file(target: Path, *, option: str) -> None:
+    """See that `target`, which the user named by `option`, can be written, before any work is done for it.
+
+    Raises:
+        InputError: it is a folder, its name is too long, or its folder, where it exists, cannot be written to.
+    """
+    try:
+        reason = "it is a folder" if target.is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason is None and target.parent.is_dir() and not os.access(target.parent, os.W_OK):
+        reason = "Permission denied"
+    if reason:
+        raise InputError(f"cannot be written ({reason}); name another file", field=f"{option} {target}")
 
 
 def make_folder(folder: Path, *, option: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from rich.console import Console
 
-from hvqray.atomic import make_folder, write_atomically
+from hvqray.atomic import check_file, make_folder, write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.out is not None and arguments.out.suffix != ".json":
         raise InputError(f"--out {arguments.out}: must end in .json")
+    if arguments.out is not None:
+        check_file(arguments.out, option="--out")
     if arguments.source is not None and arguments.source.is_dir():
         if any(value is not None for value in (arguments.data, arguments.out, arguments.metric)):
             raise InputError("--data, --out and --metric do not go with a sweep's folder; leave them out")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hvqray.atomic import make_folder, write_atomically
+from hvqray.atomic import check_file, make_folder, write_atomically
 from hvqray.command_line import DONE, add_cache_option, add_layout_option, argument_parser, run_command
 from hvqray.config.sections import DataConfig, ValidationConfig
 from hvqray.data.dataset import PreparedData, Split
@@ -71,10 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.out is not None and arguments.out.suffix not in OUT_SUFFIXES:
         raise InputError(f"--out {arguments.out}: must end in {' or '.join(OUT_SUFFIXES)}")
+    if arguments.out is not None:
+        check_file(arguments.out, option="--out")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(arguments.checkpoint, device=device)
     config, remarks = data_of(loaded, arguments.data, arguments.layout)
+    if arguments.out is not None:
+        make_folder(arguments.out.parent, option="--out")
     made_from_test = config.validation.from_ == "test"
     if arguments.split == ALL:
         config = config.model_copy(update={"validation": ValidationConfig.model_validate({"from": "none"})})
@@ -99,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for remark in filter(None, [results.note, *remarks]):
         console.print(Text(remark))
     if arguments.out is not None:
-        make_folder(arguments.out.parent, option="--out")
         content = _json(metrics, facts) if arguments.out.suffix == ".json" else _csv(results, facts)
         write_atomically(arguments.out, content)
     return DONE

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from hvqray.atomic import replacing
+from hvqray.atomic import check_file, replacing
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.data.images import load_image
 from hvqray.environment import code_version
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out or folder / "model.onnx"
     if not out.parent.is_dir():
         raise InputError("its folder does not exist; create it", source=str(out), field="--out")
+    check_file(out, option="--out")
     loaded = load_model(arguments.checkpoint)
     detector = build_detector(loaded, cache_dir=arguments.cache_dir)
     difference = export_onnx(detector, loaded, out, examples=folder / "maps", tolerance=arguments.tolerance)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
-from hvqray.atomic import replacing, write_atomically
+from hvqray.atomic import check_file, naming, replacing, write_atomically
+from hvqray.errors import InputError
 
 
 def write_and_fail(target: Path, error: BaseException) -> None:
@@ -56,3 +59,46 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, umask: int, mo
     finally:
         os.umask(before)
     assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_a_write_that_the_disk_refuses_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "result.txt"
+    with files_of_at_most(1000), pytest.raises(OSError, match="File too large") as refused:
+        write_atomically(target, bytes(2000))
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(target))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_file_aside_cannot_be_made_the_target_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "result.txt"
+    with pytest.raises(FileNotFoundError) as refused:
+        write_atomically(target, "content")
+    assert refused.value.filename == str(target)
+
+
+def test_an_error_keeps_the_name_and_the_text_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing, replacing(tmp_path / "copy.txt"):
+        (tmp_path / "source.txt").read_text()
+    assert missing.value.filename == str(tmp_path / "source.txt")
+    with pytest.raises(OSError, match=r"^what a library says$"), naming(tmp_path / "copy.txt"):
+        raise OSError("what a library says")
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\N{GRINNING FACE}" * 63])
+def test_a_name_may_be_as_long_as_the_disk_takes_it(tmp_path: Path, name: str) -> None:
+    write_atomically(tmp_path / name, "content")
+    assert (tmp_path / name).read_text() == "content"
+
+
+def test_what_cannot_be_written_is_told_before(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "there.json").write_text("{}")
+    for fine in ("new.json", "there.json", "new/new.json"):
+        check_file(tmp_path / fine, option="--out")
+    for name, reason in (("folder.json", "it is a folder"), ("x" * 256, "File name too long")):
+        with pytest.raises(InputError) as refused:
+            check_file(tmp_path / name, option="--out")
+        assert (
+            str(refused.value) == f"--out {tmp_path / name}: cannot be written ({reason}); name another file"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.json", "there.json"]

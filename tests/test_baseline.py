@@ -48,6 +48,7 @@ def test_of_a_configuration(
     ("arguments", "told"),
     [
         (["{config}", "--out", "x.csv"], "--out x.csv: must end in .json"),
+        (["{config}", "--out", "{folder}/dir.json"], "dir.json: cannot be written (it is a folder)"),
         (["{config}", "--metric", "val/acc"], "--metric: 'val/acc' is no metric"),
         (["{config}", "--metric", "test/image_auroc"], "use 'val/image_auroc'"),
         (
@@ -71,6 +72,7 @@ def test_faults_in_one_line(
     arguments: list[str],
     told: str,
 ) -> None:
+    (tmp_path / "dir.json").mkdir()
     given = [each.format(config=config, folder=tmp_path) for each in arguments]
     assert run_command(main, [*given, "--cache-dir", str(shared_cache)]) == 2
     errors = capsys.readouterr().err.strip().splitlines()

@@ -143,11 +143,15 @@ def test_the_weights_file_alone_will_do(place: Place, tmp_path: Path) -> None:
 
 
 def test_faults_of_the_user_are_one_line(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(evaluate, "evaluate", None)  # all of these are told before any work
+    (tmp_path / "dir.json").mkdir()
     (tmp_path / "empty" / "nut" / "test" / "good").mkdir(parents=True)
     for arguments, expected in (
         (["--out", "x.txt"], "x.txt: must end in .json or .csv"),
+        (["--out", str(tmp_path / "dir.json")], "dir.json: cannot be written (it is a folder)"),
+        (["--out", "/proc/nowhere/x.json"], "--out /proc/nowhere: cannot be written to ("),
         (["--data", str(tmp_path / "nowhere")], "nowhere"),
         (["--data", str(tmp_path / "empty")], "none of the model's classes (bolt, cloth)"),
     ):

@@ -219,6 +219,12 @@ class TestFaults:
         assert fault in error
         assert error.count("\n") == 1
 
+    def test_a_folder_where_a_file_is_meant(self, checkpoint, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(export, "load_model", None)  # told before any work
+        assert run_command(export.main, [str(checkpoint), "--out", str(tmp_path)]) == 2
+        told = f"hvqray: error: --out {tmp_path}: cannot be written (it is a folder); name another file\n"
+        assert capsys.readouterr().err == told
+
     def test_no_checkpoint(self, tmp_path, capsys):
         assert run_command(export.main, [str(tmp_path)]) == 2
         assert "no checkpoint there" in capsys.readouterr().err
