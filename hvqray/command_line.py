@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
 import os
 import re
@@ -19,12 +21,28 @@ FAILED = 1
 INPUT_AT_FAULT = 2
 INTERRUPTED = 130
 
+_NO_ROOM = {
+    errno.ENOSPC: "free space",
+    errno.EDQUOT: "free space, or have the quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make it writable",
+}
+"""What is at fault when a disk takes no more, and the mend."""
+
 
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main`, turning what users can mend into one line on stderr and exit code 2."""
+    """Run a command's `main`, turning what users can mend into one line on stderr and exit code 2, a full disk into one and 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a name that the terminal has no letters for is no failure
+    code = DONE
     try:
         with warnings_on_stderr():
-            return main(argv)
+            code = main(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can be told that it fails
+        return code
     except InputError as error:
         print_error(str(error))
         return INPUT_AT_FAULT
@@ -32,9 +50,46 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (`| head`); the interpreter must not complain of it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        _abandon_stdout()  # its reader has left (`| head`)
+        return code
+    except Exception as error:
+        if (refused := _refused_by_disk(error)) is None:
+            raise
+        number, place = refused
+        if place is None and _stdout_fails():
+            place = "standard output"
+            _abandon_stdout()
+        reason = f"{os.strerror(number)}; {_NO_ROOM[number]}, or write to another place (--out, --cache-dir)"
+        print_error(f"{place}: {reason}" if place else reason)
+        return FAILED
+
+
+def _refused_by_disk(error: BaseException | None) -> tuple[int, str | None] | None:
+    """Error number and file, if it names one, where an error or what caused it is that a disk takes no more.
+
+    Ray raises what was raised in another process as an error whose `cause` is that.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error.errno, None if error.filename is None else os.fsdecode(error.filename)
+        if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
+            return errno.ENOSPC, None
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None
+
+
+def _stdout_fails() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _abandon_stdout() -> None:
+    """What is left to write goes nowhere, so that the interpreter does not complain of it again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

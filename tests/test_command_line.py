@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +82,110 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(30) == 0
+
+
+def run_program(main: str, stdout: int | None, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+    """`main` is an expression: the command's exit code."""
+    program = (
+        f"import sys; from hvqray.command_line import run_command; sys.exit(run_command(lambda argv: {main}))"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONIOENCODING": encoding}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("flush", [True, False], ids=["at once", "at the end"])
+def test_an_output_that_takes_no_more_is_told_in_one_line(flush: bool) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = run_program(f"print('result', flush={flush}) or 0", full.fileno())
+    assert ended.stderr == (
+        "hvqray: error: standard output: No space left on device; free space, or write to another place (--out, --cache-dir)\n"
+    )
+    assert ended.returncode == 1
+
+
+def test_a_reader_that_has_left_at_the_end_changes_no_exit_code() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    ended = run_program("print('result') or 2", write)
+    os.close(write)
+    assert (ended.stderr, ended.returncode) == ("", 2)
+
+
+def test_a_character_that_the_output_does_not_know_is_no_failure(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("wb") as file:
+        ended = run_program(
+            "print('M\\xfcller \\udce9', file=sys.stdout) or 0", file.fileno(), "ascii:strict"
+        )
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    assert (tmp_path / "out.txt").read_text() == "M\\xfcller \\udce9\n"
+
+
+def test_no_output_is_no_fault() -> None:
+    ended = run_program("setattr(sys, 'stdout', None) or 2", None)  # what the interpreter sets for `>&-`
+    assert (ended.stderr, ended.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "No space left on device; free space, or"),
+        (errno.EDQUOT, "Disk quota exceeded; free space, or have the quota raised, or"),
+        (errno.EFBIG, "File too large; raise the limit of a file's size (ulimit -f), or"),
+        (errno.EROFS, "Read-only file system; make it writable, or"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_in_one_line(
+    number: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, place in (("out/scores.csv", "out/scores.csv: "), (None, "")):
+        assert raising(OSError(number, "whatever a library says", name)) == 1
+        assert (
+            capsys.readouterr().err
+            == f"hvqray: error: {place}{told} write to another place (--out, --cache-dir)\n"
+        )
+
+
+def test_a_full_disk_is_told_from_another_process_and_from_the_study_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class TaskError(Exception):  # as Ray raises it
+        def __init__(self, cause: Exception) -> None:
+            self.cause = cause
+
+    class StorageError(Exception):  # as Optuna raises it
+        pass
+
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorname = "SQLITE_FULL"
+    storage = StorageError()
+    storage.__cause__ = full
+    for error in (TaskError(OSError(errno.ENOSPC, "", "cache/images")), storage):
+        assert raising(error) == 1
+        assert "No space left on device; free space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no number"),
+        FileNotFoundError(errno.ENOENT, "No such file", "x"),
+        PermissionError(errno.EACCES, "Permission denied", "x"),
+        OSError(errno.EIO, "Input/output error", "x"),
+        RuntimeError("No space left on device"),
+        sqlite3.OperationalError("no such table"),
+    ],
+    ids=repr,
+)
+def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        raising(error)
 
 
 @pytest.mark.parametrize(
