@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from hvqray.atomic import replacing, write_atomically
@@ -88,7 +88,8 @@ def save_model(
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     tensors |= {f"{_BATCHNORM}{name}": torch.tensor(value) for name, value in (batchnorm or {}).items()}
     with replacing(folder / MODEL_FILE) as path:
-        save_file(tensors, path, metadata={HEADER_KEY: header})
+        # Through memory: where safetensors itself writes, a full disk is no OSError.
+        path.write_bytes(save(tensors, metadata={HEADER_KEY: header}))
     write_record(folder, record)
 
 
@@ -150,17 +151,28 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"is damaged ({error}); remove it, the model carries a copy", source=str(path)
-        ) from None
+        raise InputError(f"is damaged ({error}); {_mend_of_record(path)}", source=str(path)) from None
     return record
+
+
+def _mend_of_record(path: Path) -> str:
+    """What to do about a damaged metrics.json: of a sweep's best model it holds more than the model's own copy."""
+    folder = path.parent.absolute()
+    if folder.name == "best" and trial_folder(folder.parent, "").is_dir():
+        return "repeat the sweep's command with --resume, which lays out best/ anew (the model's own copy has no figures on test)"
+    return "remove it, the model carries a copy"
 
 
 def save_resume_state(folder: Path, state: dict[str, Any]) -> None:
     """Write last.pt atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / RESUME_FILE) as path:
-        torch.save(state, path)
+    with replacing(folder / RESUME_FILE) as path, path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what PyTorch makes of a failed write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] | None:

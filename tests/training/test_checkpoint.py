@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import files_of_at_most
 from safetensors.torch import load_file, save_file
 
 from hvqray.config.run_config import load_run_config
@@ -147,17 +150,24 @@ def test_damaged_metrics_are_told(tmp_path: Path) -> None:
     assert load_model(tmp_path).metrics == RECORD
 
 
-def test_a_failed_write_leaves_the_checkpoint_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_metrics_of_a_sweep_s_best_model_are_laid_out_again(tmp_path: Path) -> None:
+    """The copy in the model is of before it was measured on `test` and confirmed."""
+    write(tmp_path / "fsq" / "best")
+    (tmp_path / "fsq" / "best" / METRICS_FILE).write_text("{")
+    trial_folder(tmp_path / "fsq", "t0001").mkdir(parents=True)
+    with pytest.raises(InputError) as refused:
+        load_model(tmp_path / "fsq" / "best")
+    assert "; repeat the sweep's command with --resume, which lays out best/ anew" in str(refused.value)
+    shutil.rmtree(tmp_path / "fsq" / ".state")  # it cannot be resumed any more
+    with pytest.raises(InputError, match="; remove it, the model carries a copy"):
+        load_model(tmp_path / "fsq" / "best")
+
+
+def test_a_failed_write_leaves_the_checkpoint_as_it_was(tmp_path: Path) -> None:
     saved = write(tmp_path)
-
-    def full(*arguments: Any, **options: Any) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("hvqray.training.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="no space left"):
+    with files_of_at_most(8000), pytest.raises(OSError, match="File too large") as refused:
         write(tmp_path)
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / MODEL_FILE))
     assert {path.name for path in tmp_path.iterdir()} == {MODEL_FILE, CONFIG_FILE, METRICS_FILE}
     assert load_model(tmp_path).model.state_dict().keys() == saved.state_dict().keys()
 
@@ -186,6 +196,15 @@ def test_resume_state_round_trip(tmp_path: Path) -> None:
     remove_resume_state(tmp_path / "run")
     remove_resume_state(tmp_path / "run")
     assert load_resume_state(tmp_path / "run", device=CPU) is None
+
+
+def test_a_resume_state_that_the_disk_refuses_is_told_as_that(tmp_path: Path) -> None:
+    save_resume_state(tmp_path, {"epochs_done": 1})
+    with files_of_at_most(8000), pytest.raises(OSError, match="File too large") as refused:
+        save_resume_state(tmp_path, {"epochs_done": 2, "model": torch.zeros(50_000)})
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / RESUME_FILE))
+    assert load_resume_state(tmp_path, device=CPU) == {"epochs_done": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [RESUME_FILE]
 
 
 @pytest.mark.parametrize("flaw", ["empty", "text", "pickle", "torch pickle", "truncated weights"])
