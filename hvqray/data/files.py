@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -19,9 +21,10 @@ def dataset_root(root: str | Path) -> Path:
     """The absolute path of a dataset's folder.
 
     Raises:
-        InputError: it is no folder.
+        InputError: it is no folder, or its name is not UTF-8.
     """
     path = Path(root).expanduser().absolute()
+    check_name(path)
     if not path.is_dir():
         raise InputError(
             f"{path} is not a folder; give the folder that holds the class folders", field="data.root"
@@ -33,7 +36,7 @@ def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | 
     """The classes to read, in alphabetical order: all that `root` has, or those in `classes`.
 
     Raises:
-        InputError: `classes` is empty or names one that `root` does not have, or a class is called `mean`.
+        InputError: `classes` is empty or names one that `root` does not have, or a class is called `mean` or not by UTF-8.
     """
     if classes is not None and not classes:
         raise InputError("[] names no class; leave it out (or null) to use all", field="data.classes")
@@ -41,6 +44,8 @@ def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | 
         if name not in known:
             raise InputError(f"{root} has no class {name!r}{did_you_mean(name, known)}", field="data.classes")
     names = sorted(set(known if classes is None else classes))
+    for name in names:
+        check_name(root / name)
     if MEAN in names:
         raise InputError(
             f"{root / MEAN} is a class called {MEAN!r}, which stands for the mean over classes in all results; rename the folder",
@@ -50,10 +55,14 @@ def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | 
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files directly in `folder` by their extension, sorted by name; none where there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_image(path))
+    """Image files directly in `folder` by their extension, sorted by name; none where there is no such folder.
+
+    Raises:
+        InputError: the name of one is not UTF-8.
+    """
+    return sorted(
+        _listed(entry) for entry in _visible(folder) if is_image(Path(entry.name)) and _is_file(entry)
+    )
 
 
 def masks_by_stem(folder: Path) -> dict[str, Path]:
@@ -65,14 +74,33 @@ def masks_by_stem(folder: Path) -> dict[str, Path]:
 
 def is_image(path: Path) -> bool:
     """Whether a path is that of an image, by its name alone; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and _visible(path)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in `folder`, sorted by name, hidden ones left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _visible(path))
+    """Folders directly in `folder`, sorted by name, hidden ones left out.
+
+    Raises:
+        InputError: the name of one is not UTF-8.
+    """
+    return sorted(_listed(entry) for entry in _visible(folder) if Path(entry.path).is_dir())
+
+
+def check_name(path: Path) -> None:
+    """See that results can name a file or folder: Parquet, JSON and CSV files hold UTF-8, and a name is any bytes.
+
+    Raises:
+        InputError: `path` is not UTF-8, as in archives that Windows has packed.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(
+            "its name is not UTF-8, as the results that bear it must be; rename it"
+            " (all at once, if they are of encoding cp1252: convmv -r -f cp1252 -t utf8 --notest FOLDER)",
+            source=shown,
+        ) from None
 
 
 def counted(number: int, noun: str) -> str:
@@ -84,14 +112,34 @@ def inside(folder: Path, relative: str, *, source: Path) -> Path:
     """`folder / relative`, where `relative` is a path that the file `source` names.
 
     Raises:
-        InputError: the path leads out of `folder`.
+        InputError: the path leads out of `folder`, or is not UTF-8.
     """
     if Path(relative).is_absolute() or ".." in Path(relative).parts:
         raise InputError(
             f"{relative!r} leads out of {folder}; give a path inside the dataset", source=str(source)
         )
+    check_name(folder / relative)
     return folder / relative
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _listed(entry: os.DirEntry[str]) -> Path:
+    path = Path(entry.path)
+    check_name(path)
+    return path
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A file or a link to one, or a link that leads nowhere, which is told of when it is opened; a pipe would be waited for."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True
