@@ -17,6 +17,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from hvqray.atomic import naming
+
+
+class DamagedFileError(Exception):
+    """A file is empty, breaks off, or is no file of tensors."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -48,7 +54,7 @@ class TensorWriter:
             column = self._columns[name]
             assert values.dtype == np.dtype(column.dtype)
             assert values.shape[1:] == column.shape
-            with self._raw_paths[name].open("ab") as file:
+            with naming(self._path), self._raw_paths[name].open("ab") as file:
                 file.write(np.ascontiguousarray(values).data)
         self._num_rows += lengths.pop()
 
@@ -56,7 +62,7 @@ class TensorWriter:
         """Writes the Arrow file and removes the plain ones."""
         arrays = {name: self._tensor_array(name) for name in self._columns}
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-        with self._path.open("wb") as file:
+        with naming(self._path), self._path.open("wb") as file:
             with pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
             file.flush()
@@ -81,19 +87,30 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        DamagedFileError: it does not hold what `TensorWriter` writes.
     """
     with path.open("rb") as file:
         # mmap duplicates the descriptor, and the lock lives as long as any duplicate: as long as the mapping.
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(file, fcntl.LOCK_SH)
+        if not os.fstat(file.fileno()).st_size:
+            raise DamagedFileError(f"{path.name} is empty")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
-    return {name: batch.column(name).to_numpy_ndarray() for name in batch.schema.names}
+    try:
+        batch = pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
+        return {name: batch.column(name).to_numpy_ndarray() for name in batch.schema.names}
+    # What Arrow raises on a part of a file, or on bytes that are none; it is in memory, so no OSError is the disk's.
+    except (ValueError, OSError, AttributeError) as error:
+        raise DamagedFileError(f"{path.name} cannot be read: {error}") from error
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether any process has arrays of this file."""
-    with path.open("rb") as file:
+    """Whether any process has arrays of this file; none has where there is no file, or had it before it was removed."""
+    try:
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,18 +1,20 @@
 """The cache folder: entries that are built once per machine, appear whole or not at all, and are cleared when old.
 
 An entry is a folder `KIND-KEY` with the file `tensors.arrow` and a line that describes it. Its key is made of everything
-that decides its content, so entries never go stale; they are only ever added and removed.
+that decides its content, so entries never go stale; they are only ever added and removed. One that others have damaged (a clean-up
+of temporary files takes single files away) is built anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +22,19 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 
-from hvqray.data.arrow_store import is_in_use, open_tensors
+from hvqray.atomic import naming
+from hvqray.data.arrow_store import DamagedFileError, is_in_use, open_tensors
 from hvqray.data.progress import Progress, silent
 from hvqray.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "HVQRAY_CACHE_DIR"
 TENSORS = "tensors.arrow"
 _DESCRIPTION = "description.txt"
 _SYNTHETIC_PREFIX = "synthetic-"
+_ENTRY_NAME = re.compile(r"[a-z]+-[0-9a-f]{32}")
+"""By its name a folder is known as an entry where its files are gone: the cache may lie among folders that are none."""
 _POLL_S = 0.25
 
 
@@ -55,6 +62,8 @@ class CacheEntry:
     last_used: float
     """Seconds since the epoch."""
     in_use: bool
+    is_damaged: bool = False
+    """What it is there for is missing, so that it is of no use to anyone."""
 
     @property
     def is_synthetic_set(self) -> bool:
@@ -68,23 +77,50 @@ def open_entry(
     *,
     description: str,
     progress: Progress = silent,
+    files: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], Path]:
     """Opens the tensors of an entry, and first builds it where there is none; returns them and the entry's folder.
 
-    `build(folder)` writes `tensors.arrow`, and whatever else belongs to the entry, into an empty folder. Of
-    several processes that want an entry, one builds and the others wait; if it dies, the next one starts afresh.
+    `build(folder)` writes `tensors.arrow`, and whatever else belongs to the entry, of which `files` must be there,
+    into an empty folder. Of several processes that want an entry, one builds and the others wait; if it dies, the next
+    one starts afresh. An entry that is damaged is replaced, of which a warning tells; whoever has it open keeps what it has.
+
+    Raises:
+        InputError: a damaged entry cannot be removed.
     """
     entry = cache_dir / name
     while True:
         try:
-            tensors = open_tensors(entry / TENSORS)
+            tensors = _open(entry, files)
             os.utime(entry)  # when it was last used
             return tensors, entry
-        except FileNotFoundError:
-            _build_entry(entry, build, description, progress)
+        except (FileNotFoundError, DamagedFileError):
+            _build_entry(entry, build, description, progress, files)
 
 
-def _build_entry(entry: Path, build: Callable[[Path], None], description: str, progress: Progress) -> None:
+def _open(entry: Path, files: Sequence[str]) -> dict[str, np.ndarray]:
+    """The tensors of an entry.
+
+    Raises:
+        FileNotFoundError: there is no such entry.
+        DamagedFileError: there is one, and one of its files is missing or cannot be read.
+    """
+    try:
+        tensors = open_tensors(entry / TENSORS)
+        for name in files:
+            if not (entry / name).stat().st_size:
+                raise DamagedFileError(f"{name} is empty")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # Between the two looks another process may have built it, which `_build_entry` sees.
+        if os.path.lexists(entry):
+            raise DamagedFileError(f"{Path(error.filename).name} is missing") from error
+        raise
+    return tensors
+
+
+def _build_entry(
+    entry: Path, build: Callable[[Path], None], description: str, progress: Progress, files: Sequence[str]
+) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     builder_file = entry.with_name(f".{entry.name}.builder")
     lock = FileLock(_lock_path(entry))
@@ -98,15 +134,22 @@ def _build_entry(entry: Path, build: Callable[[Path], None], description: str, p
                 builder = builder_file.read_text().strip() or builder
             progress(f"waiting for {builder} to finish {description}", 0, 0)
     try:
-        if entry.is_dir():
+        try:
+            _open(entry, files)
             return
+        except FileNotFoundError:
+            pass
+        except DamagedFileError as damage:
+            _discard_damaged(entry, damage)
         for leftover in entry.parent.glob(f".{entry.name}.part-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         builder_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         aside = Path(tempfile.mkdtemp(prefix=f".{entry.name}.part-", dir=entry.parent))
         try:
-            build(aside)
-            (aside / _DESCRIPTION).write_text(description + "\n")
+            with naming(entry):
+                build(aside)
+                (aside / _DESCRIPTION).write_text(description + "\n")
+            _open(aside, files)  # or an entry that is damaged from the start would be built for ever
             aside.chmod(0o755)  # mkdtemp makes it private
             aside.rename(entry)
         except BaseException:
@@ -116,6 +159,28 @@ def _build_entry(entry: Path, build: Callable[[Path], None], description: str, p
             builder_file.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def _discard_damaged(entry: Path, damage: DamagedFileError) -> None:
+    try:
+        _discard(entry)
+    except FileNotFoundError:  # someone else has removed it, and nothing is damaged any more
+        return
+    except OSError as error:
+        raise InputError(
+            f"is damaged ({damage}) and cannot be removed ({error.strerror}); remove it, or name another folder with --cache-dir",
+            source=str(entry),
+        ) from error
+    logger.warning("%s: the cache entry is damaged (%s); it is built anew", entry, damage)
+
+
+def _discard(entry: Path) -> None:
+    """Removes an entry, whose lock is held; renamed first, so that no one opens half of it."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{entry.name}.part-", dir=entry.parent))
+    try:
+        entry.rename(aside / "removed")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def cache_entries(cache_dir: Path) -> list[CacheEntry]:
@@ -128,7 +193,7 @@ def cache_entries(cache_dir: Path) -> list[CacheEntry]:
 
 
 def clear_cache(cache_dir: Path, *, limit_bytes: int = 0, keep: Path | None = None) -> list[CacheEntry]:
-    """Removes the least recently used entries until the rest takes at most `limit_bytes`; returns what was removed.
+    """Removes damaged entries, and the least recently used ones until the rest takes at most `limit_bytes`; returns what was removed.
 
     What a process has open or is building stays, and so does `keep`: a synthetic set, which is drawn again where it is
     missing, is an entry like the others, but no process has its files open while it trains on it.
@@ -140,9 +205,7 @@ def clear_cache(cache_dir: Path, *, limit_bytes: int = 0, keep: Path | None = No
     total = sum(entry.size_bytes for entry in entries)
     removed = []
     for entry in entries:
-        if total <= limit_bytes:
-            break
-        if entry.path != keep and _remove(entry):
+        if (total > limit_bytes or entry.is_damaged) and entry.path != keep and _remove(entry):
             removed.append(entry)
             total -= entry.size_bytes
     return removed
@@ -172,13 +235,23 @@ def _entry_of(leftover: Path) -> Path:
 
 def _read_entry(folder: Path) -> CacheEntry | None:
     try:
+        if not folder.is_dir():
+            return None
         size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         last_used = folder.stat().st_mtime
         if folder.name.startswith(_SYNTHETIC_PREFIX):
-            return CacheEntry(folder, "the synthetic set", size_bytes, last_used, in_use=False)
-        description = (folder / _DESCRIPTION).read_text().strip()
-        return CacheEntry(folder, description, size_bytes, last_used, is_in_use(folder / TENSORS))
-    except OSError:  # no entry, or removed meanwhile
+            return CacheEntry(
+                folder, "the synthetic set", size_bytes, last_used, in_use=False, is_damaged=not size_bytes
+            )
+        has_tensors, is_described = ((folder / name).is_file() for name in (TENSORS, _DESCRIPTION))
+        if not (has_tensors and is_described) and not _ENTRY_NAME.fullmatch(folder.name):
+            return None
+        description = (folder / _DESCRIPTION).read_text().strip() if is_described else "not described"
+        if not has_tensors:
+            description = f"damaged ({TENSORS} is missing): {description}"
+        in_use = is_in_use(folder / TENSORS)
+        return CacheEntry(folder, description, size_bytes, last_used, in_use, is_damaged=not has_tensors)
+    except OSError:  # removed meanwhile
         return None
 
 
@@ -187,10 +260,7 @@ def _remove(entry: CacheEntry) -> bool:
         with FileLock(_lock_path(entry.path), timeout=0):
             if not entry.is_synthetic_set and is_in_use(entry.path / TENSORS):
                 return False
-            # Renamed first, so that no one opens half an entry.
-            aside = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.part-", dir=entry.path.parent))
-            entry.path.rename(aside / "removed")
-            shutil.rmtree(aside, ignore_errors=True)
+            _discard(entry.path)
             return True
     except (Timeout, FileNotFoundError):
         return False

@@ -165,7 +165,12 @@ def open_features(
         writer.close()
 
     tensors, entry = open_entry(
-        cache_dir, f"features-{key}", build, description=description, progress=progress
+        cache_dir,
+        f"features-{key}",
+        build,
+        description=description,
+        progress=progress,
+        files=[_BATCHNORM] if config.adapt_batchnorm else [],
     )
     batchnorm = load_file(entry / _BATCHNORM) if config.adapt_batchnorm else None
     return tensors["features"], batchnorm

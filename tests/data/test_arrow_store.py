@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from full_disk import files_of_at_most
 
-from hvqray.data.arrow_store import Column, TensorWriter, is_in_use, open_tensors
+from hvqray.data.arrow_store import Column, DamagedFileError, TensorWriter, is_in_use, open_tensors
 
 COLUMNS = {"features": Column(np.float16, (3, 2, 2)), "mask": Column(np.uint8, (5,))}
 
@@ -73,6 +76,34 @@ def test_file_is_in_use_while_any_array_of_it_lives(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_tensors(tmp_path / "none.arrow")
+    assert not is_in_use(tmp_path / "none.arrow")
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "is empty": lambda content: b"",
+    "cannot be read: File is too small": lambda content: content[:5],
+    "cannot be read: Not an Arrow file": lambda content: content[: len(content) // 2],
+    "cannot be read: Not an Arrow": lambda content: content[:-1],
+    "cannot be read: Unexpected empty message": lambda content: bytes(len(content) - 700) + content[-700:],
+    "cannot be read: Verification of flatbuffer": lambda content: content[:-50] + bytes(30) + content[-20:],
+    "cannot be read: Not": lambda content: b"an error page of some proxy",
+}
+
+
+@pytest.mark.parametrize("told", DAMAGES)
+def test_a_damaged_file_is_told_as_that(tmp_path: Path, told: str) -> None:
+    path = tmp_path / "t.arrow"
+    write(path)
+    path.write_bytes(DAMAGES[told](path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=rf"^t\.arrow {told}"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("num_bytes", [60, 200], ids=["rows", "whole"])
+def test_a_write_that_the_disk_refuses_names_the_file(tmp_path: Path, num_bytes: int) -> None:
+    with files_of_at_most(num_bytes), pytest.raises(OSError, match="File too large") as refused:
+        write(tmp_path / "t.arrow")
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / "t.arrow"))
 
 
 def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
-from hvqray.data.arrow_store import Column, TensorWriter
+from hvqray.data.arrow_store import Column, DamagedFileError, TensorWriter
 from hvqray.data.cache import (
     CACHE_VARIABLE,
     TENSORS,
@@ -74,6 +78,30 @@ def add(cache_dir: Path, name: str, *, used: float, num_bytes: int = 1000) -> di
     return tensors
 
 
+ENTRY = "images-" + "0123456789abcdef" * 2
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "tensors are missing": lambda entry: (entry / TENSORS).unlink(),
+    "tensors are empty": lambda entry: os.truncate(entry / TENSORS, 0),
+    "tensors break off": lambda entry: os.truncate(entry / TENSORS, 700),
+    "another file is missing": lambda entry: (entry / "more.bin").unlink(),
+    "another file is empty": lambda entry: os.truncate(entry / "more.bin", 0),
+    "everything is missing": lambda entry: [path.unlink() for path in entry.iterdir()],
+}
+
+
+def open_with_more(cache_dir: Path) -> dict[str, np.ndarray]:
+    """An entry of two files beside its description."""
+
+    def build(folder: Path) -> None:
+        (folder / "more.bin").write_bytes(bytes(10))
+        writer = TensorWriter(folder / TENSORS, {"x": Column(np.uint8, (1000,))})
+        writer.append({"x": np.full((1, 1000), 7, np.uint8)})
+        writer.close()
+
+    return open_entry(cache_dir, ENTRY, build, description="sevens", files=["more.bin"])[0]
+
+
 def names(cache_dir: Path) -> list[str]:
     return [entry.path.name for entry in cache_entries(cache_dir)]
 
@@ -124,6 +152,122 @@ def test_killed_builder_leaves_nothing_wrong(tmp_path: Path) -> None:
     next_one = start_builder(tmp_path)
     assert next_one.communicate(timeout=60)[0].splitlines()[-1] == "(3, 4) 12"
     assert not list((tmp_path / "cache").glob(".*part-*"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_built_anew_and_told_of(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_with_more(tmp_path)
+    DAMAGES[damage](tmp_path / ENTRY)
+    with caplog.at_level(logging.WARNING):
+        assert open_with_more(tmp_path)["x"].sum() == 7000
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / ENTRY}: the cache entry is damaged (")
+    assert record.getMessage().endswith("); it is built anew")
+    assert open_with_more(tmp_path)["x"].sum() == 7000
+    assert len(caplog.records) == 1
+    assert names(tmp_path) == [ENTRY]
+    assert not list(tmp_path.glob(".*part-*"))
+
+
+@pytest.mark.parametrize("damage", ["tensors are missing", "another file is missing"])
+def test_who_has_an_entry_open_keeps_it_while_it_is_built_anew(tmp_path: Path, damage: str) -> None:
+    held = open_with_more(tmp_path)
+    DAMAGES[damage](tmp_path / ENTRY)
+    anew = open_with_more(tmp_path)
+    assert not np.shares_memory(held["x"], anew["x"])
+    assert held["x"].sum() == anew["x"].sum() == 7000
+
+
+def test_of_two_processes_one_builds_a_damaged_entry_anew(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "numbers-1").mkdir(parents=True)
+    first = start_builder(tmp_path)
+    wait_for(tmp_path / "builds.txt")
+    second = start_builder(tmp_path)
+    assert second.stdout is not None
+    assert second.stdout.readline().startswith(f"waiting for process {first.pid} on ")
+    (tmp_path / "go").touch()
+    outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert (tmp_path / "builds.txt").read_text() == "build\n"
+    assert [output.splitlines()[-1] for output in outputs] == ["(3, 4) 12"] * 2
+
+
+def test_an_entry_that_comes_out_damaged_is_an_error_and_not_built_for_ever(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFileError, match=r"tensors\.arrow is missing"):
+        open_entry(tmp_path, ENTRY, lambda folder: None, description="nothing")
+    assert names(tmp_path) == []
+
+
+def test_a_damaged_entry_that_cannot_be_removed_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_with_more(tmp_path)
+    (tmp_path / ENTRY / TENSORS).unlink()
+
+    def refuse(path: Path, target: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError) as refused:
+        open_with_more(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path / ENTRY}: is damaged (tensors.arrow is missing) and cannot be removed (Permission denied);"
+        " remove it, or name another folder with --cache-dir"
+    )
+
+
+def test_a_full_disk_names_the_entry_and_leaves_nothing(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        with (folder / TENSORS).open("wb") as file:
+            file.write(b"half of it")
+            file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        open_entry(tmp_path, ENTRY, build, description="much")
+    assert refused.value.filename == str(tmp_path / ENTRY)
+    assert names(tmp_path) == []
+    assert not list(tmp_path.glob(".*part-*"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_entries_are_cleared(tmp_path: Path, damage: str) -> None:
+    open_with_more(tmp_path)
+    DAMAGES[damage](tmp_path / ENTRY)
+    assert [entry.path.name for entry in clear_cache(tmp_path)] == [ENTRY]
+    assert not (tmp_path / ENTRY).exists()
+
+
+def test_an_entry_without_tensors_is_listed_as_damaged_and_goes_at_any_limit(tmp_path: Path) -> None:
+    held = open_with_more(tmp_path)
+    (tmp_path / ENTRY / TENSORS).unlink()
+    (tmp_path / ("features-" + 32 * "0")).mkdir()
+    sound = add(tmp_path, "b-1", used=1)
+    told = {entry.path.name: (entry.is_damaged, entry.description) for entry in cache_entries(tmp_path)}
+    assert told == {
+        "b-1": (False, "what b-1 holds"),
+        ENTRY: (True, "damaged (tensors.arrow is missing): sevens"),
+        "features-" + 32 * "0": (True, "damaged (tensors.arrow is missing): not described"),
+    }
+    assert len(clear_cache(tmp_path, limit_bytes=10**9)) == 2
+    assert names(tmp_path) == ["b-1"]
+    assert held["x"].sum() == 7000
+    assert sound["x"].sum() == 0
+
+
+def test_folders_that_are_no_entries_stay(tmp_path: Path) -> None:
+    """A cache may be put where other things are."""
+    for name, file in (("bolt", "000.png"), ("parts", "description.txt"), ("images-2024", TENSORS)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("mine")
+    assert clear_cache(tmp_path) == cache_entries(tmp_path) == []
+    assert len(list(tmp_path.glob("*/*"))) == 3
+
+
+def test_an_empty_synthetic_set_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "synthetic-v1-seed0").mkdir()
+    assert [entry.path.name for entry in clear_cache(tmp_path)] == ["synthetic-v1-seed0"]
 
 
 def test_clearing_takes_the_least_recently_used_first(tmp_path: Path) -> None:
