@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -19,10 +21,10 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
-from hvqray.atomic import make_folder, replacing, write_atomically
+from hvqray.atomic import check_file, make_folder, naming, replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.sections import BitDepth
-from hvqray.data.files import image_files
+from hvqray.data.files import check_name, image_files
 from hvqray.data.images import load_image
 from hvqray.data.progress import Progress, progress_bar
 from hvqray.errors import InputError, did_you_mean
@@ -36,6 +38,8 @@ from hvqray.training.optimisation import autocast
 
 BATCH_SIZE = 16
 CSV_FILE = "predictions.csv"
+_STEM_BYTES = 200
+"""How much of an image's name its map bears; a name has at most 255 bytes on most file systems."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = find_images(arguments.inputs)
     classes = [class_of(path, loaded, arguments.class_name) for path in paths]
     make_folder(arguments.out, option="--out")
+    check_file(arguments.out / CSV_FILE, option="--out")
     size = loaded.context.image_size
     with tempfile.TemporaryFile(dir=arguments.out) as file, progress_bar() as progress:
         # Colours depend on all maps of a class, so the maps wait on disk: memory holds one batch.
-        maps_nSS = np.memmap(file, dtype=np.float32, shape=(len(paths), size, size), mode="w+")
+        shape = len(paths), size, size
+        # Taken from the disk at once: where it is full, writing to mapped memory kills the process.
+        with naming(arguments.out):
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
+        maps_nSS = np.memmap(file, dtype=np.float32, shape=shape, mode="r+")
         scores_n, classes = predict(
             loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
         )
@@ -100,8 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             Prediction(path, class_name, float(score), threshold_of(loaded, class_name))
             for path, class_name, score in zip(paths, classes, scores_n, strict=True)
         ]
-        pictures = draw(predictions, maps_nSS, arguments.out, bit_depth=loaded.config.data.bit_depth)
-    write_atomically(arguments.out / CSV_FILE, _csv(predictions, pictures, loaded.selected_on_test))
+        # Before the maps, each of which can fail: what the model says is worth more.
+        write_atomically(arguments.out / CSV_FILE, _csv(predictions, loaded.selected_on_test))
+        draw(predictions, maps_nSS, arguments.out, bit_depth=loaded.config.data.bit_depth)
     _print(predictions, loaded.selected_on_test)
     return DONE
 
@@ -110,15 +120,18 @@ def find_images(inputs: Iterable[Path]) -> list[Path]:
     """The image files that the user named, each once, in the order given.
 
     Raises:
-        InputError: an input is missing, or a folder without images.
+        InputError: an input is missing, neither file nor folder, or a folder without images; or a name is not UTF-8.
     """
     paths: list[Path] = []
     for path in inputs:
         if not path.exists():
             raise InputError("no such image or folder", source=str(path))
+        check_name(path)
         found = image_files(path) if path.is_dir() else [path]
         if not found:
             raise InputError("no image in this folder (subfolders are not searched)", source=str(path))
+        if not path.is_dir() and not path.is_file():
+            raise InputError("is no file but a pipe or a device; give an image or a folder", source=str(path))
         paths += found
     return list(dict.fromkeys(paths))
 
@@ -136,7 +149,8 @@ def class_of(path: Path, loaded: LoadedModel, given: str | None) -> str | None:
                 f"{given!r} is no class of this model{did_you_mean(given, known)}", field="--class"
             )
         return given
-    for folder in path.resolve().parents:
+    # By the path as it was given: links to images often lead to a store that knows no classes.
+    for folder in Path(os.path.abspath(path)).parents:
         if folder.name in known:
             return folder.name
     if len(known) == 1:
@@ -201,8 +215,8 @@ def predict(
 
 def draw(
     predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path, *, bit_depth: BitDepth | None = None
-) -> list[Path]:
-    """Write `NNNN_STEM.png` for each prediction: its map over its image, at the image's own size.
+) -> None:
+    """Write `NNNN_STEM.png` into `folder` for each prediction: its map over its image, at the image's own size.
 
     The images of one class share one colour scale, from the lowest value of their maps to the highest, or to as far above
     the threshold as the lowest lies below it, whichever is more: so normal images alone are not drawn in glowing colours.
@@ -214,26 +228,29 @@ def draw(
         high = max(float(maps_nSS[i].max()) for i in rows)
         threshold = predictions[rows[0]].threshold
         scales[class_name] = low, high if threshold is None else max(high, 2 * threshold - low)
-    pictures = []
     for i, prediction in enumerate(predictions):
         image_HW3 = load_image(prediction.path, bit_depth=bit_depth)
         size_WH = image_HW3.shape[1], image_HW3.shape[0]
         map_HW = np.asarray(Image.fromarray(maps_nSS[i]).resize(size_WH, Image.Resampling.BILINEAR))
         low, high = scales[prediction.class_name]
-        picture = folder / f"{i:04d}_{prediction.path.stem}.png"
-        with replacing(picture) as aside:
+        with replacing(folder / _picture_name(i, prediction)) as aside:
             overlay(image_HW3.transpose(2, 0, 1), map_HW, low=low, high=high).save(aside, format="PNG")
-        pictures.append(picture)
-    return pictures
 
 
-def _csv(predictions: list[Prediction], pictures: list[Path], selected_on_test: bool) -> str:
+def _picture_name(i: int, prediction: Prediction) -> str:
+    """`NNNN_STEM.png`, where NNNN makes it unique; the stem is cut where it is very long."""
+    stem = prediction.path.stem.encode()[:_STEM_BYTES].decode(errors="ignore")
+    return f"{i:04d}_{stem}.png"
+
+
+def _csv(predictions: list[Prediction], selected_on_test: bool) -> str:
     """A row an image, in the order given; what is unknown is an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["image", "class_name", "score", "threshold", "label", "map", "selected_on_test"])
-    for p, picture in zip(predictions, pictures, strict=True):
-        writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture.name, selected_on_test])
+    for i, p in enumerate(predictions):
+        picture = _picture_name(i, p)
+        writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture, selected_on_test])
     return file.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_disk import files_of_at_most
 from PIL import Image
 from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
 
@@ -134,12 +136,82 @@ def test_an_image_named_twice_is_predicted_once(place: Place, tmp_path: Path) ->
     assert len(run(place.oracle, folder, folder / "001.png", out=tmp_path)) == 6
 
 
+def test_a_link_is_of_the_class_that_its_own_folder_says(place: Place, tmp_path: Path) -> None:
+    store = place.root / "cloth" / "test" / "good" / "000.png"
+    (tmp_path / "bolt").mkdir()
+    (tmp_path / "bolt" / "link.png").symlink_to(store)
+    (tmp_path / "unsorted.png").symlink_to(store)
+    rows = run(place.squad, tmp_path / "bolt" / "link.png", tmp_path / "unsorted.png", out=tmp_path / "out")
+    assert [row["class_name"] for row in rows] == ["bolt", ""]
+
+
+def test_a_relative_path_is_of_the_folder_that_it_leads_to(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    (tmp_path / "bolt").mkdir()
+    shutil.copy(image, tmp_path / "unsorted.png")
+    monkeypatch.chdir(tmp_path / "bolt")
+    assert run(place.squad, "../unsorted.png", out=tmp_path / "a")[0]["class_name"] == ""
+    monkeypatch.chdir(image.parent)
+    assert run(place.squad, "000.png", out=tmp_path / "b")[0]["class_name"] == "cloth"
+
+
+def test_images_of_very_long_names(place: Place, tmp_path: Path) -> None:
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    (tmp_path / "cloth").mkdir()
+    stems = ["x" * 250 + "1", "x" * 250 + "2", "ü" * 125]
+    for stem in stems:
+        shutil.copy(image, tmp_path / "cloth" / f"{stem}.png")
+    rows = run(place.oracle, tmp_path / "cloth", out=tmp_path / "out")
+    assert sorted(Path(row["image"]).stem for row in rows) == sorted(stems)
+    assert len({row["map"] for row in rows}) == 3
+    assert all((tmp_path / "out" / row["map"]).is_file() for row in rows)
+
+
+def test_what_is_no_file_is_no_image_of_a_folder(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "cloth"
+    folder.mkdir()
+    shutil.copy(place.root / "cloth" / "test" / "good" / "000.png", folder / "a.png")
+    (folder / "dir.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    assert [Path(row["image"]).name for row in run(place.oracle, folder, out=tmp_path / "out")] == ["a.png"]
+
+
+def test_the_scores_are_kept_where_a_map_cannot_be_drawn(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("no picture")
+
+    monkeypatch.setattr(predict, "overlay", fail)
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    with pytest.raises(OSError, match="no picture"):
+        run(place.oracle, image, out=tmp_path)
+    (row,) = csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines())
+    assert np.isfinite(float(row["score"]))
+
+
+def test_a_disk_too_small_for_the_maps_is_told_before_the_model_runs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "predict", None)
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    with files_of_at_most(64 * 64 * 4 - 1):
+        assert run_command(predict.main, [str(place.oracle), str(image), "--out", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hvqray: error: {tmp_path}: File too large; ")
+
+
 def test_faults_of_the_user_are_one_line(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Path(shutil.copy(place.root / "bolt" / "test" / "good" / "000.png", tmp_path / "photo.png"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "windows").mkdir()
+    latin_1 = Path(shutil.copy(image, tmp_path / "windows" / os.fsdecode(b"\xe9000.png")))
     out = ["--out", str(tmp_path / "out")]
     for arguments, expected in (
         ([image], "give --class (bolt, cloth)"),
@@ -147,6 +219,9 @@ def test_faults_of_the_user_are_one_line(
         ([tmp_path / "nowhere.png", "--class", "bolt"], "nowhere.png: no such image or folder"),
         ([tmp_path / "empty", "--class", "bolt"], "empty: no image in this folder"),
         ([tmp_path / "broken.png", "--class", "bolt"], "broken.png"),
+        ([tmp_path / "pipe.png", "--class", "bolt"], "pipe.png: is no file but a pipe or a device"),
+        ([tmp_path / "windows", "--class", "bolt"], "\\xe9000.png: its name is not UTF-8"),
+        ([latin_1, "--class", "bolt"], "\\xe9000.png: its name is not UTF-8"),
     ):
         assert run_command(predict.main, [str(place.oracle), *map(str, arguments), *out]) == 2
         captured = capsys.readouterr()
@@ -189,3 +264,16 @@ def test_images_of_a_10_bit_camera_are_read_as_the_model_was_trained(
     Image.fromarray(np.full((HEIGHT, WIDTH), 2000, np.uint16)).save(tmp_path / "twelve.png")
     beyond = [str(tmp_path / "twelve.png"), "--class", "bolt", "--out", str(tmp_path / "twelve")]
     assert run_command(predict.main, [str(place.oracle), *beyond]) == 2
+
+
+def test_a_folder_in_the_place_of_the_csv_is_told_before_the_model_runs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "predictions.csv").mkdir()
+    monkeypatch.setattr(predict, "predict", None)
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    assert run_command(predict.main, [str(place.oracle), str(image), "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"hvqray: error: --out {tmp_path}/predictions.csv: cannot be written (it is a folder)"
+    )
