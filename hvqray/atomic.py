@@ -64,7 +64,7 @@ def check_file(target: Path, *, option: str) -> None:
     except OSError as error:
         reason = error.strerror
     if reason is None and target.parent.is_dir() and not os.access(target.parent, os.W_OK):
-        reason = "Permission denied"
+        reason = "its folder is not writable"
     if reason:
         raise InputError(f"cannot be written ({reason}); name another file", field=f"{option} {target}")
 

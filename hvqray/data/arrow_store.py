@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from hvqray.atomic import naming
-
 
 class DamagedFileError(Exception):
     """A file is empty, breaks off, or is no file of tensors."""
@@ -54,7 +52,7 @@ class TensorWriter:
             column = self._columns[name]
             assert values.dtype == np.dtype(column.dtype)
             assert values.shape[1:] == column.shape
-            with naming(self._path), self._raw_paths[name].open("ab") as file:
+            with self._raw_paths[name].open("ab") as file:
                 file.write(np.ascontiguousarray(values).data)
         self._num_rows += lengths.pop()
 
@@ -62,7 +60,7 @@ class TensorWriter:
         """Writes the Arrow file and removes the plain ones."""
         arrays = {name: self._tensor_array(name) for name in self._columns}
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
-        with naming(self._path), self._path.open("wb") as file:
+        with self._path.open("wb") as file:
             with pa.ipc.new_file(file, batch.schema) as writer:
                 writer.write_batch(batch)
             file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from full_disk import files_of_at_most
 
 from hvqray.data.arrow_store import Column, DamagedFileError, TensorWriter, is_in_use, open_tensors
 
@@ -97,13 +95,6 @@ def test_a_damaged_file_is_told_as_that(tmp_path: Path, told: str) -> None:
     path.write_bytes(DAMAGES[told](path.read_bytes()))
     with pytest.raises(DamagedFileError, match=rf"^t\.arrow {told}"):
         open_tensors(path)
-
-
-@pytest.mark.parametrize("num_bytes", [60, 200], ids=["rows", "whole"])
-def test_a_write_that_the_disk_refuses_names_the_file(tmp_path: Path, num_bytes: int) -> None:
-    with files_of_at_most(num_bytes), pytest.raises(OSError, match="File too large") as refused:
-        write(tmp_path / "t.arrow")
-    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / "t.arrow"))
 
 
 def test_rows_of_another_shape_are_refused(tmp_path: Path) -> None:

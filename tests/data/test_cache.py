@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+from full_disk import files_of_at_most
 
 from hvqray.data.arrow_store import Column, DamagedFileError, TensorWriter
 from hvqray.data.cache import (
@@ -217,16 +218,11 @@ def test_a_damaged_entry_that_cannot_be_removed_is_told_of(
     )
 
 
-def test_a_full_disk_names_the_entry_and_leaves_nothing(tmp_path: Path) -> None:
-    def build(folder: Path) -> None:
-        with (folder / TENSORS).open("wb") as file:
-            file.write(b"half of it")
-            file.flush()
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left on device") as refused:
-        open_entry(tmp_path, ENTRY, build, description="much")
-    assert refused.value.filename == str(tmp_path / ENTRY)
+@pytest.mark.parametrize("num_bytes", [500, 1200], ids=["rows", "whole"])
+def test_a_full_disk_names_the_entry_and_leaves_nothing(tmp_path: Path, num_bytes: int) -> None:
+    with files_of_at_most(num_bytes), pytest.raises(OSError, match="File too large") as refused:
+        open_with_more(tmp_path)
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / ENTRY))
     assert names(tmp_path) == []
     assert not list(tmp_path.glob(".*part-*"))
 
