@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from hvqray.metrics.ranking import Ranking
@@ -68,12 +68,14 @@ def aupro(ranking: Ranking, regions: MaskRegions) -> float:
     """AUPRO in [0, 1] of the pixels that `ranking` orders; its positives are `regions.pixel_P`, in that order."""
     fpr_before_T = ranking.negatives_above_T / ranking.num_negatives
     fpr_after_T = ranking.negatives_from_T / ranking.num_negatives
-    area_T = _area_below_ramp(fpr_before_T, fpr_after_T) / MAX_FPR
+    area_T = area_below_ramp(fpr_before_T, fpr_after_T) / MAX_FPR
     found_R = np.bincount(regions.region_P, weights=area_T[ranking.group_P], minlength=len(regions.area_R))
     return float(np.mean(found_R / regions.area_R))
 
 
-def _area_below_ramp(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def area_below_ramp(
+    start: Float[np.ndarray, " *shape"], end: Float[np.ndarray, " *shape"]
+) -> Float[np.ndarray, " *shape"]:
     """Area over [0, MAX_FPR] below a ramp that rises from 0 at `start` to 1 at `end` (a step where these are equal)."""
     width, room = end - start, np.maximum(MAX_FPR - start, 0)
     is_cut = (end > MAX_FPR) & (width > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,23 @@ from hvqray.atomic import replacing
 from hvqray.data.dataset import PreparedData
 from hvqray.data.groups import group_names
 from hvqray.data.prepare import prepare_data
+from hvqray.metrics import PIXEL_METRICS
+from hvqray.metrics.histogram_file import HistogramWriter, StoredHistograms, writing_histograms
+from hvqray.metrics.pixel_histograms import PixelHistograms
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
-from hvqray.training.checkpoint import load_model, write_record
+from hvqray.training.checkpoint import METRICS_FILE, load_model, write_record
 from hvqray.training.communicator import SingleProcess
-from hvqray.training.evaluation import Evaluator
+from hvqray.training.evaluation import Evaluator, Metrics
 from hvqray.training.optimisation import autocast
 
 SCORES_FILE = "test_scores.parquet"
+PIXELS_FILE = "test_pixels.npz"
+"""Histograms of each image's pixel scores, of which the pixel metrics' intervals are made."""
 
 
 def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) -> dict[str, Any]:
-    """Add `test/...` metrics to a checkpoint's metrics.json, and the images' scores and example maps of `test` beside it."""
+    """Add `test/...` metrics to a checkpoint's metrics.json, and the images' scores, their pixels' histograms and example maps of
+    `test` beside it."""
     loaded = load_model(checkpoint, device=device)
     config = loaded.config
     data = prepare_data(config.data, cache_dir=cache_dir, device=device)
@@ -36,10 +43,11 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     def precision() -> AbstractContextManager[Any]:
         return autocast(config.train, torch.device(device))
 
-    evaluator = Evaluator(
+    evaluator = _HistogramEvaluator(
         split, data.context, SingleProcess(device), batch_size=64, precision_context=precision
     )
-    measured = evaluator.evaluate(loaded.model, pixel_metrics=True)
+    with writing_histograms(checkpoint / PIXELS_FILE) as evaluator.histograms:
+        measured = evaluator.evaluate(loaded.model, pixel_metrics=True)
     test = {name: value for name, value in measured.items() if name.startswith("test/")}
     if data.selected_on_test:  # the split is the same one, under its other name
         test = {
@@ -60,14 +68,30 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     return record
 
 
+class _HistogramEvaluator(Evaluator):
+    """Writes each class's histograms while its maps are there."""
+
+    histograms: HistogramWriter
+
+    def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
+        metrics = super()._pixel_metrics(class_index, positions, maps_nHW)
+        regions = self._regions[class_index]
+        if regions is not None and None not in metrics.values():
+            class_name = self._context.class_names[class_index]
+            self.histograms.add(class_name, PixelHistograms.from_maps(maps_nHW, regions))
+        return metrics
+
+
 @dataclass(frozen=True)
 class ImageScores:
-    """Image scores of one class, all (n,), in an order that all models on the same data share."""
+    """What was measured of the images of one class, all (n,), in an order that all models on the same data share."""
 
     is_anomalous_n: np.ndarray
     score_n: np.ndarray
     group_n: np.ndarray
     """A number a group of images that belong together (`data.validation.group`), from 0; each by itself where there are none."""
+    pixels: StoredHistograms | None = None
+    """Of their pixels, in the same order; None where a version measured that left none."""
 
 
 def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
@@ -77,14 +101,25 @@ def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
     labels, scores = table["is_anomalous"].to_numpy(), table["score"].to_numpy()
     # Results of a version that knew no groups have no such column.
     groups = table["group"].to_numpy() if "group" in table.column_names else np.arange(len(table))
+    pixels = checkpoint / PIXELS_FILE
+    metrics: Metrics = {}
+    if pixels.exists():
+        metrics = json.loads((checkpoint / METRICS_FILE).read_text(encoding="utf-8"))["metrics"]
     return {
         str(name): ImageScores(
             labels[names == name],
             scores[names == name],
             np.unique(groups[names == name], return_inverse=True)[1],
+            stored_histograms(pixels, str(name), metrics) if metrics else None,
         )
         for name in np.unique(names)
     }
+
+
+def stored_histograms(path: Path, class_name: str, metrics: Mapping[str, float | None]) -> StoredHistograms:
+    """Those of a class, of whoever's flat `metrics` these are."""
+    exact = {metric: metrics.get(f"test/{class_name}/{metric}") for metric in PIXEL_METRICS}
+    return StoredHistograms(path, class_name, exact)
 
 
 def _write_scores(path: Path, data: PreparedData, scores_n: np.ndarray, group: str | None) -> None:

@@ -1,6 +1,6 @@
 """Means, standard deviations and 95 % intervals over the seeds of one configuration.
 
-The interval of an image metric answers: where would the mean over seeds lie, had other test images and other seeds been
+The interval of a metric answers: where would the mean over seeds lie, had other test images and other seeds been
 drawn? Every resample draws test images with replacement, stratified by label within each class and the same for all seeds,
 since all seeds saw the same images; images of a group (`data.validation.group`) together; and seeds with replacement. Each time one of
 what is drawn from is left out (`metrics.bootstrap`). The interval is that of the percentiles 2.5 and 97.5, each drawn away from the
@@ -9,8 +9,9 @@ percentiles alone are too narrow for a few dozen images (T. Hesterberg, What Tea
 Statistician 69(4), 2015). His percentiles further out would not do for two or three seeds, whose few resamples end before them.
 Where all images are ranked perfectly every resample is perfect, and no bootstrap gives an interval.
 
-Pixels of one image are no independent draws, and pixel metrics are no sums over images, so resampling images would sort all
-pixels again each time. For these the interval is Student's t over the seeds: it says nothing of other images.
+Pixels of one image are no independent draws: whole images are drawn for pixel metrics too, all pixels of each as often as it
+is, by their histograms (`metrics.pixel_histograms`). Runs measured by a version that left none have Student's t over the
+seeds instead, which says nothing of other images.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES
-from hvqray.metrics.bootstrap import bootknife, resample_images, resampled_image_metrics
+from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS
+from hvqray.metrics.bootstrap import (
+    Replicates,
+    Resamples,
+    bootknife,
+    resample_images,
+    resampled_image_metrics,
+)
+from hvqray.metrics.pixel_histograms import resampled_pixel_metrics
 from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
 from hvqray.training.measure import ImageScores
@@ -33,7 +41,7 @@ _SEED = 0
 """Of the resampling, so that the same runs always give the same intervals."""
 
 Scores = Mapping[str, ImageScores]
-"""Class name to the image scores on `test`."""
+"""Class name to what was measured of its images of `test`."""
 
 
 def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, Spread]:
@@ -41,12 +49,12 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
 
     Args:
         metrics: flat metrics of each seed's run, on both splits.
-        scores: image scores of each seed's run on `test`, of the same images.
+        scores: what was measured of the images of `test`, the same ones, by each seed's run.
     """
     names = [name for name in metrics[0] if _is_measured(name)]
     found = {name: _spread([one.get(name) for one in metrics]) for name in names}
     for name, spread in found.items():
-        if name.startswith("test/") and name.rpartition("/")[2] not in IMAGE_METRICS:
+        if name.startswith("test/") and name.rpartition("/")[2] in PIXEL_METRICS:
             found[name] = _with_t_interval(spread)
     for name, (low, high) in _intervals(scores).items():
         if name in found and found[name].mean is not None:
@@ -79,10 +87,10 @@ def _with_t_interval(spread: Spread) -> Spread:
 
 
 def differences(scores: Sequence[Scores], others: Sequence[Scores]) -> dict[str, tuple[float, float]]:
-    """Flat name to the 95 % interval of what the mean of `scores` has more than that of `others`, of image metrics on `test`.
+    """Flat name to the 95 % interval of what the mean of `scores` has more than that of `others`, on `test`.
 
     Both are of the same images, and every resample draws the same ones for both: what makes an image hard for all cancels out.
-    Where a metric is undefined on either side there is none.
+    Where a metric is undefined on either side there is none, nor of a pixel metric where one has no histograms.
 
     Raises:
         ValueError: they are not of the same images.
@@ -97,17 +105,25 @@ def differences(scores: Sequence[Scores], others: Sequence[Scores]) -> dict[str,
 
 
 @dataclass(frozen=True)
-class _Replicates:
-    """A metric on every resample, and how its variance falls apart."""
+class _Combined:
+    """A metric over seeds, or what it differs by, on every resample; and how its variance falls apart."""
 
     values_R: np.ndarray
-    parts: list[tuple[float, int]]
-    """Variance and degrees of freedom of each source that is independent of the others."""
+    of_images: list[tuple[float, float]]
+    """Variance and degrees of freedom of the images of each class."""
+    of_seeds: list[np.ndarray]
+    """Each side's values a seed, (S,)."""
 
-    def interval(self, lowest: float) -> tuple[float, float]:
-        """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within `lowest` to 1."""
-        squares = sum(variance**2 / degrees for variance, degrees in self.parts)
-        total = sum(variance for variance, _ in self.parts)
+    def interval(self, lowest: float) -> tuple[float, float] | None:
+        """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within `lowest` to 1.
+
+        None where a resample is undefined.
+        """
+        if not np.isfinite(self.values_R).all():
+            return None
+        parts = [*self.of_images, *_seed_parts(self.of_seeds)]
+        squares = sum(variance**2 / degrees for variance, degrees in parts)
+        total = sum(variance for variance, _ in parts)
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(self.values_R, [tail, 1 - tail])
         # Not the median: of two seeds it is one of them.
@@ -119,61 +135,89 @@ class _Replicates:
         )
 
 
-def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, tuple[float, float]]:
-    """Flat name to interval of the mean over seeds, of image metrics on `test`; of its difference to that of `others`, where there are any.
+@dataclass(frozen=True)
+class _Side:
+    """Runs of which the mean is taken, or is subtracted."""
 
-    The mean over classes is left out where a class is defined for some seeds only: it would be another mean for each.
+    scores: Sequence[Scores]
+    share_RS: np.ndarray
+    """Weights of the seeds in every resample's mean."""
+    sign: int
+
+
+def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[str, tuple[float, float]]:
+    """Flat name to interval of the mean over seeds on `test`; of its difference to that of `others`, where there are any.
+
+    The mean over classes is left out where a class is defined for some runs only: it would be another mean for each.
     """
     rng = np.random.default_rng(_SEED)
-    lowest = -1.0 if others else 0.0
-    sides = [(side, _seed_shares(rng, len(side)), sign) for side, sign in ((scores, 1), (others, -1)) if side]
-    by_class: dict[str, dict[str, _Replicates]] = {metric: {} for metric in IMAGE_METRICS}
-    of_seeds: dict[str, list[list[np.ndarray]]] = {metric: [] for metric in IMAGE_METRICS}
-    ragged = False
+    sides = [
+        _Side(runs, _seed_shares(rng, len(runs)), sign) for runs, sign in ((scores, 1), (others, -1)) if runs
+    ]
+    by_class: dict[str, dict[str, _Combined]] = {metric: {} for metric in METRIC_NAMES}
+    ragged: set[str] = set()
     for class_name, images in scores[0].items():
         resamples = resample_images(
             images.is_anomalous_n, num_resamples=NUM_RESAMPLES, rng=rng, group_n=images.group_n
         )
-        if resamples is None:
-            continue
-        found = [
-            [resampled_image_metrics(resamples, one[class_name].score_n) for one in side]
-            for side, _, _ in sides
-        ]
-        defined = [[each for each in side if each is not None] for side in found]
-        if defined != found:
-            ragged |= any(defined)
-            continue
-        for metric in IMAGE_METRICS:
-            values = [np.stack([each[metric] for each in side], axis=1) for side in defined]
-            total_R = sum(
-                sign * (values_RS * share_RS).sum(axis=1)
-                for values_RS, (_, share_RS, sign) in zip(values, sides, strict=True)
-            )
-            even_R = sum(
-                sign * values_RS.mean(axis=1) for values_RS, (_, _, sign) in zip(values, sides, strict=True)
-            )
-            of_seeds[metric].append([values_RS.mean(axis=0) for values_RS in values])
-            variance = float(np.var(even_R))
-            by_class[metric][class_name] = _Replicates(
-                np.asarray(total_R),
-                [(variance, resamples.degrees_of_freedom), *_seed_parts(of_seeds[metric][-1])],
-            )
-    intervals = {
-        f"test/{class_name}/{metric}": replicates.interval(lowest)
+        found = [[_replicates(resamples, run[class_name]) for run in side.scores] for side in sides]
+        for metric, classes in by_class.items():
+            defined = [[run[metric] for run in runs if metric in run] for runs in found]
+            if all(map(len, defined)) and sum(map(len, defined)) == sum(map(len, found)):
+                classes[class_name] = _combined(sides, defined)
+            elif any(defined):
+                ragged.add(metric)
+    combined = {
+        f"test/{class_name}/{metric}": each
         for metric, classes in by_class.items()
-        for class_name, replicates in classes.items()
+        for class_name, each in classes.items()
     }
-    if ragged or not intervals:
-        return intervals
-    for metric, classes in by_class.items():
-        values_R = np.mean([each.values_R for each in classes.values()], axis=0)
-        of_images = [(each.parts[0][0] / len(classes) ** 2, each.parts[0][1]) for each in classes.values()]
-        seeds = [np.mean(of_side, axis=0) for of_side in zip(*of_seeds[metric], strict=True)]
-        intervals[f"test/{metric}"] = _Replicates(values_R, [*of_images, *_seed_parts(seeds)]).interval(
-            lowest
+    combined |= {
+        f"test/{metric}": _mean_over_classes(list(classes.values()))
+        for metric, classes in by_class.items()
+        if classes and metric not in ragged
+    }
+    found_intervals = {name: each.interval(-1.0 if others else 0.0) for name, each in combined.items()}
+    return {name: interval for name, interval in found_intervals.items() if interval is not None}
+
+
+def _replicates(resamples: Resamples, images: ImageScores) -> dict[str, Replicates]:
+    """Of each metric that is defined; of pixel metrics where there are histograms."""
+    found = resampled_image_metrics(resamples, images.score_n) or {}
+    histograms = images.pixels.read() if images.pixels else None
+    if images.pixels and histograms:
+        found |= resampled_pixel_metrics(resamples, histograms, images.pixels.exact)
+    return found
+
+
+def _combined(sides: Sequence[_Side], replicates: Sequence[Sequence[Replicates]]) -> _Combined:
+    """One class's replicates of one metric, a list a side and in it one a seed."""
+    values = [np.stack([each.values_R for each in runs], axis=1) for runs in replicates]
+    total_R, even_R = (
+        sum(
+            side.sign * (values_RS * share_RS).sum(axis=1)
+            for side, values_RS, share_RS in zip(sides, values, shares, strict=True)
         )
-    return intervals
+        for shares in (
+            [side.share_RS for side in sides],
+            [np.full(values_RS.shape, 1 / values_RS.shape[1]) for values_RS in values],
+        )
+    )
+    degrees_of_freedom = min(each.degrees_of_freedom for runs in replicates for each in runs)
+    return _Combined(
+        np.asarray(total_R),
+        [(float(np.var(even_R)), degrees_of_freedom)],
+        [values_RS.mean(axis=0) for values_RS in values],
+    )
+
+
+def _mean_over_classes(classes: Sequence[_Combined]) -> _Combined:
+    """Images of different classes are drawn independently of each other, seeds alike."""
+    return _Combined(
+        np.mean([each.values_R for each in classes], axis=0),
+        [(variance / len(classes) ** 2, df) for each in classes for variance, df in each.of_images],
+        [np.mean(of_side, axis=0) for of_side in zip(*(each.of_seeds for each in classes), strict=True)],
+    )
 
 
 def _seed_parts(sides: Sequence[np.ndarray]) -> list[tuple[float, int]]:

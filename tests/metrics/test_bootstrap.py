@@ -23,7 +23,6 @@ def drawn(num_normal: int = 9, num_anomalous: int = 6, *, ties: bool) -> tuple[n
 def test_replicates_are_the_metrics_of_the_resampled_images(ties: bool) -> None:
     labels, scores = drawn(ties=ties)
     resamples = resample_images(labels, num_resamples=50, rng=np.random.default_rng(0))
-    assert resamples is not None
     found = resampled_image_metrics(resamples, scores)
     assert found is not None
     assert set(found) == set(IMAGE_METRICS)
@@ -32,15 +31,16 @@ def test_replicates_are_the_metrics_of_the_resampled_images(ties: bool) -> None:
         precision, recall, _ = precision_recall_curve(y, s)
         f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-300)).max()
         expected = (roc_auc_score(y, s), average_precision_score(y, s), f1)
-        assert [found[name][number] for name in IMAGE_METRICS] == pytest.approx(expected, abs=1e-12)
+        assert [found[name].values_R[number] for name in IMAGE_METRICS] == pytest.approx(expected, abs=1e-12)
 
 
 def test_each_image_once_gives_the_metrics_themselves() -> None:
     labels, scores = drawn(ties=True)
-    found = resampled_image_metrics(Resamples(np.ones((1, len(labels)), dtype=np.int64), labels), scores)
+    once = Resamples(np.ones((1, len(labels)), dtype=np.int64), labels, np.arange(len(labels)))
+    found = resampled_image_metrics(once, scores)
     assert found is not None
     expected = image_metrics(labels, scores)
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(
+    assert {name: each.values_R[0] for name, each in found.items()} == pytest.approx(
         {name: expected[name] for name in IMAGE_METRICS}, abs=1e-12
     )
 
@@ -48,7 +48,6 @@ def test_each_image_once_gives_the_metrics_themselves() -> None:
 def test_resamples_keep_the_number_of_each_label_and_differ() -> None:
     labels, _ = drawn(ties=False)
     resamples = resample_images(labels, num_resamples=200, rng=np.random.default_rng(0))
-    assert resamples is not None
     assert (resamples.counts_Rn[:, labels].sum(axis=1) == labels.sum()).all()
     assert (resamples.counts_Rn[:, ~labels].sum(axis=1) == (~labels).sum()).all()
     assert len(np.unique(resamples.counts_Rn, axis=0)) > 190
@@ -69,30 +68,37 @@ def test_one_is_left_out_of_every_resample_and_each_as_often() -> None:
 
 def test_degrees_of_freedom_are_those_of_the_rarer_label() -> None:
     labels, rng = np.array([False] * 7 + [True] * 16), np.random.default_rng(0)
-    found = resample_images(labels, num_resamples=2, rng=rng)
-    grouped = resample_images(labels, num_resamples=2, rng=rng, group_n=np.arange(23) // 2)
-    single = resample_images(labels[6:], num_resamples=2, rng=rng)
-    assert found is not None
-    assert grouped is not None
-    assert single is not None
-    assert [each.degrees_of_freedom for each in (found, grouped, single)] == [6, 3, 1]
+
+    def degrees(labels: np.ndarray, group_n: np.ndarray | None = None) -> float:
+        resamples = resample_images(labels, num_resamples=2, rng=rng, group_n=group_n)
+        found = resampled_image_metrics(resamples, rng.random(len(labels)))
+        assert found is not None
+        (degrees_of_freedom,) = {each.degrees_of_freedom for each in found.values()}
+        return degrees_of_freedom
+
+    assert degrees(labels) == pytest.approx(6)
+    assert degrees(labels[6:]) == 1
+    # Three pairs of normal images and one with a defect beside it: no more than 49 / 13 groups of equal size would tell.
+    assert degrees(labels, np.arange(23) // 2) == pytest.approx(49 / 13 - 1)
 
 
 def test_what_is_undefined_has_no_replicates() -> None:
-    rng = np.random.default_rng(0)
-    assert resample_images(np.ones(4, dtype=bool), num_resamples=5, rng=rng) is None
-    assert resample_images(np.zeros(4, dtype=bool), num_resamples=5, rng=rng) is None
     labels, scores = drawn(ties=False)
-    resamples = resample_images(labels, num_resamples=5, rng=rng)
-    assert resamples is not None
+    resamples = resample_images(labels, num_resamples=5, rng=np.random.default_rng(0))
     assert resampled_image_metrics(resamples, np.where(labels, np.nan, scores)) is None
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_of_one_label_images_are_drawn_but_have_no_image_metrics(label: bool) -> None:
+    resamples = resample_images(np.full(4, label), num_resamples=5, rng=np.random.default_rng(0))
+    assert (resamples.counts_Rn.sum(axis=1) == 4).all()
+    assert resampled_image_metrics(resamples, np.arange(4.0)) is None
 
 
 def test_groups_with_both_labels_are_drawn_whole() -> None:
     labels = np.array([False, True, False, True, False, False, True])
     group_n = np.array([0, 0, 1, 1, 2, 2, 3])
     resamples = resample_images(labels, num_resamples=300, rng=np.random.default_rng(0), group_n=group_n)
-    assert resamples is not None
     counts = resamples.counts_Rn
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 2] == counts[:, 3]).all()

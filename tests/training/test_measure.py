@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
 
 from hvqray.data.prepare import prepare_data
+from hvqray.metrics import PIXEL_METRICS
 from hvqray.training.checkpoint import CONFIG_FILE, MODEL_FILE, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
-from hvqray.training.measure import SCORES_FILE, measure_on_test
+from hvqray.training.measure import PIXELS_FILE, SCORES_FILE, measure_on_test, read_test_scores
 
 MODEL = {"name": "hvq", "width": 16, "num_heads": 2, "feedforward_width": 32, "codebook_size": 4}
 
@@ -57,6 +59,27 @@ def test_test_metrics_join_those_of_val(checkpoint: Path, cache: Path) -> None:
     expected = {name: value for name, value in expected.items() if name.startswith("test/")}
     assert {name: value for name, value in found.items() if name.startswith("test/")} == expected
     assert {f"test/{name}/pixel_aupro" for name in CLASS_NAMES} <= expected.keys()
+
+
+def test_histograms_are_of_the_images_that_have_scores(checkpoint: Path, cache: Path) -> None:
+    record = measure_on_test(checkpoint, device="cpu", cache_dir=cache)
+    found = read_test_scores(checkpoint)
+    assert set(found) == set(CLASS_NAMES)
+    split = prepare_data(load_model(checkpoint).config.data, cache_dir=cache).splits["test"]
+    for class_index, positions in split.by_class():
+        images = found[CLASS_NAMES[class_index]]
+        np.testing.assert_array_equal(images.is_anomalous_n, split.is_anomalous[positions])
+        assert images.pixels is not None
+        histograms = images.pixels.read()
+        assert histograms is not None
+        masks = split.masks(positions)
+        np.testing.assert_array_equal(histograms.anomalous_nB.sum(axis=1), masks.sum(axis=(1, 2)))
+        np.testing.assert_array_equal(histograms.normal_nB.sum(axis=1), (1 - masks).sum(axis=(1, 2)))
+        for metric in PIXEL_METRICS:
+            exact = record["metrics"][f"test/{CLASS_NAMES[class_index]}/{metric}"]
+            assert images.pixels.exact[metric] == exact is not None
+    (checkpoint / PIXELS_FILE).unlink()
+    assert {images.pixels for images in read_test_scores(checkpoint).values()} == {None}
 
 
 def test_example_maps_of_every_class_are_left(checkpoint: Path, cache: Path) -> None:

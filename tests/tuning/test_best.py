@@ -24,7 +24,7 @@ from hvqray.results.history import TrialRecord
 from hvqray.results.store import SweepStore
 from hvqray.results.sweep_folder import read_best
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, load_model, trial_folder
-from hvqray.training.measure import SCORES_FILE, read_test_scores
+from hvqray.training.measure import PIXELS_FILE, SCORES_FILE, read_test_scores
 from hvqray.tuning import best as best_module
 from hvqray.tuning import measured
 from hvqray.tuning.best import best_confirmed, best_trials, install_best
@@ -112,6 +112,7 @@ def test_best_is_a_whole_checkpoint_measured_on_test(sweep: tuple[Path, Path]) -
         "metrics.json",
         "maps",
         SCORES_FILE,
+        PIXELS_FILE,
     }
     found = json.loads((folder / "best" / METRICS_FILE).read_text())
     assert found["metrics"]["test/image_auroc"] is not None

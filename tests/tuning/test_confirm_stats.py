@@ -1,4 +1,7 @@
-"""Spreads over seeds: what each interval covers, checked by laws of statistics and by a slow bootstrap."""
+"""Spreads over seeds: what each interval covers, checked by laws of statistics and by a slow bootstrap.
+
+Pixel metrics have files of their own: tests/tuning/test_pixel_intervals.py.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""The pixel histograms of all classes in one file, written and read a class at a time: NumPy's .npz, with arrays `CLASS/normal` and so on."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from hvqray.atomic import replacing
+from hvqray.metrics.pixel_histograms import PixelHistograms
+
+_NAMES = [field.name for field in fields(PixelHistograms)]
+
+
+class HistogramWriter:
+    """Adds classes to a file that `writing_histograms` has opened."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+
+    def add(self, class_name: str, histograms: PixelHistograms) -> None:
+        for name in _NAMES:
+            with self._archive.open(f"{_key(class_name, name)}.npy", "w", force_zip64=True) as file:
+                np.save(file, getattr(histograms, name), allow_pickle=False)
+
+
+@contextmanager
+def writing_histograms(path: Path) -> Iterator[HistogramWriter]:
+    """Replace `path` when the block ends without an error."""
+    with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        yield HistogramWriter(archive)
+
+
+@dataclass(frozen=True)
+class StoredHistograms:
+    """One class's histograms in a file, and what the metrics exactly are."""
+
+    path: Path
+    class_name: str
+    exact: Mapping[str, float | None]
+    """Each of `PIXEL_METRICS`; None where undefined."""
+
+    def read(self) -> PixelHistograms | None:
+        """None where the file has none of the class: its pixel metrics are undefined."""
+        with np.load(self.path, allow_pickle=False) as archive:
+            if _key(self.class_name, _NAMES[0]) not in archive:
+                return None
+            return PixelHistograms(**{name: archive[_key(self.class_name, name)] for name in _NAMES})
+
+
+def _key(class_name: str, field_name: str) -> str:
+    """`cookie/normal` of `normal_nB`."""
+    return f"{class_name}/{field_name.rpartition('_')[0]}"
