@@ -10,8 +10,10 @@ Legend: n images of one class, C feature channels, h x w feature grid, H x W ima
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +26,9 @@ from hvqray.baselines.patchcore import PatchCore
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.progress import Progress, silent
 from hvqray.metrics import MaskRegions, image_metrics, pixel_metrics, summarize
+from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
+from hvqray.metrics.pixel_histograms import PixelHistograms
+from hvqray.models.interface import ModelContext
 from hvqray.models.map_ops import gaussian_smooth, pooled_score, upsample_map
 
 BaselineName = Literal["padim", "patchcore"]
@@ -51,6 +56,8 @@ class BaselineResult:
     """Class name to the image scores of `test`, in the split's order; None where one is not finite."""
     test_labels: dict[str, list[bool]] = field(default_factory=dict)
     """Class name to whether each of these images has a defect."""
+    test_pixels: Path | None = None
+    """File of the histograms of these images' pixels."""
 
 
 class Measured(NamedTuple):
@@ -78,9 +85,16 @@ METHODS: dict[BaselineName, Callable[..., Method]] = {"padim": Padim, "patchcore
 
 
 def measure_baseline(
-    name: BaselineName, data: PreparedData, *, device: str = "cpu", progress: Progress = silent
+    name: BaselineName,
+    data: PreparedData,
+    *,
+    pixels_folder: Path,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> list[BaselineResult]:
     """Fit and measure `name` class by class under each of its settings; a result for each of them.
+
+    Histograms of the pixels of `test` are written into `pixels_folder`, a file for each of those settings that make maps.
 
     With `validation: {from: none}` the two splits are one, measured once and told under both names.
     """
@@ -89,11 +103,16 @@ def measure_baseline(
     num_fits = len(NEIGHBOURHOODS) * len(class_names)
     for i, side in enumerate(NEIGHBOURHOODS):
         found: dict[MapSettings, dict[str, dict[str, Measured]]] = {}
-        for class_index, class_name in enumerate(class_names):
-            progress(f"measuring {name}", i * len(class_names) + class_index, num_fits)
-            method = METHODS[name](neighbourhood=side)
-            for settings, split_name, measured in _measure_class(method, data, class_index, device):
-                found.setdefault(settings, {}).setdefault(split_name, {})[class_name] = measured
+        files = {sigma: pixels_folder / f"{name}-{side}-{sigma}.npz" for sigma in SMOOTHING_SIGMAS}
+        with ExitStack() as stack:
+            writers = {sigma: stack.enter_context(writing_histograms(path)) for sigma, path in files.items()}
+            for class_index, class_name in enumerate(class_names):
+                progress(f"measuring {name}", i * len(class_names) + class_index, num_fits)
+                method = METHODS[name](neighbourhood=side)
+                for settings, split_name, measured in _measure_class(
+                    method, data, class_index, writers, device
+                ):
+                    found.setdefault(settings, {}).setdefault(split_name, {})[class_name] = measured
         for (sigma, score_name), splits in found.items():
             flat = {
                 f"{split_name}/{metric}": value
@@ -106,7 +125,7 @@ def measure_baseline(
             }
             chosen: Settings = {"neighbourhood": side, "smoothing": sigma, "image_score": score_name}
             labels = {class_name: each.is_anomalous_n.tolist() for class_name, each in splits["test"].items()}
-            results.append(BaselineResult(name, chosen, flat, scores, labels))
+            results.append(BaselineResult(name, chosen, flat, scores, labels, files[sigma]))
     progress(f"measuring {name}", num_fits, num_fits)
     return results
 
@@ -125,15 +144,18 @@ def choose(
 
 
 def _measure_class(
-    method: Method, data: PreparedData, class_index: int, device: str
+    method: Method, data: PreparedData, class_index: int, writers: Mapping[int, HistogramWriter], device: str
 ) -> Iterator[tuple[MapSettings, str, Measured]]:
     """Smoothing and image score, split, and what is measured of a class."""
     train = data.splits["train"]
     members = np.flatnonzero(train.class_index == class_index)
     method.fit(torch.from_numpy(train.features(members)).to(device))
     for split_name in ("test",) if data.selected_on_test else ("val", "test"):
-        split, size = data.splits[split_name], data.context.image_size
-        for settings, measured in _measure(method, split, class_index, size, device).items():
+        split = data.splits[split_name]
+        of_split = writers if split_name == "test" else {}
+        for settings, measured in _measure(
+            method, split, data.context, class_index, of_split, device
+        ).items():
             yield settings, split_name, measured
             if data.selected_on_test:
                 yield settings, "val", measured
@@ -141,9 +163,18 @@ def _measure_class(
 
 @torch.inference_mode()
 def _measure(
-    method: Method, split: Split, class_index: int, image_size: int, device: str
+    method: Method,
+    split: Split,
+    context: ModelContext,
+    class_index: int,
+    writers: Mapping[int, HistogramWriter],
+    device: str,
 ) -> dict[MapSettings, Measured]:
-    """All metrics of a class by each smoothing and image score; the pixels' are the same for all scores. Empty without an image."""
+    """All metrics of a class by each smoothing and image score; the pixels' are the same for all scores. Empty without an image.
+
+    The pixels' histograms go to the writer of the smoothing, where there is one.
+    """
+    image_size = context.image_size
     positions = np.flatnonzero(split.class_index == class_index)
     if not len(positions):
         return {}
@@ -168,6 +199,9 @@ def _measure(
                 score_name = f"top {fraction:.0%}" if fraction else "maximum"
                 all_scores.setdefault(score_name, []).append(pooled_score(maps_BHW, 1, fraction))
         of_pixels = pixel_metrics(maps_nHW, regions)
+        if sigma in writers and regions is not None and None not in of_pixels.values():
+            histograms = PixelHistograms.from_maps(maps_nHW, regions)
+            writers[sigma].add(context.class_names[class_index], histograms)
         for score_name, parts in all_scores.items():
             scores_n = torch.cat(parts).float().cpu().numpy()
             found[sigma, score_name] = Measured(

@@ -1,10 +1,14 @@
-"""Results of baselines beside the feature cache: whoever measures on the same data again pays nothing."""
+"""Results of baselines beside the feature cache: whoever measures on the same data again pays nothing.
+
+A file with the results of all settings, and a folder of the same name with the histograms of the pixels of `test`.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import is_zipfile
 
 from hvqray.atomic import write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, measure_baseline
@@ -13,7 +17,7 @@ from hvqray.data.dataset import PreparedData
 from hvqray.data.digests import digest_texts
 from hvqray.data.progress import Progress, silent
 
-BASELINES_VERSION = "3"
+BASELINES_VERSION = "4"
 """Part of the key: raise it whenever the same features would give other results."""
 FOLDER = ".baselines"
 
@@ -30,14 +34,29 @@ def baseline_results(
 
     A file that cannot be read counts as none.
     """
-    path = (cache_dir or default_cache_dir()).expanduser().absolute() / FOLDER / f"{_key(name, data)}.json"
+    folder = (cache_dir or default_cache_dir()).expanduser().absolute() / FOLDER
+    key = _key(name, data)
+    path, pixels_folder = folder / f"{key}.json", folder / key
     try:
-        return [BaselineResult(**result) for result in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        return _read(path, pixels_folder)
+    except (OSError, ValueError, TypeError, KeyError):
         pass
-    results = measure_baseline(name, data, device=device, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps([asdict(result) for result in results], allow_nan=False))
+    pixels_folder.mkdir(parents=True, exist_ok=True)
+    results = measure_baseline(name, data, pixels_folder=pixels_folder, device=device, progress=progress)
+    record = [
+        asdict(result) | {"test_pixels": result.test_pixels and result.test_pixels.name} for result in results
+    ]
+    write_atomically(path, json.dumps(record, allow_nan=False))
+    return results
+
+
+def _read(path: Path, pixels_folder: Path) -> list[BaselineResult]:
+    results = []
+    for each in json.loads(path.read_text(encoding="utf-8")):
+        pixels = pixels_folder / each["test_pixels"]
+        if not is_zipfile(pixels):
+            raise ValueError(f"{pixels} is not whole")
+        results.append(BaselineResult(**{**each, "test_pixels": pixels}))
     return results
 
 

@@ -22,7 +22,7 @@ from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
-from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores
+from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
 from hvqray.tuning.confirm import (
     completed_runs,
     confirmed_configuration,
@@ -171,6 +171,7 @@ def _scores_of_baseline(result: BaselineResult, like: Scores) -> Scores:
             np.array(labels, dtype=bool),
             np.array(result.test_scores[class_name], np.float32),
             images.group_n if images is not None and same else np.arange(len(labels)),
+            stored_histograms(result.test_pixels, class_name, result.metrics) if result.test_pixels else None,
         )
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,18 @@ from tiny_data import SIZE, tiny_data
 
 from hvqray.baselines.measure import BaselineName, BaselineResult, choose, measure_baseline
 from hvqray.baselines.padim import Padim
-from hvqray.metrics import METRIC_NAMES
+from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS
+from hvqray.metrics.bootstrap import resample_images
+from hvqray.metrics.histogram_file import StoredHistograms
+from hvqray.metrics.pixel_histograms import resampled_pixel_metrics
 
 
-def test_padim_by_hand() -> None:
+def test_padim_by_hand(tmp_path: Path) -> None:
     data = tiny_data()
-    of_settings = {tuple(result.settings.values()): result for result in measure_baseline("padim", data)}
+    of_settings = {
+        tuple(result.settings.values()): result
+        for result in measure_baseline("padim", data, pixels_folder=tmp_path)
+    }
     assert set(of_settings) == set(
         itertools.product((1, 3), (4, 0), ("maximum", "top 1%", "top 5%", "top 20%"))
     )
@@ -50,9 +57,9 @@ def test_padim_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [("padim", 16), ("patchcore", 20)])
-def test_every_setting_has_all_metrics(name: BaselineName, number: int) -> None:
+def test_every_setting_has_all_metrics(tmp_path: Path, name: BaselineName, number: int) -> None:
     data = tiny_data()
-    results = measure_baseline(name, data)
+    results = measure_baseline(name, data, pixels_folder=tmp_path)
     assert len({str(result.settings) for result in results}) == number
     for result in results:
         for split in ("val", "test"):
@@ -61,18 +68,43 @@ def test_every_setting_has_all_metrics(name: BaselineName, number: int) -> None:
                 assert result.metrics[f"{split}/{metric}"] == pytest.approx(np.mean(of_classes))
 
 
-def test_both_find_the_defects() -> None:
+def histograms_of(result: BaselineResult, class_name: str) -> StoredHistograms:
+    assert result.test_pixels is not None
+    exact = {metric: result.metrics[f"test/{class_name}/{metric}"] for metric in PIXEL_METRICS}
+    return StoredHistograms(result.test_pixels, class_name, exact)
+
+
+def test_histograms_are_of_the_pixels_of_test_by_each_map_that_is_made(tmp_path: Path) -> None:
+    data = tiny_data()
+    results = measure_baseline("padim", data, pixels_folder=tmp_path)
+    assert len({result.test_pixels for result in results}) == 4
+    assert {result.test_pixels for result in results} == set(tmp_path.iterdir())
+    test = data.splits["test"]
+    resamples = resample_images(np.arange(8) >= 4, num_resamples=200, rng=np.random.default_rng(0))
+    for result in results[::4]:
+        masks = test.masks(np.flatnonzero(test.class_index == 1))
+        stored = histograms_of(result, "class1")
+        histograms = stored.read()
+        assert histograms is not None
+        np.testing.assert_array_equal(histograms.anomalous_nB.sum(axis=1), masks.sum(axis=(1, 2)))
+        for metric, replicates in resampled_pixel_metrics(resamples, histograms, stored.exact).items():
+            low, high = np.quantile(replicates.values_R, [0.05, 0.95])
+            assert low <= stored.exact[metric] <= high  # type: ignore[operator]
+
+
+def test_both_find_the_defects(tmp_path: Path) -> None:
     data = tiny_data(counts=(40,))
     names: tuple[BaselineName, ...] = ("padim", "patchcore")
     for name in names:
-        best = choose(measure_baseline(name, data), "val/image_auroc", "maximize")
+        results = measure_baseline(name, data, pixels_folder=tmp_path)
+        best = choose(results, "val/image_auroc", "maximize")
         assert (best.metrics["test/pixel_auroc"] or 0) > 0.8
 
 
-def test_chosen_on_test_the_splits_are_one() -> None:
+def test_chosen_on_test_the_splits_are_one(tmp_path: Path) -> None:
     data = tiny_data()
     data = replace(data, splits={**data.splits, "val": data.splits["test"]}, selected_on_test=True)
-    metrics = measure_baseline("padim", data)[0].metrics
+    metrics = measure_baseline("padim", data, pixels_folder=tmp_path)[0].metrics
     of_test = {
         name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")
     }
@@ -82,22 +114,26 @@ def test_chosen_on_test_the_splits_are_one() -> None:
     assert of_test
 
 
-def test_without_a_mask_there_are_no_pixel_metrics() -> None:
+def test_without_a_mask_there_are_no_pixel_metrics(tmp_path: Path) -> None:
     data = tiny_data()
     test = data.splits["test"]
     test = replace(test, has_mask=test.class_index != 1)
-    metrics = measure_baseline("padim", replace(data, splits={**data.splits, "test": test}))[0].metrics
+    data = replace(data, splits={**data.splits, "test": test})
+    found = measure_baseline("padim", data, pixels_folder=tmp_path)[0]
+    metrics = found.metrics
     assert metrics["test/class1/pixel_auroc"] is None
     assert metrics["test/class1/image_auroc"] is not None
     assert metrics["test/pixel_auroc.num_classes"] == 2
+    read = {c: histograms_of(found, c).read() is not None for c in data.context.class_names}
+    assert read == {"class0": True, "class1": False, "class2": True}
 
 
-def test_scores_that_are_not_finite_are_none() -> None:
+def test_scores_that_are_not_finite_are_none(tmp_path: Path) -> None:
     data = tiny_data()
     test = data.splits["test"]
     broken = int(np.flatnonzero(test.class_index == 0)[1])
     test.all_features[test.rows[broken]] = np.nan
-    found = measure_baseline("padim", data)[0]
+    found = measure_baseline("padim", data, pixels_folder=tmp_path)[0]
     assert [i for i, score in enumerate(found.test_scores["class0"]) if score is None] == [1]
     assert found.metrics["test/class0/image_auroc"] is None
 

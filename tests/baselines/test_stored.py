@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_data import tiny_data
 from hvqray.baselines import stored
 from hvqray.baselines.measure import BaselineResult
 from hvqray.baselines.stored import FOLDER, baseline_results
+from hvqray.metrics.histogram_file import writing_histograms
 
 
 @pytest.fixture
@@ -19,11 +21,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the baselines that were really measured."""
     names: list[str] = []
 
-    def measure(name: str, *_: object, **__: object) -> list[BaselineResult]:
+    def measure(name: str, *_: object, pixels_folder: Path, **__: object) -> list[BaselineResult]:
         names.append(name)
-        return [
-            BaselineResult(name, {"image_score": "maximum"}, {"val/image_auroc": 0.75, "val/image_ap": None})
-        ]
+        pixels = pixels_folder / "pixels.npz"
+        with writing_histograms(pixels):
+            pass
+        metrics = {"val/image_auroc": 0.75, "val/image_ap": None}
+        return [BaselineResult(name, {"image_score": "maximum"}, metrics, test_pixels=pixels)]
 
     monkeypatch.setattr(stored, "measure_baseline", measure)
     return names
@@ -56,8 +60,30 @@ def test_what_decides_the_results_is_in_the_key(tmp_path: Path, measured: list[s
 
 def test_a_damaged_file_is_measured_anew(tmp_path: Path, measured: list[str]) -> None:
     expected = baseline_results("padim", tiny_data(), cache_dir=tmp_path)
-    (path,) = (tmp_path / FOLDER).iterdir()
+    (path,) = (tmp_path / FOLDER).glob("*.json")
     for content in ("", "{", '[{"name": "padim"}]', "[1]"):
         path.write_text(content)
         assert baseline_results("padim", tiny_data(), cache_dir=tmp_path) == expected
     assert len(measured) == 5
+
+
+def test_without_its_histograms_a_result_is_measured_anew(tmp_path: Path, measured: list[str]) -> None:
+    (expected,) = baseline_results("padim", tiny_data(), cache_dir=tmp_path)
+    assert expected.test_pixels is not None
+    for content in (None, b"", expected.test_pixels.read_bytes()[:-2]):
+        expected.test_pixels.unlink()
+        if content is not None:
+            expected.test_pixels.write_bytes(content)
+        assert baseline_results("padim", tiny_data(), cache_dir=tmp_path) == [expected]
+        assert is_zipfile(expected.test_pixels)
+    assert len(measured) == 4
+
+
+def test_a_cache_that_has_been_moved_is_read_where_it_is(tmp_path: Path, measured: list[str]) -> None:
+    baseline_results("padim", tiny_data(), cache_dir=tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    (found,) = baseline_results("padim", tiny_data(), cache_dir=tmp_path / "new")
+    assert measured == ["padim"]
+    assert found.test_pixels is not None
+    assert found.test_pixels.is_relative_to(tmp_path / "new")
+    assert found.test_pixels.exists()
