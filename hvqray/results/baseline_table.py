@@ -28,7 +28,7 @@ class BaselineRecord:
     metrics: dict[str, float | None]
     """Flat names of `val` and `test`."""
     more: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Flat name of an image metric on `test` to the 95 % interval of what the best model has more."""
+    """Flat name of a metric on `test` to the 95 % interval of what the best model has more."""
 
     @property
     def title(self) -> str:

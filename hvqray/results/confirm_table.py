@@ -100,12 +100,18 @@ def spread_lines(spread: Spread | None) -> list[str]:
 
 def _notes(configuration: ConfirmedConfiguration) -> list[str]:
     says = {
-        "bootstrap over images and seeds": "Intervals of image metrics: bootstrap over test images and seeds.",
-        "bootstrap over images": "Intervals of image metrics: bootstrap over test images; one seed says nothing of others.",
-        "t over seeds": "Intervals of pixel metrics: Student's t over the seeds; they say nothing of other images.",
+        "bootstrap over images and seeds": "bootstrap over test images and seeds",
+        "bootstrap over images": "bootstrap over test images; one seed says nothing of others",
+        "t over seeds": "Student's t over the seeds; they say nothing of other images",
     }
-    found = {spread.interval for spread in configuration.metrics.values()}
-    notes = [text for interval, text in says.items() if interval in found]
+    kinds: dict[str | None, set[str]] = {}
+    for name, spread in configuration.metrics.items():
+        kinds.setdefault(spread.interval, set()).add(name.rpartition("/")[2].partition("_")[0])
+    notes = [
+        f"Intervals of {' and '.join(sorted(kinds[interval]))} metrics: {text}."
+        for interval, text in says.items()
+        if interval in kinds
+    ]
     notes += _mean_notes(configuration)
     notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
     return notes

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,31 @@ def test_a_mean_that_misses_a_class_is_noted() -> None:
     noted = [note for note in confirm_table(CONFIRMED[0]).notes if "classes" in note]
     assert noted == ["seed 3: mean pixel AP over 3 of 4 classes"]
     metrics = {**CONFIRMED[0].metrics, "test/road/pixel_ap": Spread([None, None], None, None)}
-    always = dataclasses.replace(CONFIRMED[0], metrics=metrics)
+    always = replace(CONFIRMED[0], metrics=metrics)
     noted = [note for note in confirm_table(always).notes if "classes" in note]
     assert noted == ["mean pixel AP over 3 of 4 classes"]
+
+
+def notes_on_intervals(**intervals: Any) -> list[str]:
+    metrics = {
+        f"test/{metric}": replace(spread(0.5, metric), interval=each) for metric, each in intervals.items()
+    }
+    metrics["val/image_auroc"] = Spread([0.5, 0.5], 0.5, 0.0)
+    return confirm_table(replace(CONFIRMED[0], metrics=metrics)).notes
+
+
+def test_what_intervals_say_is_told_of_the_metrics_that_have_them() -> None:
+    both = "bootstrap over images and seeds"
+    assert notes_on_intervals(image_auroc=both, image_ap=both, pixel_aupro=both) == [
+        "Intervals of image and pixel metrics: bootstrap over test images and seeds."
+    ]
+    assert notes_on_intervals(image_auroc=both, pixel_auroc="t over seeds") == [
+        "Intervals of image metrics: bootstrap over test images and seeds.",
+        "Intervals of pixel metrics: Student's t over the seeds; they say nothing of other images.",
+    ]
+    assert notes_on_intervals(image_auroc=None, pixel_auroc="bootstrap over images") == [
+        "Intervals of pixel metrics: bootstrap over test images; one seed says nothing of others."
+    ]
 
 
 @pytest.mark.parametrize(
