@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from hvqray.atomic import check_file, make_folder, write_atomically
-from hvqray.baselines.measure import BaselineName, BaselineResult, choose
+from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaseline, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.metric_names import class_of, metric_name_fault
@@ -115,7 +115,7 @@ def _of_data(
                 field=f"--metric {metric}",
             )
         measured: list[BaselineResult] = []
-        chosen: list[BaselineResult] = []
+        chosen: list[ChosenBaseline] = []
         for name in NAMES:
             results = baseline_results(name, data, cache_dir=cache_dir, device=_device(), progress=progress)
             measured += results
@@ -123,14 +123,18 @@ def _of_data(
     dataset = Path(config.root).resolve().name if config.root else "synthetic"
     mark = " (selected on test)" if data.selected_on_test else ""
     for result in chosen:
-        title = BaselineRecord(result.name, dict(result.settings), result.metrics).title
+        record = BaselineRecord(result.name, dict(result.settings), result.metrics)
         for split in ("val", "test"):
             results_of_split = class_table(result.metrics, split)
             assert results_of_split is not None
             caption = f"{dataset}, {config.image_size} px, {config.backbone.name}; hvqray {code_version()}, {hardware()}"
-            console.print(results_table(results_of_split, f"{title} on {split}{mark}", caption=caption))
+            console.print(
+                results_table(results_of_split, f"{record.title} on {split}{mark}", caption=caption)
+            )
             if results_of_split.note:
                 console.print(results_of_split.note, markup=False, highlight=False, soft_wrap=True)
+        for line in record.settings_lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         facts = {
             "dataset": dataset,
@@ -141,15 +145,19 @@ def _of_data(
             "code_version": code_version(),
             "hardware": hardware(),
         }
-        content = {**facts, "baselines": [_as_json(each, chosen=each in chosen) for each in measured]}
+        content = {**facts, "baselines": [*map(_setting, measured), *map(_chosen, chosen)]}
         make_folder(out.parent, option="--out")
         write_atomically(out, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _as_json(result: BaselineResult, *, chosen: bool) -> dict[str, Any]:
-    """What is said of one setting: of `test` only where it was chosen on `val`, lest anybody choose on `test`."""
-    metrics = {name: value for name, value in result.metrics.items() if chosen or name.startswith("val/")}
-    return {"name": result.name, "settings": result.settings, "metrics": metrics, "chosen": chosen}
+def _setting(result: BaselineResult) -> dict[str, Any]:
+    """What is said of one setting: nothing of `test`, lest anybody choose on it."""
+    metrics = {name: value for name, value in result.metrics.items() if name.startswith("val/")}
+    return {"name": result.name, "settings": result.settings, "metrics": metrics, "chosen": False}
+
+
+def _chosen(result: ChosenBaseline) -> dict[str, Any]:
+    return {"name": result.name, "settings": result.settings, "metrics": result.metrics, "chosen": True}
 
 
 def _device() -> str:

@@ -32,15 +32,21 @@ def test_of_a_configuration(
     assert "PatchCore" in printed
     content = json.loads(out.read_text())
     assert content["image_size"] == 64
-    assert len(content["baselines"]) == 36
+    assert len(content["baselines"]) == 36 + 2
     chosen = [each for each in content["baselines"] if each["chosen"]]
     assert [each["name"] for each in chosen] == ["padim", "patchcore"]
     for each in content["baselines"]:
         assert any(name.startswith("test/") for name in each["metrics"]) == each["chosen"]
     for each in chosen:
-        of_name = [other for other in content["baselines"] if other["name"] == each["name"]]
-        best = max(other["metrics"]["val/image_auroc"] for other in of_name)
-        assert each["metrics"]["val/image_auroc"] == best
+        settings = [
+            other for other in content["baselines"] if other["name"] == each["name"] and not other["chosen"]
+        ]
+        assert each["settings"].keys() == {"bolt", "cloth"}
+        for class_name, setting in each["settings"].items():
+            name = f"val/{class_name}/image_auroc"
+            assert each["metrics"][name] == max(other["metrics"][name] for other in settings)
+            (found,) = (other for other in settings if other["settings"] == setting)
+            assert found["metrics"][name] == each["metrics"][name]
         assert all(f"test/{metric}" in each["metrics"] for metric in METRIC_NAMES)
 
 

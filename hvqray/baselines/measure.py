@@ -59,6 +59,27 @@ class BaselineResult:
     test_pixels: Path | None = None
     """File of the histograms of these images' pixels."""
 
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that were measured on `val` or `test`."""
+        parts = (name.split("/") for name in self.metrics)
+        return list(dict.fromkeys(each[1] for each in parts if len(each) == 3))
+
+
+@dataclass(frozen=True)
+class ChosenBaseline:
+    """A baseline's models, each class's under the setting that is best for it on `val`."""
+
+    name: str
+    settings: dict[str, Settings]
+    """Class name to setting."""
+    metrics: Metrics
+    """Flat names as a model's, `val/...` and `test/...`."""
+    test_scores: dict[str, list[float | None]] = field(default_factory=dict)
+    test_labels: dict[str, list[bool]] = field(default_factory=dict)
+    test_pixels: dict[str, Path] = field(default_factory=dict)
+    """Class name to the file that has the histograms of its pixels."""
+
 
 class Measured(NamedTuple):
     """What is measured of one class."""
@@ -132,15 +153,49 @@ def measure_baseline(
 
 def choose(
     results: Sequence[BaselineResult], metric: str, goal: Literal["maximize", "minimize"]
-) -> BaselineResult:
-    """The result that is best by `metric` and, of equals, by `val/image_auroc`; undefined is worse than anything."""
+) -> ChosenBaseline:
+    """Of each class the setting that is best by its own part of `metric`, since it has a model of its own.
 
-    def rank(result: BaselineResult) -> tuple[float, float]:
-        values = result.metrics.get(metric), result.metrics.get("val/image_auroc")
-        first, second = (-math.inf if value is None else value for value in values)
-        return (-first if goal == "minimize" and values[0] is not None else first), second
+    Of equals the one with the class's best `val/CLASS/image_auroc`, then with the best mean of `metric` over the classes; undefined is worse than
+    anything.
+    """
+    split_name, measure = metric.partition("/")[0], metric.rpartition("/")[2]
 
-    return max(results, key=rank)
+    def of_class(class_name: str) -> BaselineResult:
+        def rank(result: BaselineResult) -> tuple[float, ...]:
+            sign = -1 if goal == "minimize" else 1
+            own, mean = (f"{split_name}/{class_name}/{measure}", f"{split_name}/{measure}")
+            values = (
+                (result.metrics.get(own), sign),
+                (result.metrics.get(f"val/{class_name}/image_auroc"), 1),
+                (result.metrics.get(mean), sign),
+            )
+            return tuple(-math.inf if value is None else sign * value for value, sign in values)
+
+        return max(results, key=rank)
+
+    by_class = {class_name: of_class(class_name) for class_name in results[0].class_names}
+    flat: Metrics = {}
+    for split_name in ("val", "test"):
+        per_class = {
+            class_name: own
+            for class_name, result in by_class.items()
+            if (own := _of_class(result.metrics, f"{split_name}/{class_name}/"))
+        }
+        flat |= {f"{split_name}/{name}": value for name, value in summarize(per_class).items()}
+    tested = {name: result for name, result in by_class.items() if name in result.test_scores}
+    return ChosenBaseline(
+        name=results[0].name,
+        settings={class_name: result.settings for class_name, result in by_class.items()},
+        metrics=flat,
+        test_scores={name: result.test_scores[name] for name, result in tested.items()},
+        test_labels={name: result.test_labels[name] for name, result in tested.items()},
+        test_pixels={name: result.test_pixels for name, result in tested.items() if result.test_pixels},
+    )
+
+
+def _of_class(metrics: Metrics, prefix: str) -> Metrics:
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
 def _measure_class(

@@ -24,7 +24,7 @@ class BaselineRecord:
 
     name: str
     settings: dict[str, Any]
-    """How it was set, as chosen on `val`."""
+    """How it was set, as chosen on `val`; class name to that, where each class has a model of its own."""
     metrics: dict[str, float | None]
     """Flat names of `val` and `test`."""
     more: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -32,11 +32,24 @@ class BaselineRecord:
 
     @property
     def title(self) -> str:
-        """`PatchCore (image score top 5%, neighbourhood 1)`."""
-        settings = ", ".join(
-            f"{key.replace('_', ' ')} {value}" for key, value in sorted(self.settings.items())
-        )
+        """`PatchCore (each class as is best on val)`, or `no quantiser (seeds 0, 1, 2)`."""
+        settings = "each class as is best on val" if self._by_class() else _setting_text(self.settings)
         return LABELS.get(self.name, self.name) + (f" ({settings})" if settings else "")
+
+    def settings_lines(self) -> list[str]:
+        """`PatchCore, bolt and nut: image score top 5%, neighbourhood 1, smoothing 0`, a line a setting, where classes have their own."""
+        classes: dict[str, list[str]] = {}
+        for class_name, settings in self._by_class().items():
+            classes.setdefault(_setting_text(settings), []).append(class_name)
+        label = LABELS.get(self.name, self.name)
+        return [f"{label}, {', '.join(names)}: {settings}" for settings, names in classes.items()]
+
+    def _by_class(self) -> dict[str, dict[str, Any]]:
+        return {key: value for key, value in self.settings.items() if isinstance(value, dict)}
+
+
+def _setting_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in sorted(settings.items()))
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,8 @@ def print_baselines(
             shown = [Text(" ".join(cell_texts(*cells[position]))) for position in positions]
             table.add_row(Text(class_name), *shown, style="bold" if is_mean else None)
         console.print(table)
+        for line in each.baseline.settings_lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if each.note:
             console.print(each.note, markup=False, highlight=False, soft_wrap=True)
     for line in headline(best, baselines):

@@ -163,11 +163,12 @@ def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]]) -> list[B
         joint.append(
             BaselineRecord(
                 name,
-                # Chosen a class, so they are told here only where all agree.
+                # A class's own under its name; else what all agree in.
                 {
                     key: value
-                    for key, value in settings[0].items()
-                    if all(key in each and each[key] == value for each in settings)
+                    for one in settings
+                    for key, value in one.items()
+                    if isinstance(value, dict) or all(each.get(key) == value for each in settings)
                 },
                 over_classes({class_name: each.metrics for class_name, each in records.items()}),
                 {

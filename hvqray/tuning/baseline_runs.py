@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from hvqray.baselines.measure import BaselineName, BaselineResult, Settings, choose
+from hvqray.baselines.measure import BaselineName, ChosenBaseline, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.config.run_config import config_hash, load_run_config
 from hvqray.config.sections import RunConfig
@@ -44,8 +44,8 @@ def measure_baselines(
     cache_dir: Path | None,
     device: str = "cpu",
     progress: Progress = silent,
-) -> list[BaselineResult]:
-    """Each baseline on the data of the model in `best`, set as is best on `val` by the sweep's first metric."""
+) -> list[ChosenBaseline]:
+    """Each baseline on the data of the model in `best`, each class set as is best on `val` by the sweep's first metric."""
     data = prepare_data(load_run_config(best / CONFIG_FILE).data, cache_dir=cache_dir, device=device)
     return [
         choose(
@@ -93,19 +93,26 @@ def without_quantizer(start: TrialStart, trial_id: str) -> TrialStart:
     )
 
 
-def write_baselines(best: Path, results: Sequence[BaselineResult]) -> None:
+def write_baselines(best: Path, results: Sequence[ChosenBaseline]) -> None:
     """Put them into `best`/metrics.json under `baselines`, in place of those of the same names."""
     record = _read_record(best)
     scores = _test_scores(best, record)
     entries = [
-        _entry(each, scores, [_scores_of_baseline(each, scores[0])] if scores else None) for each in results
+        _entry(
+            each.name,
+            each.settings,
+            each.metrics,
+            scores,
+            [_scores_of_baseline(each, scores[0])] if scores else None,
+        )
+        for each in results
     ]
     write_record(best, _with_baselines(record, entries))
 
 
 def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
     """Put its means over the seeds among the baselines, and where it was trained over the seeds of the confirmation its spreads under `confirm`."""
-    settings: Settings = {}
+    settings: dict[str, Any] = {}
     record = _read_record(best)
     if record.get("run_id", record["trial_id"]) != record["trial_id"]:  # the best model is from a retraining
         settings = {"seeds": ", ".join(map(str, result.seeds))}
@@ -113,7 +120,9 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
         record["confirm"] = others + confirm_record([result])
     means = {name: spread.mean for name, spread in result.metrics.items()}
     entry = _entry(
-        BaselineResult(NO_QUANTIZER, settings, means),
+        NO_QUANTIZER,
+        settings,
+        means,
         _test_scores(best, record),
         _scores_of_runs(best.parent, result.run_ids),
     )
@@ -131,10 +140,14 @@ def _with_baselines(record: dict[str, Any], entries: Sequence[dict[str, Any]]) -
 
 
 def _entry(
-    result: BaselineResult, scores: Sequence[Scores] | None, others: Sequence[Scores] | None
+    name: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float | None],
+    scores: Sequence[Scores] | None,
+    others: Sequence[Scores] | None,
 ) -> dict[str, Any]:
     """What metrics.json says of a baseline: `more` holds the intervals of what the best model has more, where both have scores."""
-    entry: dict[str, Any] = {"name": result.name, "settings": result.settings, "metrics": result.metrics}
+    entry: dict[str, Any] = {"name": name, "settings": dict(settings), "metrics": dict(metrics)}
     if scores and others:
         try:
             more = differences(scores, others)
@@ -161,7 +174,7 @@ def _scores_of_runs(folder: Path, run_ids: Sequence[str]) -> list[Scores] | None
     return [read_test_scores(checkpoint) for checkpoint in checkpoints]
 
 
-def _scores_of_baseline(result: BaselineResult, like: Scores) -> Scores:
+def _scores_of_baseline(result: ChosenBaseline, like: Scores) -> Scores:
     """A baseline's image scores; the images' groups are those of the model's scores, if these are of the same images."""
     found: dict[str, ImageScores] = {}
     for class_name, labels in result.test_labels.items():
@@ -171,7 +184,9 @@ def _scores_of_baseline(result: BaselineResult, like: Scores) -> Scores:
             np.array(labels, dtype=bool),
             np.array(result.test_scores[class_name], np.float32),
             images.group_n if images is not None and same else np.arange(len(labels)),
-            stored_histograms(result.test_pixels, class_name, result.metrics) if result.test_pixels else None,
+            stored_histograms(result.test_pixels[class_name], class_name, result.metrics)
+            if class_name in result.test_pixels
+            else None,
         )
     return found
 

@@ -138,12 +138,41 @@ def test_scores_that_are_not_finite_are_none(tmp_path: Path) -> None:
     assert found.metrics["test/class0/image_auroc"] is None
 
 
-def result(objective: float | None, image_auroc: float = 0.5) -> BaselineResult:
-    return BaselineResult("padim", {}, {"val/pixel_ap": objective, "val/image_auroc": image_auroc})
+def result(number: int, **values: tuple[float | None, float]) -> BaselineResult:
+    """A setting with pixel AP and image AUROC of each class on `val`, and its number for a pixel AP on `test`."""
+    metrics: dict[str, float | None] = {}
+    for name, (objective, image_auroc) in values.items():
+        metrics |= {f"val/{name}/pixel_ap": objective, f"val/{name}/image_auroc": image_auroc}
+        metrics[f"test/{name}/pixel_ap"] = float(number)
+    defined = [objective for objective, _ in values.values() if objective is not None]
+    metrics["val/pixel_ap"] = float(np.mean(defined)) if defined else None
+    scores: dict[str, list[float | None]] = {name: [float(number)] for name in values}
+    labels = {name: [True] for name in values}
+    return BaselineResult("padim", {"number": number}, metrics, scores, labels, Path(f"{number}.npz"))
 
 
-def test_choice_by_the_objective_then_by_image_auroc() -> None:
-    results = [result(None, 0.9), result(0.3), result(0.7, 0.6), result(0.7, 0.8)]
-    assert choose(results, "val/pixel_ap", "maximize") is results[3]
-    assert choose(results, "val/pixel_ap", "minimize") is results[1]
-    assert choose(results[:1], "val/pixel_ap", "minimize") is results[0]
+@pytest.mark.parametrize("metric", ["val/pixel_ap", "val/nut/pixel_ap"])
+def test_each_class_has_its_best_setting_by_the_objective(metric: str) -> None:
+    results = [result(0, nut=(0.9, 0.5), pill=(0.1, 0.9)), result(1, nut=(0.3, 0.9), pill=(0.2, 0.1))]
+    found = choose(results, metric, "maximize")
+    assert found.settings == {"nut": {"number": 0}, "pill": {"number": 1}}
+    assert found.metrics["val/pixel_ap"] == pytest.approx((0.9 + 0.2) / 2)
+    assert (found.metrics["test/nut/pixel_ap"], found.metrics["test/pill/pixel_ap"]) == (0, 1)
+    assert found.metrics["test/pixel_ap"] == 0.5
+    assert found.test_scores == {"nut": [0.0], "pill": [1.0]}
+    assert found.test_labels == {"nut": [True], "pill": [True]}
+    assert found.test_pixels == {"nut": Path("0.npz"), "pill": Path("1.npz")}
+    least = choose(results, metric, "minimize")
+    assert least.settings == {"nut": {"number": 1}, "pill": {"number": 0}}
+
+
+def test_of_equals_image_auroc_and_then_the_mean_over_the_classes_decides() -> None:
+    by_auroc = [result(0, nut=(0.7, 0.6)), result(1, nut=(0.7, 0.8)), result(2, nut=(None, 0.9))]
+    assert choose(by_auroc, "val/pixel_ap", "maximize").settings == {"nut": {"number": 1}}
+    assert choose(by_auroc, "val/pixel_ap", "minimize").settings == {"nut": {"number": 1}}
+    by_mean = [result(n, nut=(1.0, 1.0), pill=(pill, 0.5)) for n, pill in enumerate((0.2, 0.8, 0.5))]
+    assert choose(by_mean, "val/pixel_ap", "maximize").settings["nut"] == {"number": 1}
+    undefined = [result(n, nut=(None, 0.5), pill=(pill, 0.5)) for n, pill in enumerate((0.2, 0.8))]
+    found = choose(undefined, "val/pixel_ap", "maximize")
+    assert found.settings["nut"] == {"number": 1}
+    assert found.metrics["val/nut/pixel_ap"] is None

@@ -80,3 +80,17 @@ def test_the_terminal_holds_it_in_80_columns() -> None:
     assert "0.8750 +0.0250" in text
     assert "PatchCore: mean image AUROC over 1 of 2 classes" in text
     assert "…" not in text
+
+
+def test_settings_a_class_are_told_a_line_a_setting() -> None:
+    one, other = {"neighbourhood": 1, "image_score": "top 5%"}, {"neighbourhood": 3, "image_score": "maximum"}
+    (record,) = read_baselines(
+        [{"name": "padim", "settings": {"bolt": one, "nut": other, "pill": one}, "metrics": BEST}]
+    )
+    assert record.title == "PaDiM (each class as is best on val)"
+    assert record.settings_lines() == [
+        "PaDiM, bolt, pill: image score top 5%, neighbourhood 1",
+        "PaDiM, nut: image score maximum, neighbourhood 3",
+    ]
+    (plain,) = read_baselines([{"name": "no_quantizer", "settings": {"seeds": "0, 1"}, "metrics": BEST}])
+    assert (plain.title, plain.settings_lines()) == ("no quantiser (seeds 0, 1)", [])

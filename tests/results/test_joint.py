@@ -85,6 +85,17 @@ def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
     assert padim.more == {f"test/{name}/image_auroc": (0.01, 0.2) for name in CLASSES}, "no mean's"
 
 
+def test_settings_of_the_classes_stand_side_by_side(parts: Path) -> None:
+    for name in CLASSES:
+        add_baselines(sweep_folder(parts, name), padim="0")
+        path = sweep_folder(parts, name) / "best" / "metrics.json"
+        record = json.loads(path.read_text())
+        record["baselines"][0]["settings"] = {name: {"smoothing": len(name)}}
+        path.write_text(json.dumps(record))
+    (padim,) = read_joint(parts).baselines
+    assert padim.settings == {name: {"smoothing": len(name)} for name in CLASSES}
+
+
 def test_a_class_without_a_result_is_named_and_not_in_the_means(parts: Path) -> None:
     write_fake_sweep(sweep_folder(parts, "wood"), num_trials=1, classes=("wood",), with_best=False)
     without = read_joint(parts)

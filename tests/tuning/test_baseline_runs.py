@@ -15,7 +15,7 @@ import pytest
 from fake_sweep import write_fake_sweep
 from small_images import write_space
 
-from hvqray.baselines.measure import BaselineResult
+from hvqray.baselines.measure import ChosenBaseline
 from hvqray.config.run_config import config_hash
 from hvqray.config.sections import RunConfig
 from hvqray.config.sweep_file import load_sweep
@@ -56,15 +56,19 @@ def test_without_a_quantizer_all_else_stays() -> None:
 def test_results_are_added_and_replaced_by_name(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps({"trial_id": "t0001", "metrics": {}}))
-    write_baselines(tmp_path, [BaselineResult("padim", {}, {"test/image_auroc": 0.1})])
-    write_baselines(tmp_path, [BaselineResult("no_quantizer", {}, {"test/image_auroc": None})])
+    write_baselines(tmp_path, [ChosenBaseline("padim", {}, {"test/image_auroc": 0.1})])
+    write_baselines(tmp_path, [ChosenBaseline("no_quantizer", {}, {"test/image_auroc": None})])
     write_baselines(
-        tmp_path, [BaselineResult("padim", {"image_score": "maximum"}, {"test/image_auroc": 0.2})]
+        tmp_path, [ChosenBaseline("padim", {"nut": {"image_score": "maximum"}}, {"test/image_auroc": 0.2})]
     )
     record = json.loads(path.read_text())
     assert record["trial_id"] == "t0001"
     assert record["baselines"] == [
-        {"name": "padim", "settings": {"image_score": "maximum"}, "metrics": {"test/image_auroc": 0.2}},
+        {
+            "name": "padim",
+            "settings": {"nut": {"image_score": "maximum"}},
+            "metrics": {"test/image_auroc": 0.2},
+        },
         {"name": "no_quantizer", "settings": {}, "metrics": {"test/image_auroc": None}},
     ]
 
@@ -181,7 +185,7 @@ def told(best: Path) -> dict[str, Any]:
 def test_what_the_best_model_has_more_has_an_interval(tmp_path: Path) -> None:
     best = best_of(tmp_path, {"trial_id": "t0001"})
     scores = write_scores(best, shift=1.0)
-    same = BaselineResult("padim", {}, {}, {"nut": scores.tolist()}, {"nut": LABELS.tolist()})
+    same = ChosenBaseline("padim", {}, {}, {"nut": scores.tolist()}, {"nut": LABELS.tolist()})
     write_baselines(best, [same])
     assert told(best)["more"]["test/nut/image_auroc"] == {"low": 0.0, "high": 0.0}
     assert "test_scores" not in told(best)
@@ -196,7 +200,7 @@ def test_what_the_best_model_has_more_has_an_interval(tmp_path: Path) -> None:
     assert told(best)["more"]["test/nut/image_auroc"] == {"low": 0.0, "high": 0.0}, (
         "kept, as nothing else changed"
     )
-    write_baselines(best, [replace(same, settings={"smoothing": 0})])
+    write_baselines(best, [replace(same, settings={"nut": {"smoothing": 0}})])
     assert "more" not in told(best)
 
 
@@ -215,8 +219,13 @@ def test_so_have_pixel_metrics_where_both_left_histograms(tmp_path: Path) -> Non
 
     best_of(tmp_path, {"trial_id": "t0001", "metrics": write_pixels(best / PIXELS_FILE, 2.0)})
     path = tmp_path / "padim.npz"
-    padim = BaselineResult(
-        "padim", {}, write_pixels(path, 1.0), {"nut": scores.tolist()}, {"nut": LABELS.tolist()}, path
+    padim = ChosenBaseline(
+        "padim",
+        {},
+        write_pixels(path, 1.0),
+        {"nut": scores.tolist()},
+        {"nut": LABELS.tolist()},
+        {"nut": path},
     )
     write_baselines(best, [padim])
     won = json.loads((best / "metrics.json").read_text())["metrics"]["test/nut/pixel_auroc"]
@@ -224,7 +233,7 @@ def test_so_have_pixel_metrics_where_both_left_histograms(tmp_path: Path) -> Non
     for name in ("test/nut/pixel_auroc", "test/pixel_auroc"):
         interval = told(best)["more"][name]
         assert 0 < interval["low"] < won < interval["high"]
-    write_baselines(best, [replace(padim, test_pixels=None)])
+    write_baselines(best, [replace(padim, test_pixels={})])
     assert set(told(best)["more"]) == {
         f"test/{prefix}{metric}" for prefix in ("nut/", "") for metric in IMAGE_METRICS
     }
@@ -244,7 +253,7 @@ def test_a_dataset_that_has_changed_since_is_not_compared_image_by_image(
 ) -> None:
     best = best_of(tmp_path, {"trial_id": "t0001"})
     write_scores(best, shift=1.0)
-    write_baselines(best, [BaselineResult("padim", {}, {"test/image_auroc": 0.5}, scores, labels)])
+    write_baselines(best, [ChosenBaseline("padim", {}, {"test/image_auroc": 0.5}, scores, labels)])
     assert told(best) == {"name": "padim", "settings": {}, "metrics": {"test/image_auroc": 0.5}}
 
 
@@ -256,7 +265,7 @@ def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> No
         write_scores(measured_folder(tmp_path, f"t0002-s{seed}"), shift)
         for seed, shift in enumerate((3.0, -3.0))
     )
-    write_baselines(best, [BaselineResult("padim", {}, {}, {"nut": good.tolist()}, {"nut": LABELS.tolist()})])
+    write_baselines(best, [ChosenBaseline("padim", {}, {}, {"nut": good.tolist()}, {"nut": LABELS.tolist()})])
     more = told(best)["more"]["test/image_auroc"]
     assert more["high"] >= 0.0, "both seeds drawn are the good one"
     assert more["low"] < -0.5, "both are the bad one"
