@@ -26,7 +26,12 @@ NAMES = ("cap", "long_bolt", "tile")
 BACKBONE = BackboneConfig(weights="random", strides=[2, 4])
 SMALL_HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=32, codebook_size=8, hierarchy_depth=1)
 SMALL_SQUAD = SquadConfig(
-    name="squad", width=16, image_width=4, num_residual_blocks=1, score_top_fraction=0.01
+    name="squad",
+    width=16,
+    image_width=4,
+    num_residual_blocks=1,
+    score_top_fraction=[0.3, 0.01],
+    router="predicted",
 )
 
 

@@ -1,7 +1,7 @@
 """What a baseline reaches on `val` and `test`: one model a class, on the models' features and by their metrics.
 
 A baseline has few settings of its own. All of them are measured, so that one can be chosen on `val` as a sweep
-chooses its configuration: the same for all classes. Libraries of such methods (anomalib) bring data loading, a
+chooses its configuration: for each class by itself, as each has a model of its own. Libraries of such methods (anomalib) bring data loading, a
 training loop and metrics of their own, with which figures would not compare.
 
 Legend: n images of one class, C feature channels, h x w feature grid, H x W image.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from zipfile import is_zipfile
 
 from hvqray.atomic import write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, measure_baseline
@@ -16,6 +15,7 @@ from hvqray.data.cache import default_cache_dir
 from hvqray.data.dataset import PreparedData
 from hvqray.data.digests import digest_texts
 from hvqray.data.progress import Progress, silent
+from hvqray.metrics.histogram_file import is_whole
 
 BASELINES_VERSION = "4"
 """Part of the key: raise it whenever the same features would give other results."""
@@ -54,7 +54,7 @@ def _read(path: Path, pixels_folder: Path) -> list[BaselineResult]:
     results = []
     for each in json.loads(path.read_text(encoding="utf-8")):
         pixels = pixels_folder / each["test_pixels"]
-        if not is_zipfile(pixels):
+        if not is_whole(pixels):
             raise ValueError(f"{pixels} is not whole")
         results.append(BaselineResult(**{**each, "test_pixels": pixels}))
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hvqray.atomic import replacing
+from hvqray.errors import InputError
 from hvqray.metrics.pixel_histograms import PixelHistograms
 
 _NAMES = [field.name for field in fields(PixelHistograms)]
@@ -26,6 +28,15 @@ class HistogramWriter:
         for name in _NAMES:
             with self._archive.open(f"{_key(class_name, name)}.npy", "w", force_zip64=True) as file:
                 np.save(file, getattr(histograms, name), allow_pickle=False)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all that the file holds can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 @contextmanager
@@ -45,11 +56,22 @@ class StoredHistograms:
     """Each of `PIXEL_METRICS`; None where undefined."""
 
     def read(self) -> PixelHistograms | None:
-        """None where the file has none of the class: its pixel metrics are undefined."""
-        with np.load(self.path, allow_pickle=False) as archive:
-            if _key(self.class_name, _NAMES[0]) not in archive:
-                return None
-            return PixelHistograms(**{name: archive[_key(self.class_name, name)] for name in _NAMES})
+        """None where the file has none of the class: its pixel metrics are undefined.
+
+        Raises InputError where the file is damaged.
+        """
+        try:
+            # Opened here: NumPy would leave a file open that is no whole archive.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                if _key(self.class_name, _NAMES[0]) not in archive:
+                    return None
+                return PixelHistograms(**{name: archive[_key(self.class_name, name)] for name in _NAMES})
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"is damaged ({reason}); remove it, and pixel metrics have no interval over images",
+                source=str(self.path),
+            ) from error
 
 
 def _key(class_name: str, field_name: str) -> str:

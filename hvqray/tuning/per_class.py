@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +15,8 @@ from hvqray.config.metric_names import class_of
 from hvqray.config.sections import DataConfig
 from hvqray.config.sweep_file import SweepFile, names_a_folder
 from hvqray.data.cache import default_cache_dir
+from hvqray.data.dataset import Dataset
+from hvqray.data.groups import matches_any
 from hvqray.data.objectives import lacking
 from hvqray.data.prepare import open_dataset
 from hvqray.data.splits import Splits, make_splits
@@ -56,10 +58,32 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
     _check_objectives(sweep, make_splits(dataset, config.validation), dataset.class_names)
     return [
         sweep.model_copy(
-            update={"name": f"{sweep.name}-{class_name}", "data": {**sweep.data, "classes": [class_name]}}
+            update={
+                "name": f"{sweep.name}-{class_name}",
+                "data": {**sweep.data, "classes": [class_name], **_validation(sweep, dataset, class_name)},
+            }
         )
         for class_name in dataset.class_names
     ]
+
+
+def _validation(sweep: SweepFile, dataset: Dataset, class_name: str) -> dict[str, Any]:
+    """`data.validation` of the class, where it has to be another: a pattern that groups images of other classes only would be refused
+    as one that matches nothing. Without it every image is by itself, as it is beside the others.
+
+    Raises:
+        InputError: the dataset's layout has groups of its own, which would come back.
+    """
+    validation = sweep.data.get("validation") or {}
+    samples = [sample for sample in dataset.samples if sample.class_name == class_name]
+    if validation.get("group") is None or matches_any(samples, validation["group"]):
+        return {}
+    if any(sample.group is not None for sample in samples):
+        raise InputError(
+            f"{validation['group']!r} matches no image of class {class_name!r}; mend it, or leave the class out by data.classes",
+            field="data.validation.group",
+        )
+    return {"validation": {key: value for key, value in validation.items() if key != "group"}}
 
 
 def _check_objectives(sweep: SweepFile, splits: Splits, class_names: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hvqray.metrics.histogram_file import StoredHistograms, writing_histograms
+from hvqray.errors import InputError
+from hvqray.metrics.histogram_file import StoredHistograms, is_whole, writing_histograms
 from hvqray.metrics.pixel_histograms import PixelHistograms
 
 
@@ -41,6 +42,25 @@ def test_each_class_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert sorted(archive)[:3] == [f"Schraube ⌀3/{name}" for name in ("anomalous", "normal", "overlap")]
 
 
+@pytest.mark.parametrize("damage", ["cut", "bits", "other"])
+def test_a_damaged_file_is_told_by_its_name(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "pixels.npz"
+    with writing_histograms(path) as writer:
+        writer.add("nut", histograms(0))
+    assert is_whole(path)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "bits":
+        content[len(content) // 4] ^= 255
+    else:
+        content = bytearray(b"no archive")
+    path.write_bytes(content)
+    assert not is_whole(path)
+    with pytest.raises(InputError, match=r"pixels\.npz: is damaged \(.*remove it"):
+        read(path, "nut")
+
+
 def test_no_class_at_all(tmp_path: Path) -> None:
     with writing_histograms(tmp_path / "pixels.npz"):
         pass
@@ -65,5 +85,5 @@ def test_pickled_arrays_are_not_read(tmp_path: Path) -> None:
         for name in ("normal", "anomalous", "overlap"):
             with archive.open(f"nut/{name}.npy", "w") as file:
                 np.save(file, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(InputError, match="allow_pickle"):
         read(path, "nut")

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from small_images import write_space
+from small_images import write_small_images, write_space
 
+from hvqray.config.sections import DataConfig
 from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.data.prepare import open_dataset
+from hvqray.data.splits import make_splits
 from hvqray.errors import InputError
 from hvqray.tuning import per_class
 
@@ -74,3 +77,24 @@ def test_a_damaged_class_is_told_once_all_were_searched(
     else:
         assert per_class.search_classes(sweeps, tmp_path, time_budget_s=None, **arguments)
     assert searched == ["bolt", "cloth", "wood"]
+
+
+def test_groups_of_another_class_s_images_are_none_of_a_class_s_own(tmp_path: Path) -> None:
+    data = write_small_images(tmp_path / "data")
+    for path in [*(data / "cloth").rglob("*.png")]:
+        path.rename(path.with_name(f"{path.stem}_{path.suffix}".replace("_mask_", "_mask")))
+    overrides = ["data.validation.group='^([0-9]+)_$'"]
+    sweep = load_sweep(write_space(tmp_path), overrides, data_root=str(data))
+    bolt, cloth = per_class.class_sweeps(sweep, tmp_path / "runs", cache_dir=None)
+    whole = splits_of(sweep)
+    for one, class_name in ((bolt, "bolt"), (cloth, "cloth")):
+        for part, paths in splits_of(one).items():
+            assert paths == {path for path in whole[part] if class_name in path.parts}
+    assert cloth.data["validation"]["group"] == "^([0-9]+)_$"
+    assert "group" not in bolt.data["validation"]
+
+
+def splits_of(sweep: SweepFile) -> dict[str, set[Path]]:
+    config = DataConfig.model_validate(sweep.data)
+    splits = make_splits(open_dataset(config, cache_dir=Path("unused")), config.validation)
+    return {part: {splits.samples[row].path for row in rows} for part, rows in splits.rows.items()}
