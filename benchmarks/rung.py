@@ -18,6 +18,7 @@ from hvqray.config.sweep_file import load_sweep
 from hvqray.data.dataset import Split
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.process_memory import keep_freed_memory
 from hvqray.training.batches import make_batch
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
@@ -35,6 +36,7 @@ HEADER = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    keep_freed_memory()  # as every run of the product does
     quick = quick_flag("a rung of the shipped search spaces against the training between two", argv)
     for device in devices():
         rows = [_measure(name, device, quick=quick) for name in SPACES]
