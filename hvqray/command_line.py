@@ -89,7 +89,9 @@ def _stdout_fails() -> bool:
 
 def _abandon_stdout() -> None:
     """What is left to write goes nowhere, so that the interpreter does not complain of it again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    from hvqray.results.steady_console import lead_nowhere  # Rich, which few commands need so early
+
+    lead_nowhere(sys.stdout)
 
 
 @contextmanager

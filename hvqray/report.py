@@ -11,8 +11,9 @@ from rich.console import Console
 from hvqray.command_line import DONE, argument_parser, run_command
 from hvqray.errors import InputError
 from hvqray.results.html_report import build_html_report
-from hvqray.results.joint import holds_class_sweeps
+from hvqray.results.joint import read_joint
 from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.store import class_sweep_folders
 from hvqray.results.wandb_mode import resolve_mode
 
 
@@ -41,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("--entity and --project belong to --wandb; add it, or leave them out")
     if not arguments.folder.is_dir():
         raise InputError("is no folder; give the folder of a sweep, OUT/NAME", source=str(arguments.folder))
-    if holds_class_sweeps(arguments.folder):
+    if class_sweep_folders(arguments.folder):
         if arguments.wandb:
             raise InputError("--wandb takes one sweep, and this is a folder of several; give one of them")
-        print_joint(Console(highlight=False), arguments.folder)
-        sys.stdout.write(f"{build_joint_report(arguments.folder)}\n")
+        joint = read_joint(arguments.folder)
+        print_joint(Console(highlight=False), joint)
+        sys.stdout.write(f"{build_joint_report(arguments.folder, joint)}\n")
         return DONE
     sys.stdout.write(f"{build_html_report(arguments.folder)}\n")
     if arguments.wandb:

@@ -56,7 +56,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     """Check what the file alone does not tell, and run; returns the exit code."""
     from hvqray.data.cache import chosen_cache_dir, parse_bytes
     from hvqray.results.steady_console import steady_console
-    from hvqray.results.store import check_folder, journal_path
+    from hvqray.results.store import check_folder, is_begun
     from hvqray.tuning.session_checks import check_before_ray
 
     limit = arguments.cache_limit
@@ -65,14 +65,14 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     cache_dir = chosen_cache_dir(arguments.cache_dir)
     folder, sweeps = out / sweep.name, [sweep]
     if arguments.per_class:
-        from hvqray.tuning.per_class import begun, class_sweeps, search_classes
+        from hvqray.tuning.per_class import class_sweeps, search_classes
 
         sweeps, out = class_sweeps(sweep, folder, cache_dir=cache_dir), folder
     # Of sweeps of a class each, those that an earlier start did not come to begin now.
     resumed = [
         each.name
         for each in sweeps
-        if arguments.resume and (not arguments.per_class or begun(out / each.name))
+        if arguments.resume and (not arguments.per_class or is_begun(out / each.name))
     ]
     if arguments.resume and not resumed:
         check_folder(out / sweeps[0].name, resume=True)
@@ -120,7 +120,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
                 has_best = session_of(sweep, arguments.time_budget).run()
             return DONE if has_best else FAILED
     except KeyboardInterrupt:
-        left = any(journal_path(out / each.name).exists() for each in sweeps)
+        left = any(is_begun(out / each.name) for each in sweeps)
         what = f"finished trials are in {folder}; go on with --resume" if left else "nothing had begun"
         sys.stderr.write(f"hvqray: interrupted; {what}\n")
         return INTERRUPTED

@@ -27,7 +27,6 @@ from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.progress import Progress, silent
 from hvqray.metrics import MaskRegions, image_metrics, pixel_metrics, summarize
 from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
-from hvqray.metrics.pixel_histograms import PixelHistograms
 from hvqray.models.interface import ModelContext
 from hvqray.models.map_ops import gaussian_smooth, pooled_score, upsample_map
 
@@ -254,9 +253,8 @@ def _measure(
                 score_name = f"top {fraction:.0%}" if fraction else "maximum"
                 all_scores.setdefault(score_name, []).append(pooled_score(maps_BHW, 1, fraction))
         of_pixels = pixel_metrics(maps_nHW, regions)
-        if sigma in writers and regions is not None and None not in of_pixels.values():
-            histograms = PixelHistograms.from_maps(maps_nHW, regions)
-            writers[sigma].add(context.class_names[class_index], histograms)
+        if sigma in writers:
+            writers[sigma].add_maps(context.class_names[class_index], maps_nHW, regions, of_pixels)
         for score_name, parts in all_scores.items():
             scores_n = torch.cat(parts).float().cpu().numpy()
             found[sigma, score_name] = Measured(

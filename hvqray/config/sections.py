@@ -183,7 +183,7 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
             raise ValueError(
                 f"codebook_growth: {self.codebook_growth} does not go with a list of codebook_size; give one of them"
             )
-        if "vq" in self.quantizers() and max(self.codebook_sizes()) > MOST_CODES:
+        if self.codebook_growth > 1 and "vq" in self.quantizers() and max(self.codebook_sizes()) > MOST_CODES:
             raise ValueError(
                 f"codebook_growth: {self.codebook_growth} makes {max(self.codebook_sizes())} codes at q0, more than"
                 f" {MOST_CODES}; lower it, codebook_size or hierarchy_depth"

@@ -10,9 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from hvqray.atomic import replacing
 from hvqray.errors import InputError
+from hvqray.metrics.aupro import MaskRegions
 from hvqray.metrics.pixel_histograms import PixelHistograms
 
 _NAMES = [field.name for field in fields(PixelHistograms)]
@@ -23,6 +25,17 @@ class HistogramWriter:
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
+
+    def add_maps(
+        self,
+        class_name: str,
+        maps_nHW: Float32[np.ndarray, "n H W"],
+        regions: MaskRegions | None,
+        metrics: Mapping[str, float | None],
+    ) -> None:
+        """Histograms of a class's maps, where its pixel `metrics` are defined; `regions` are those of its masks."""
+        if regions is not None and None not in metrics.values():
+            self.add(class_name, PixelHistograms.from_maps(maps_nHW, regions))
 
     def add(self, class_name: str, histograms: PixelHistograms) -> None:
         for name in _NAMES:

@@ -19,7 +19,7 @@ from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord
 from hvqray.results.class_table import METRIC_LABELS, natural_order
 from hvqray.results.history import Metrics
-from hvqray.results.store import read_trials
+from hvqray.results.store import class_sweep_folders, read_trials
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
 
 METRICS_FILE = "metrics.json"
@@ -61,18 +61,13 @@ class JointResult:
         return any(one.description.selected_on_test for one in self.sweeps)
 
 
-def holds_class_sweeps(folder: Path) -> bool:
-    """Whether the folder is one of sweeps rather than of a sweep."""
-    return not (folder / "sweep.yaml").exists() and bool(_folders(folder))
-
-
 def read_joint(folder: Path) -> JointResult:
     """Read the sweeps in `folder`.
 
     Raises:
         InputError: One of them is not of exactly one class, or two are of the same.
     """
-    sweeps = sorted(map(_read, _folders(folder)), key=lambda one: natural_order(one.class_name))
+    sweeps = sorted(map(_read, class_sweep_folders(folder)), key=lambda one: natural_order(one.class_name))
     for one, other in pairwise(sweeps):
         if one.class_name == other.class_name:
             raise InputError(
@@ -83,7 +78,7 @@ def read_joint(folder: Path) -> JointResult:
     return JointResult(
         name=folder.resolve().name,
         sweeps=sweeps,
-        metrics=over_classes({name: metrics for name, (metrics, _) in held.items()}),
+        metrics=joint_metrics({name: metrics for name, (metrics, _) in held.items()}),
         baselines=_joint_baselines({name: best.baselines for name, (_, best) in held.items()}),
     )
 
@@ -104,14 +99,14 @@ def write_joint_metrics(folder: Path, joint: JointResult) -> None:
         "metrics": joint.metrics,
         "baselines": [
             {"name": each.name, "settings": each.settings, "metrics": each.metrics}
-            | ({"more": {name: {"low": low, "high": high} for name, (low, high) in each.more.items()}})
+            | {"more": {name: {"low": low, "high": high} for name, (low, high) in each.more.items()}}
             for each in joint.baselines
         ],
     }
     write_atomically(folder / METRICS_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def over_classes(by_class: Mapping[str, Mapping[str, float | None]]) -> Metrics:
+def joint_metrics(by_class: Mapping[str, Mapping[str, float | None]]) -> Metrics:
     """The flat metrics of models of one class each, class name to its model's, as those of one model: with the means over the
     classes where a metric is defined, and their number."""
     joint: Metrics = {}
@@ -129,10 +124,6 @@ def over_classes(by_class: Mapping[str, Mapping[str, float | None]]) -> Metrics:
             joint[f"{split}/{metric}"] = float(np.mean(defined)) if defined else None
             joint[f"{split}/{metric}.num_classes"] = float(len(defined))
     return joint
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/sweep.yaml"))
 
 
 def _read(folder: Path) -> ClassSweep:
@@ -170,7 +161,7 @@ def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]]) -> list[B
                     for key, value in one.items()
                     if isinstance(value, dict) or all(each.get(key) == value for each in settings)
                 },
-                over_classes({class_name: each.metrics for class_name, each in records.items()}),
+                joint_metrics({class_name: each.metrics for class_name, each in records.items()}),
                 {
                     flat: interval
                     for class_name, each in records.items()

@@ -10,19 +10,15 @@ from hvqray.atomic import write_atomically
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables, print_baselines
 from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
-from hvqray.results.joint import JointResult, read_joint, write_joint_metrics
+from hvqray.results.joint import JointResult, write_joint_metrics
 from hvqray.results.page import examples, page
 from hvqray.results.terminal_table import results_table, titled_table
 
 HELD = "the best model of each class"
 
 
-def build_joint_report(folder: Path) -> Path:
-    """Write `folder`/report.html and metrics.json anew from the sweeps in it, and return the report's path.
-
-    Raises InputError where they are not of one class each.
-    """
-    joint = read_joint(folder)
+def build_joint_report(folder: Path, joint: JointResult) -> Path:
+    """Write `folder`/report.html and metrics.json anew, `joint` being what the sweeps in it come to, and return the report's path."""
     write_joint_metrics(folder, joint)
     html = page("joint.html.j2").render(
         joint=joint,
@@ -39,9 +35,8 @@ def build_joint_report(folder: Path) -> Path:
     return path
 
 
-def print_joint(console: Console, folder: Path) -> None:
+def print_joint(console: Console, joint: JointResult) -> None:
     """The best trial of each class, their seven metrics on `val` and `test`, and what they won against the baselines."""
-    joint = read_joint(folder)
     mark = " (selected on test)" if joint.selected_on_test else ""
     table = titled_table(f"{joint.name}: one model a class")
     for heading in ("class", "best", "sweep"):

@@ -42,17 +42,18 @@ class _Steady:
 
     def _abandon(self, error: OSError) -> None:
         # By the descriptor, so that the stream has room for what it still holds: the interpreter writes that at its exit.
-        _lead_nowhere(self._stream)
+        lead_nowhere(self._stream)
         try:
             sys.stderr.write(
                 f"hvqray: standard output takes no more ({error.strerror}); going on without it\n"
             )
             sys.stderr.flush()
         except OSError:  # `2>&1 | head`
-            _lead_nowhere(sys.stderr)
+            lead_nowhere(sys.stderr)
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def lead_nowhere(stream: TextIO) -> None:
+    """What the stream holds and is given from now on is lost, without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

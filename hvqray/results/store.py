@@ -192,9 +192,21 @@ class SweepStore:
             self._closing.wait(max(_MIN_INTERVAL_S, cost / _MAX_SHARE_OF_TIME))
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether an earlier start has begun a sweep there."""
+    return journal_path(folder).exists()
+
+
+def class_sweep_folders(folder: Path) -> list[Path]:
+    """The sweeps of one class each that lie in a folder which is no sweep's own; none elsewhere."""
+    if (folder / "sweep.yaml").exists():
+        return []
+    return sorted(path.parent for path in folder.glob("*/sweep.yaml"))
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """A new sweep finds no other one in its folder, a resumed one finds one; raises InputError where that is not so."""
-    begun = journal_path(folder).exists()
+    begun = is_begun(folder)
     if resume and not begun:
         raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
     if begun and not resume:

@@ -25,6 +25,7 @@ from hvqray.metrics import (
     pixel_metrics,
     summarize,
 )
+from hvqray.metrics.histogram_file import HistogramWriter
 from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
 from hvqray.training.batches import make_batch
 from hvqray.training.communicator import Communicator
@@ -53,7 +54,7 @@ class ClassResult:
 class Evaluator:
     """Evaluates models on one split. Keeps the regions of its masks, which no epoch changes.
 
-    After an evaluation `scores_n` holds the image scores of all images of the split, float32, in its order.
+    With `histograms` it adds those of each class's pixels while the class's maps are there. After an evaluation `scores_n` holds the image scores of all images of the split, float32, in its order.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Evaluator:
         communicator: Communicator,
         batch_size: int = 64,
         precision_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        histograms: HistogramWriter | None = None,
     ) -> None:
         self._split = split
         self._context = context
         self._communicator = communicator
         self._batch_size = batch_size
         self._precision_context = precision_context
+        self._histograms = histograms
         self._regions: dict[int, MaskRegions | None] = {}
         self.scores_n = np.full(len(split), np.nan, dtype=np.float32)
 
@@ -79,7 +82,6 @@ class Evaluator:
 
         With `choose_scores_by`, one of the image metrics, a model that has several rules for the image score is first given the
         best one of each route on these very images.
-
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
@@ -202,7 +204,11 @@ class Evaluator:
             self._regions[class_index] = (
                 MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
             )
-        return pixel_metrics(maps_nHW, self._regions[class_index])
+        regions = self._regions[class_index]
+        metrics = pixel_metrics(maps_nHW, regions)
+        if self._histograms is not None:
+            self._histograms.add_maps(self._context.class_names[class_index], maps_nHW, regions, metrics)
+        return metrics
 
 
 def best_rules(values_S: Mapping[int, Sequence[float | None]], *, num_routes: int) -> list[int]:

@@ -19,8 +19,7 @@ from hvqray.data.dataset import PreparedData
 from hvqray.data.groups import group_names
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import PIXEL_METRICS
-from hvqray.metrics.histogram_file import HistogramWriter, StoredHistograms, writing_histograms
-from hvqray.metrics.pixel_histograms import PixelHistograms
+from hvqray.metrics.histogram_file import StoredHistograms, writing_histograms
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.checkpoint import METRICS_FILE, load_model, write_record
 from hvqray.training.communicator import SingleProcess
@@ -43,10 +42,15 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     def precision() -> AbstractContextManager[Any]:
         return autocast(config.train, torch.device(device))
 
-    evaluator = _HistogramEvaluator(
-        split, data.context, SingleProcess(device), batch_size=64, precision_context=precision
-    )
-    with writing_histograms(checkpoint / PIXELS_FILE) as evaluator.histograms:
+    with writing_histograms(checkpoint / PIXELS_FILE) as histograms:
+        evaluator = Evaluator(
+            split,
+            data.context,
+            SingleProcess(device),
+            batch_size=64,
+            precision_context=precision,
+            histograms=histograms,
+        )
         measured = evaluator.evaluate(loaded.model, pixel_metrics=True)
     test = {name: value for name, value in measured.items() if name.startswith("test/")}
     if data.selected_on_test:  # the split is the same one, under its other name
@@ -57,7 +61,7 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
         }
     record = {**loaded.metrics, "metrics": {**loaded.metrics["metrics"], **test}}
     with precision():
-        save_examples(loaded.model, split, data.context, checkpoint / EXAMPLES)
+        save_examples(loaded.model, split, data.context, checkpoint / EXAMPLES, scores_n=evaluator.scores_n)
     _write_scores(
         checkpoint / SCORES_FILE,
         data,
@@ -66,20 +70,6 @@ def measure_on_test(checkpoint: Path, *, device: str, cache_dir: Path | None) ->
     )
     write_record(checkpoint, record)
     return record
-
-
-class _HistogramEvaluator(Evaluator):
-    """Writes each class's histograms while its maps are there."""
-
-    histograms: HistogramWriter
-
-    def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
-        metrics = super()._pixel_metrics(class_index, positions, maps_nHW)
-        regions = self._regions[class_index]
-        if regions is not None and None not in metrics.values():
-            class_name = self._context.class_names[class_index]
-            self.histograms.add(class_name, PixelHistograms.from_maps(maps_nHW, regions))
-        return metrics
 
 
 @dataclass(frozen=True)

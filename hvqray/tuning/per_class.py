@@ -21,8 +21,8 @@ from hvqray.data.objectives import lacking
 from hvqray.data.prepare import open_dataset
 from hvqray.data.splits import Splits, make_splits
 from hvqray.errors import InputError
+from hvqray.results.joint import read_joint
 from hvqray.results.joint_report import build_joint_report, print_joint
-from hvqray.results.store import journal_path
 
 if TYPE_CHECKING:
     from hvqray.tuning.session import SweepSession
@@ -101,11 +101,6 @@ def _check_objectives(sweep: SweepFile, splits: Splits, class_names: Sequence[st
             )
 
 
-def begun(folder: Path) -> bool:
-    """Whether an earlier start came to the class whose sweep belongs there."""
-    return journal_path(folder).exists()
-
-
 def search_classes(
     sweeps: Sequence[SweepFile],
     folder: Path,
@@ -127,10 +122,12 @@ def search_classes(
         share = None if ended is None else max(1.0, (ended - time.monotonic()) / (len(sweeps) - position))
         has_best &= session_of(sweep, share).run()
         try:
-            report = build_joint_report(folder)
+            joint = read_joint(folder)
         except InputError:  # a class that is yet to come may be damaged, and lays its results out again
             if position == len(sweeps) - 1:
                 raise
-    print_joint(console, folder)
+            continue
+        report = build_joint_report(folder, joint)
+    print_joint(console, joint)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return has_best

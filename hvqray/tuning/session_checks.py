@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
-from hvqray.results.joint import holds_class_sweeps
-from hvqray.results.store import check_folder, read_starts
+from hvqray.results.store import check_folder, class_sweep_folders, read_starts
 from hvqray.results.study_file import count_studies
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
@@ -61,7 +60,7 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
     if resume:
         _check_same_sweep(sweep, folder)
         _check_study(folder)
-    elif holds_class_sweeps(folder):
+    elif class_sweep_folders(folder):
         raise InputError(
             "holds sweeps of one class each; choose another name with --set name=NAME, or go on with --per-class --resume",
             source=str(folder),

@@ -24,12 +24,20 @@ from model_cases import (
 from scipy import ndimage
 from torch import Tensor
 
+from hvqray.config.sections import HvqConfig, SquadConfig
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch
+from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.squad import SquadModel
 
 FRACTIONS = [0.0, 0.02, 0.2]
+MAP: dict[str, Any] = {
+    "router": "predicted",
+    "map_norm_weight": 0.7,
+    "map_coarse_weight": 0.3,
+    "score_top_fraction": FRACTIONS,
+}
+"""What both models are given alike."""
 
 
 def batch_with_a_misrouted_image() -> Batch:
@@ -88,6 +96,14 @@ def score(map_HW: np.ndarray, pool: int, fraction: float) -> float:
     return float(highest[: max(1, round(fraction * highest.size))].mean())
 
 
+def calibrated(config: HvqConfig | SquadConfig, rules: list[int]) -> AnomalyModel:
+    """A model that scores the images of route r by rule `rules[r]`."""
+    model = make_model(config)
+    model.calibrate(training_batches)
+    model.image_score.choose(rules)
+    return model
+
+
 def as_double(tensor: Tensor) -> np.ndarray:
     return tensor.double().numpy()
 
@@ -96,20 +112,15 @@ def as_double(tensor: Tensor) -> np.ndarray:
 @pytest.mark.parametrize("map_distance", ["mahalanobis", "local_mahalanobis"])
 def test_hvq(map_distance: str, score_from: str) -> None:
     config = hvq(
-        router="predicted",
+        **MAP,
         map_distance=map_distance,
-        map_norm_weight=0.7,
-        map_coarse_weight=0.3,
         score_from=score_from,
-        score_top_fraction=FRACTIONS,
         ot_weight=2.0,
         ot_levels=[0, 1],
     )
-    model = make_model(config)
-    assert isinstance(model, HvqModel)
-    model.calibrate(training_batches)
     rules = [2, 1, 0]
-    model.image_score.choose(rules)
+    model = calibrated(config, rules)
+    assert isinstance(model, HvqModel)
     batch = batch_with_a_misrouted_image()
     found = model.predict(batch)
     with torch.no_grad():
@@ -137,23 +148,18 @@ def test_hvq(map_distance: str, score_from: str) -> None:
 @pytest.mark.parametrize("score_from", ["map", "coarse", "both"])
 def test_squad(score_from: str) -> None:
     config = squad(
-        router="predicted",
+        **MAP,
         map_distance="local_mahalanobis",
-        map_norm_weight=0.7,
-        map_coarse_weight=0.3,
         score_from=score_from,
-        score_top_fraction=FRACTIONS,
         map_cosine_weight=0.5,
         map_l2_weight=2.0,
         map_image_weight=0.25,
         map_discriminator_weight=0.75,
         smoothing_sigma=1.5,
     )
-    model = make_model(config)
-    assert isinstance(model, SquadModel)
-    model.calibrate(training_batches)
     rules = [1, 2, 0]
-    model.image_score.choose(rules)
+    model = calibrated(config, rules)
+    assert isinstance(model, SquadModel)
     batch = batch_with_a_misrouted_image()
     found = model.predict(batch)
     with torch.no_grad():

@@ -12,8 +12,9 @@ from fake_sweep import METRICS, write_fake_sweep
 from rich.console import Console
 
 from hvqray.errors import InputError
-from hvqray.results.joint import holds_class_sweeps, over_classes, read_joint
+from hvqray.results.joint import joint_metrics, read_joint
 from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.store import class_sweep_folders
 from hvqray.results.sweep_folder import read_best
 
 CLASSES = ("nut 2", "nut 10", "pill")
@@ -58,7 +59,7 @@ def test_each_class_has_the_figures_of_its_own_sweep_and_the_mean_is_theirs(part
 
 
 def test_what_is_undefined_for_a_class_is_not_in_the_mean() -> None:
-    metrics = over_classes(
+    metrics = joint_metrics(
         {
             "nut": {"test/nut/pixel_ap": 0.5, "test/pixel_ap": 0.5, "codebook/q0/use": 1.0},
             "pill": {"test/pill/pixel_ap": None, "test/pixel_ap": None},
@@ -70,7 +71,7 @@ def test_what_is_undefined_for_a_class_is_not_in_the_mean() -> None:
         "test/pixel_ap": 0.5,
         "test/pixel_ap.num_classes": 1.0,
     }
-    assert over_classes({"pill": {"test/pill/pixel_ap": None}})["test/pixel_ap"] is None
+    assert joint_metrics({"pill": {"test/pill/pixel_ap": None}})["test/pixel_ap"] is None
 
 
 def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
@@ -100,17 +101,17 @@ def test_a_class_without_a_result_is_named_and_not_in_the_means(parts: Path) -> 
     write_fake_sweep(sweep_folder(parts, "wood"), num_trials=1, classes=("wood",), with_best=False)
     without = read_joint(parts)
     assert without.missing == ["wood"]
-    build_joint_report(parts)
+    build_joint_report(parts, read_joint(parts))
     assert "Without a completed trial: wood" in (parts / "report.html").read_text()
     console = Console(width=100, record=True, file=io.StringIO())
-    print_joint(console, parts)
+    print_joint(console, read_joint(parts))
     assert "without a completed trial: wood; the means are over the others" in console.export_text()
 
 
 def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
     for name in CLASSES:
         add_baselines(sweep_folder(parts, name), padim="0")
-    html = build_joint_report(parts).read_text()
+    html = build_joint_report(parts, read_joint(parts)).read_text()
     for name in CLASSES:
         assert f'href="{sweep_folder(parts, name).name}/report.html"' in html
     assert "PaDiM (score maximum, smoothing 0)" in html
@@ -126,12 +127,12 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
 def test_selected_on_test_is_said(tmp_path: Path) -> None:
     write_fake_sweep(tmp_path / "parts-nut", num_trials=1, classes=("nut",), validation="none")
     assert read_joint(tmp_path).selected_on_test
-    assert "Selected on test" in build_joint_report(tmp_path).read_text()
+    assert "Selected on test" in build_joint_report(tmp_path, read_joint(tmp_path)).read_text()
 
 
 def test_other_folders_are_refused(parts: Path, tmp_path: Path) -> None:
-    assert holds_class_sweeps(parts)
-    assert not holds_class_sweeps(sweep_folder(parts, "pill"))
+    assert len(class_sweep_folders(parts)) == len(CLASSES)
+    assert not class_sweep_folders(sweep_folder(parts, "pill"))
     write_fake_sweep(parts / "again", num_trials=1, classes=("pill",))
     with pytest.raises(InputError, match="again and parts-pill are both of the class 'pill'"):
         read_joint(parts)

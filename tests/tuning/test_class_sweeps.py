@@ -29,8 +29,9 @@ def test_a_class_has_an_equal_share_of_the_time_that_is_left(
 ) -> None:
     now, shares, reports = [100.0], [], []
     monkeypatch.setattr(per_class, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(per_class, "build_joint_report", lambda folder: reports.append(folder))
-    monkeypatch.setattr(per_class, "print_joint", lambda console, folder: None)
+    monkeypatch.setattr(per_class, "read_joint", lambda folder: f"joint {folder}")
+    monkeypatch.setattr(per_class, "build_joint_report", lambda folder, joint: reports.append(joint))
+    monkeypatch.setattr(per_class, "print_joint", lambda console, joint: None)
     takes = iter([5.0, 60.0, 1.0])
 
     def session_of(sweep: SweepFile, time_budget_s: float | None) -> Any:
@@ -63,13 +64,14 @@ def test_a_damaged_class_is_told_once_all_were_searched(
     def session_of(sweep: SweepFile, time_budget_s: float | None) -> Any:
         return SimpleNamespace(run=lambda: searched.append(sweep.data["classes"][0]) is None)
 
-    def report(folder: Path) -> Path:
+    def read(folder: Path) -> str:
         if len(searched) < damaged_until:
             raise InputError("is damaged")
-        return folder / "report.html"
+        return f"joint {folder}"
 
-    monkeypatch.setattr(per_class, "build_joint_report", report)
-    monkeypatch.setattr(per_class, "print_joint", lambda console, folder: None)
+    monkeypatch.setattr(per_class, "read_joint", read)
+    monkeypatch.setattr(per_class, "build_joint_report", lambda folder, joint: folder / "report.html")
+    monkeypatch.setattr(per_class, "print_joint", lambda console, joint: None)
     arguments: dict[str, Any] = {"session_of": session_of, "console": Console(quiet=True)}
     if damaged_until == 9:
         with pytest.raises(InputError, match="is damaged"):
