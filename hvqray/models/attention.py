@@ -33,8 +33,11 @@ class Dropout(nn.Module):
     def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         if not self.is_active:
             return x
-        keep = 1 - self.probability
-        return x * self._random.keep_mask(x, keep).div_(keep)
+        return x * self.keep_mask(x).div_(1 - self.probability)
+
+    def keep_mask(self, like: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        """Ones to keep, and zeros, in the shape and dtype of `like`."""
+        return self._random.keep_mask(like, 1 - self.probability)
 
 
 class MultiheadAttention(nn.Module):
@@ -77,7 +80,11 @@ class MultiheadAttention(nn.Module):
             # Spelt out: the fused kernel can't take its mask from the model's stream, and is slow with dropout on CPUs.
             scale = 1 / math.sqrt(query_BNLd.shape[-1])
             weights_BNLS = ((query_BNLd * scale) @ key_BNSd.mT).softmax(-1)
-            out_BNLd = self.dropout(weights_BNLS) @ value_BNSd
+            if self.dropout.is_active:
+                # The values are scaled, not the weights, of which there are many more.
+                weights_BNLS = weights_BNLS * self.dropout.keep_mask(weights_BNLS)
+                value_BNSd = value_BNSd / (1 - self.dropout.probability)
+            out_BNLd = weights_BNLS @ value_BNSd
         else:
             out_BNLd = F.scaled_dot_product_attention(query_BNLd, key_BNSd, value_BNSd)
         return self.output(out_BNLd.transpose(1, 2).flatten(2))

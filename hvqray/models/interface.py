@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,12 +48,15 @@ class RandomStream:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._generator = torch.Generator(device=device)
+        self._bits = np.random.Generator(np.random.SFC64()) if self._generator.device.type == "cpu" else None
         self._rows = slice(None)
         self._num_rows: int | None = None
 
     def begin_step(self, seed: int, *, rows: slice, num_rows: int) -> None:
         """Start a step: `rows` of the global batch of `num_rows` images are this rank's."""
         self._generator.manual_seed(seed)
+        if self._bits is not None:
+            self._bits = np.random.Generator(np.random.SFC64(seed))
         self._rows, self._num_rows = rows, num_rows
 
     def keep_mask(self, like: Tensor, keep_probability: float) -> Tensor:
@@ -62,12 +66,19 @@ class RandomStream:
         """
         shape = (self._num_rows or like.shape[0], *like.shape[1:])
         count = math.prod(shape)
-        draws = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
-        draws.random_(-(2**63), None, generator=self._generator)
-        uniform = draws.view(torch.int16)[:count].view(shape)[self._rows]
+        uniform = self._words((count + 3) // 4).view(torch.int16)[:count].view(shape)[self._rows]
         highest_kept = max(1, round(keep_probability * 65536)) - 32769
         # Compared into the mask itself: by way of booleans it takes four times as long.
         return torch.le(uniform, highest_kept, out=torch.empty_like(uniform, dtype=like.dtype))
+
+    def _words(self, count: int) -> Tensor:
+        """`count` uniform draws of 64 bits, int64."""
+        if self._bits is None:
+            draws = torch.empty(count, dtype=torch.int64, device=self._generator.device)
+            return draws.random_(-(2**63), None, generator=self._generator)
+        # Half the time of torch's generator for CPUs, which no number of threads makes faster.
+        lowest, highest = -(2**63), 2**63 - 1
+        return torch.from_numpy(self._bits.integers(lowest, highest, count, dtype=np.int64, endpoint=True))
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal draws in the shape and dtype of `like`, whose first dimension is this rank's images."""

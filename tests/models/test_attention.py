@@ -134,3 +134,19 @@ def test_masks_are_independent_draws_of_the_probability(probability: float) -> N
     together = quarters.prod(1).mean().item()
     assert together == pytest.approx(probability**4, abs=0.01)
     assert quarters.mean(0).tolist() == pytest.approx([probability] * 4, abs=4 * error + 2**-16)
+
+
+def test_attention_drops_weights_and_keeps_their_mean() -> None:
+    torch.manual_seed(0)
+    random = RandomStream()
+    attention = MultiheadAttention(8, 2, Dropout(0.25, random))
+    query, key, value = (torch.randn(2, 3, 8) for _ in range(3))
+    random.begin_step(5, rows=slice(None), num_rows=2)
+    out = attention.attend(query, key, value)
+    q, k, v = (x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (query, key, value))
+    weights = (q @ k.mT / 2).softmax(-1)
+    random.begin_step(5, rows=slice(None), num_rows=2)
+    kept = weights * random.keep_mask(weights, 0.75) / 0.75
+    expected = attention.output((kept @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(kept, weights)
