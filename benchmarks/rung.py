@@ -20,9 +20,9 @@ from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.process_memory import keep_freed_memory
 from hvqray.training.batches import make_batch
+from hvqray.training.calibration import Calibrator
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
-from hvqray.training.loop import BATCH_SIZE_WITHOUT_GRADIENTS
 from hvqray.training.optimisation import ObjectiveTrainer, autocast
 
 ROUNDS = 3
@@ -70,9 +70,15 @@ def _measure(name: str, device: str, *, quick: bool) -> list[object]:
                 trainer.step(batch, progress=0.9, share=1.0)
             model.after_step()
 
+    calibrator = Calibrator(
+        split,
+        device=device,
+        images_per_class=run.train.calibration_images,
+        precision_context=lambda: autocast(run.train, torch.device(device)),
+    )
+
     def calibrate() -> None:
-        with autocast(run.train, torch.device(device)):
-            model.calibrate(lambda: _class_batches(model, split, device))
+        calibrator.calibrate(model)
 
     calibrate()
     works: dict[str, Work] = {
@@ -98,13 +104,6 @@ def _batches(model: AnomalyModel, split: Split, device: str) -> Iterator[Batch]:
     for start in range(0, len(split), 16):
         rows = np.arange(start, min(start + 16, len(split)))
         yield make_batch(split, rows, device=device, images=model.needs_images)
-
-
-def _class_batches(model: AnomalyModel, split: Split, device: str) -> Iterator[Batch]:
-    for _, members in split.by_class():
-        for start in range(0, len(members), BATCH_SIZE_WITHOUT_GRADIENTS):
-            rows = members[start : start + BATCH_SIZE_WITHOUT_GRADIENTS]
-            yield make_batch(split, rows, device=device, images=model.needs_images)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from hvqray.data.prepare import prepare_data
 from hvqray.models.build import build_model
 from hvqray.models.interface import Batch
 from hvqray.training.batches import make_batch
+from hvqray.training.calibration import Calibrator
 from hvqray.training.checkpoint import save_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
@@ -67,7 +68,7 @@ def write_checkpoint(
         yield make_batch(train, np.arange(len(train)), device="cpu", images=built.needs_images)
 
     built.prepare(batches, seed=0)
-    built.calibrate(batches)
+    Calibrator(data.splits["train"], device="cpu", images_per_class=None).calibrate(built)
     metrics = Evaluator(data.splits["val"], data.context, SingleProcess()).evaluate(built, pixel_metrics=True)
     assert isinstance(built, torch.nn.Module)
     record = {"trial_id": None, "epoch": 1, "selected_on_test": data.selected_on_test, "metrics": metrics}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calibrated import calibrate
 from PIL import Image
 
 from hvqray import export
@@ -50,7 +51,7 @@ def save_checkpoint(folder: Path, model_config: HvqConfig | SquadConfig) -> Path
     features = load_backbone(BACKBONE, SIZE)(images)
     batch = Batch(features, torch.arange(6) % len(NAMES), images)
     model.prepare(lambda: iter([batch]), seed=0)
-    model.calibrate(lambda: iter([batch]))
+    calibrate(model, lambda: iter([batch]))
     config = RunConfig(model=model_config, data=DataConfig(image_size=SIZE, backbone=BACKBONE))
     record = {"metrics": {f"val/cap/{THRESHOLD}": 1.5}}
     save_model(folder, model, config=config, context=context, record=record)

@@ -43,8 +43,8 @@ def check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> No
     channels = context.feature_channels
     num_routes = 1 if config.router == "none" else len(context.class_names)
     num_distances = 2 if config.map_coarse_weight > 0 or config.score_from != "map" else 1
-    # Of every class sums of 4 bytes and factors of 2; of one class at a time four matrices of 4 while they are factored.
-    num_bytes = rows * columns * channels**2 * (num_distances * num_routes * (4 + 2) + 4 * 4)
+    # Of every class factors of 2 bytes; of one class at a time sums of 4, and four matrices of 4 while they are factored.
+    num_bytes = rows * columns * channels**2 * (num_distances * (num_routes * 2 + 4) + 4 * 4)
     if num_bytes > MAX_MAP_BYTES:
         of_classes = f" for each of {num_routes} classes" if num_routes > 1 else ""
         raise InputError(

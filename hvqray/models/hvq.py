@@ -9,7 +9,7 @@ Shapes: B batch, C feature channels, h x w feature grid, L = h * w tokens, D wid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +23,15 @@ from hvqray.config.sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
 from hvqray.models.codebook_start import start_codebooks
 from hvqray.models.image_score import ImageScore
-from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
+from hvqray.models.interface import (
+    Batch,
+    ModelContext,
+    Objective,
+    Prediction,
+    RandomStream,
+    RouteImages,
+    alone,
+)
 from hvqray.models.levels import Level, build_level, code_tokens
 from hvqray.models.map_ops import upsample_map
 from hvqray.models.residual_distance import ErrorMap
@@ -195,17 +203,25 @@ class HvqModel(nn.Module):
             level.update(self.all_reduce_sum_)
 
     @torch.no_grad()
-    def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """The distribution of errors on normal images, where `map_distance` asks for it."""
-
-        def errors() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in batches():
-                features_BChw = self.standardizer(batch.features_BChw)
-                route_B = self.router(batch.features_BChw, batch.class_index_B)
-                yield self.network(features_BChw, shared_route(route_B))[0] - features_BChw, route_B
-
+    def routes(self, batch: Batch) -> Int[Tensor, " B"]:
+        """The sets of codebooks, output weights and normal errors that images are predicted with."""
         with evaluating(self):
-            self.error_map.fit(errors)
+            route_B: Tensor = self.router(batch.features_BChw, batch.class_index_B)
+        return route_B
+
+    @torch.no_grad()
+    def calibrate(self, images: Iterable[RouteImages]) -> None:
+        """The distribution of errors on normal images, where `map_distance` asks for it."""
+        with evaluating(self):
+            for each in images:
+                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
+
+    def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+        """Of the reconstructed features."""
+        features_BChw = self.standardizer(batch.features_BChw)
+        route_B = self.router(batch.features_BChw, batch.class_index_B)
+        reconstruction_BChw: Tensor = self.network(features_BChw, shared_route(route_B))[0]
+        return reconstruction_BChw - features_BChw
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:

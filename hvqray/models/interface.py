@@ -6,7 +6,7 @@ Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +27,18 @@ class Batch:
     """int64, in [0, M)."""
     images_B3HW: Tensor | None = None
     """uint8 RGB at image size; None unless the model says `needs_images`."""
+
+
+@dataclass(frozen=True)
+class RouteImages:
+    """Normal training images on which a model measures its map for some of its routes."""
+
+    routes: tuple[int, ...]
+    """One, which takes all of these images; several only where `are_of_others`."""
+    batches: Callable[[], Iterator[Batch]]
+    """Starts a new pass over the images."""
+    are_of_others: bool = False
+    """Whether these are all images of all other routes, as none takes these routes."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +185,12 @@ class AnomalyModel(Protocol):
         """After the optimisers' step: apply the codebook statistics gathered in `loss`, summed over all ranks."""
         ...
 
-    def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Before an evaluation: statistics of the map on normal training images. Only rank 0 calls this."""
+    def routes(self, batch: Batch) -> Tensor:
+        """Which route a prediction takes for every image, int64 (B,): what the maps are measured for separately."""
+        ...
+
+    def calibrate(self, images: Iterable[RouteImages]) -> None:
+        """Before an evaluation: statistics of the map on normal training images, of every route once. Only rank 0 calls this."""
         ...
 
     def predict(self, batch: Batch) -> Prediction:

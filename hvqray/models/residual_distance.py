@@ -7,7 +7,7 @@ Shapes: B batch, C feature channels, h x w feature grid, L = h * w locations, R 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -23,6 +23,23 @@ ROUNDING = 1e-12
 """Share of the mean square below which a variance is float32's rounding and no spread."""
 PLACES_WIDENED_AT_ONCE = 14
 """Matrices of locations that a CPU widens to float32 at a time: so many that they stay in its cache."""
+
+
+class _Moments:
+    """Sums over n samples a place: of their differences from `origin_PC`, and of these differences' products."""
+
+    def __init__(self, origin_PC: Float[Tensor, "P C"]) -> None:
+        self.count = 0
+        self.origin_PC = origin_PC
+        self.sum_PC = torch.zeros_like(origin_PC, dtype=torch.float64)
+        self.square_PCC = origin_PC.new_zeros(*origin_PC.shape, origin_PC.shape[1])
+
+    def add(self, x_PnC: Float[Tensor, "P n C"]) -> None:
+        x_PnC = x_PnC - self.origin_PC[:, None]
+        self.count += x_PnC.shape[1]
+        self.sum_PC += x_PnC.sum(1)
+        with torch.autocast(x_PnC.device.type, enabled=False):
+            self.square_PCC.baddbmm_(x_PnC.mT, x_PnC)
 
 
 class MahalanobisDistance(nn.Module):
@@ -59,54 +76,28 @@ class MahalanobisDistance(nn.Module):
         self.register_buffer("whitening_RPCC", whitening_RPCC)
         self.register_buffer("scale_R", torch.ones(num_routes))
         self.register_buffer("rms_R", torch.ones(num_routes))
-        self._moments: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._moments: _Moments | None = None
 
     @torch.no_grad()
-    def add(self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]) -> None:
+    def add(self, error_BChw: Float[Tensor, "B C h w"]) -> None:
         """Take more normal images into account, for `finish`."""
-        num_routes, places, channels = self.mean_RPC.shape
+        # a location sees thousands of errors at most, all locations together sum up millions
+        x_PnC = self._places(error_BChw).to(torch.float32 if self.local else torch.float64)
         if self._moments is None:
-            new = self.mean_RPC.new_zeros
-            # a location sees thousands of errors at most, all locations together sum up millions
-            dtype = torch.float32 if self.local else torch.float64
-            self._moments = (
-                new(num_routes),
-                new(num_routes, places, channels, dtype=dtype),
-                new(num_routes, places, channels, dtype=torch.float64),
-                new(num_routes, places, channels, channels, dtype=dtype),
-            )
-        count_R, origin_RPC, sum_RPC, square_RPCC = self._moments
-        for route in route_B.unique().tolist():
-            x_PnC = self._places(error_BChw[route_B == route]).to(square_RPCC.dtype)
-            if not count_R[route]:
-                # Sums of differences from about the mean: squares of a large mean would swallow a small variance.
-                origin_RPC[route] = x_PnC.mean(1)
-            x_PnC = x_PnC - origin_RPC[route][:, None]
-            count_R[route] += x_PnC.shape[1]
-            sum_RPC[route] += x_PnC.sum(1)
-            with torch.autocast(x_PnC.device.type, enabled=False):
-                square_RPCC[route].baddbmm_(x_PnC.mT, x_PnC)
+            # Sums of differences from about the mean: squares of a large mean would swallow a small variance.
+            self._moments = _Moments(origin_PC=x_PnC.mean(1))
+        self._moments.add(x_PnC)
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Set the Gaussians to what was added since the last time; a route without images takes that of all images.
+    def finish(self, routes: Sequence[int]) -> None:
+        """Give `routes` the Gaussians of what was added since the last time.
 
         Errors that do not vary at all, such as those of a single image, have the unit matrix for a covariance.
         """
         assert self._moments is not None, "nothing was added"
         moments, self._moments = self._moments, None
-        seen_R = moments[0] > 0
-        seen, unseen = (mask.nonzero()[:, 0].tolist() for mask in (seen_R, ~seen_R))
-        for route in seen:
-            self._set([route], *(moment[route] for moment in moments))
-        if unseen and seen:
-            self._set(unseen, *_merged([[moment[route] for moment in moments] for route in seen]))
-
-    def _set(
-        self, routes: list[int], count: Tensor, origin_PC: Tensor, sum_PC: Tensor, square_PCC: Tensor
-    ) -> None:
-        """Give `routes` the Gaussians of errors with these moments, which are about `origin_PC`."""
-        mean_PC = (sum_PC / count).to(square_PCC.dtype)
+        count, origin_PC, square_PCC = moments.count, moments.origin_PC, moments.square_PCC
+        mean_PC = (moments.sum_PC / count).to(square_PCC.dtype)
         covariance_PCC = square_PCC / count
         covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
         variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
@@ -119,7 +110,7 @@ class MahalanobisDistance(nn.Module):
         if not self.local:
             shrinkage = 0.0  # the mean over one place is itself
         elif self.shrinkage == "oas":
-            shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, round(count.item()))
+            shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, count)
         else:
             shrinkage = self.shrinkage
         shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
@@ -171,22 +162,6 @@ class MahalanobisDistance(nn.Module):
         """Errors by place, (P, n, C): (L, B, C) where `local`, else (1, B * L, C)."""
         x_BLC = error_BChw.flatten(2).mT
         return x_BLC.transpose(0, 1) if self.local else x_BLC.reshape(1, -1, x_BLC.shape[-1])
-
-
-def _merged(moments: list[list[Tensor]]) -> list[Tensor]:
-    """Count, origin, sum and squares of several routes as those of one; in place of the first's, as there may be no room."""
-    first, *others = moments
-    count, origin_PC, sum_PC, square_PCC = first
-    for other_count, other_origin_PC, other_sum_PC, other_square_PCC in others:
-        # sum (x + s)(x + s)^T = sum x x^T + t s^T + s t^T + n s s^T, with t the sum of x and s the way between the origins.
-        shift_PC = other_origin_PC - origin_PC
-        moved_PC = other_sum_PC + other_count * shift_PC
-        square_PCC += other_square_PCC
-        square_PCC += (moved_PC[:, :, None] * shift_PC[:, None, :]).to(square_PCC.dtype)
-        square_PCC += (shift_PC[:, :, None] * other_sum_PC[:, None, :]).to(square_PCC.dtype)
-        sum_PC += moved_PC
-        count += other_count
-    return first
 
 
 def oas_shrinkage(
@@ -253,25 +228,23 @@ class ErrorMap(nn.Module):
             self.register_buffer("norm_rms_R", torch.ones(num_routes))
 
     @torch.no_grad()
-    def fit(self, errors: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> None:
-        """Measure the distributions on `(error_BChw, route_B)` of normal images; L2 norms need none and ask for none."""
+    def fit(self, routes: Sequence[int], errors: Iterable[Float[Tensor, "B C h w"]]) -> None:
+        """Measure the distributions for `routes` on `errors` of normal images; L2 norms need none and ask for none."""
         if self.fine is None:
             return
-        square_R, count_R = (torch.zeros_like(self.fine.scale_R, dtype=torch.float64) for _ in range(2))
-        for error_BChw, route_B in errors():
-            self.fine.add(error_BChw, route_B)
+        count, square = 0, torch.zeros((), dtype=torch.float64, device=self.fine.scale_R.device)
+        for error_BChw in errors:
+            self.fine.add(error_BChw)
             if self.coarse is not None:
-                self.coarse.add(_average(error_BChw), route_B)
+                self.coarse.add(_average(error_BChw))
             if self.norm_weight > 0:
-                square_R.index_add_(0, route_B, error_BChw.double().square().sum(1).mean((1, 2)))
-                count_R.index_add_(0, route_B, torch.ones_like(route_B, dtype=torch.float64))
-        self.fine.finish()
+                count += error_BChw[:, 0].numel()
+                square += error_BChw.double().square().sum()
+        self.fine.finish(routes)
         if self.coarse is not None:
-            self.coarse.finish()
+            self.coarse.finish(routes)
         if self.norm_weight > 0:
-            # As with the distances, a route without images takes that of all.
-            mean_square_R = torch.where(count_R > 0, square_R / count_R, square_R.sum() / count_R.sum())
-            self.norm_rms_R.copy_(mean_square_R.sqrt().clamp_min(1e-6))
+            self.norm_rms_R[list(routes)] = (square / count).sqrt().clamp_min(1e-6).float()
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]

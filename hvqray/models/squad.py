@@ -10,7 +10,7 @@ Shapes: B batch, C feature channels, h x w feature grid, S x S image, T x T imag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from hvqray.config.sections import SquadConfig
 from hvqray.models.hvq import evaluating
 from hvqray.models.image_score import ImageScore
-from hvqray.models.interface import Batch, ModelContext, Objective, Prediction, RandomStream, alone
+from hvqray.models.interface import (
+    Batch,
+    ModelContext,
+    Objective,
+    Prediction,
+    RandomStream,
+    RouteImages,
+    alone,
+)
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.router import Router
@@ -106,12 +114,26 @@ class SquadModel(nn.Module):
             level.update(self.all_reduce_sum_)
 
     @torch.no_grad()
-    def calibrate(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def routes(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Which normal errors the images' errors are judged by."""
+        with evaluating(self):
+            route_B: Tensor = self.router(batch.features_BChw, batch.class_index_B)
+        return route_B
+
+    @torch.no_grad()
+    def calibrate(self, images: Iterable[RouteImages]) -> None:
         """On normal images the distribution of errors, then mean and deviation of every component of the map."""
         with evaluating(self):
+            self.component_map.fit(self._fit_errors(images))
+
+    def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[dict[str, Tensor]]:
+        """Measure the errors' distribution for each of the routes, and give the components of its images, which take it."""
+        for each in images:
             if "l2" in self.map_weights:
-                self.error_map.fit(lambda: (self._errors(batch) for batch in batches()))
-            self.component_map.fit(self._components(batch)[0] for batch in batches())
+                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
+            if not each.are_of_others:
+                for batch in each.batches():
+                    yield self._components(batch)[0]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -220,11 +242,10 @@ class SquadModel(nn.Module):
             weights["discriminator"] = config.map_discriminator_weight
         return {name: weight for name, weight in weights.items() if weight > 0}
 
-    def _errors(self, batch: Batch) -> tuple[Float[Tensor, "B C h w"], Int[Tensor, " B"]]:
-        """Errors of the features, without the image, and the images' routes."""
+    def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+        """Of the reconstructed features, without the image."""
         features_BChw = self.standardizer(batch.features_BChw)
-        error_BChw = self.generator.reconstruct_features(features_BChw) - features_BChw
-        return error_BChw, self.router(batch.features_BChw, batch.class_index_B)
+        return self.generator.reconstruct_features(features_BChw) - features_BChw
 
     def _components(self, batch: Batch) -> tuple[dict[str, Tensor], Reconstruction]:
         """The map's components, each (B, a, b) on its own grid, float32."""

@@ -28,6 +28,7 @@ from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.training import run_memory, sampling
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.batches import make_batch
+from hvqray.training.calibration import Calibrator, spread_over_classes
 from hvqray.training.checkpoint import (
     load_resume_state,
     restore_weights,
@@ -112,6 +113,13 @@ class _Run:
             data.splits["val"],
             data.context,
             communicator,
+            batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
+            precision_context=lambda: autocast(train, communicator.device),
+        )
+        self.calibrator = Calibrator(
+            self.train_split,
+            device=communicator.device,
+            images_per_class=train.calibration_images,
             batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
             precision_context=lambda: autocast(train, communicator.device),
         )
@@ -217,8 +225,7 @@ class _Run:
 
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
         if self.communicator.rank == 0:
-            with autocast(self.config.train, self.communicator.device):
-                self.model.calibrate(self._calibration_batches)
+            self.calibrator.calibrate(self.model)
         self._share_state()
         wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
         metric = self.selection.metric.rpartition("/")[2]
@@ -355,18 +362,10 @@ class _Run:
         return make_batch(split, indices, device=self.communicator.device, images=self.model.needs_images)
 
     def _reference_batches(self) -> Iterator[Batch]:
-        return self._class_batches(REFERENCE_IMAGES_PER_CLASS)
-
-    def _calibration_batches(self) -> Iterator[Batch]:
-        return self._class_batches(self.config.train.calibration_images)
-
-    def _class_batches(self, images_per_class: int | None) -> Iterator[Batch]:
-        """Training images class by class, at most `images_per_class` of each, spread evenly over the class."""
-        for _, members in self.train_split.by_class():
-            limit = min(images_per_class or len(members), len(members))
-            chosen = members[np.arange(limit) * len(members) // max(limit, 1)]
-            for start in range(0, limit, BATCH_SIZE_WITHOUT_GRADIENTS):
-                yield self._batch(self.train_split, chosen[start : start + BATCH_SIZE_WITHOUT_GRADIENTS])
+        """Training images class by class, no batch of more than one."""
+        for positions in spread_over_classes(self.train_split, REFERENCE_IMAGES_PER_CLASS):
+            for start in range(0, len(positions), BATCH_SIZE_WITHOUT_GRADIENTS):
+                yield self._batch(self.train_split, positions[start : start + BATCH_SIZE_WITHOUT_GRADIENTS])
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -15,7 +15,7 @@ from hvqray.models.interface import ModelContext
 @pytest.mark.parametrize(
     ("model", "num_classes", "told"),
     [
-        ({}, 15, "for each of 15 classes, 45.7 GiB in all, over 8"),
+        ({}, 15, "for each of 15 classes, 21.5 GiB in all, over 8"),
         ({"router": "none"}, 15, "locations, 9.5 GiB in all, over 8"),
         ({"router": "none", "map_coarse_weight": 0.1}, 15, "locations, 12.1 GiB in all, over 8"),
     ],

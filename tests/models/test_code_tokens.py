@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 import torch
+from calibrated import calibrate
 from model_cases import CHANNELS, GRID, hvq, make_batch, make_model
 from torch import Tensor, nn
 
@@ -103,7 +104,7 @@ def test_a_route_is_shared_where_all_images_have_it() -> None:
 
 def test_an_image_is_judged_alike_among_its_own_class_and_among_others() -> None:
     model = make_hvq(ot_levels=[0, 1], map_distance="local_mahalanobis")
-    model.calibrate(lambda: iter([make_batch(9, seed=1)]))
+    calibrate(model, lambda: iter([make_batch(9, seed=1)]))
     batch = make_batch(6)
     together = model.predict(batch)
     for route in range(3):

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from calibrated import calibrate
 from model_cases import (
     CASES,
     CHANNELS,
@@ -114,7 +115,7 @@ def test_an_image_is_judged_the_same_alone_and_in_a_batch(model: AnomalyModel) -
 
 def test_state_dict_carries_everything(case: str, model: AnomalyModel) -> None:
     train_steps(model, [make_batch(seed=1)], num_steps=3)
-    model.calibrate(lambda: iter([make_batch(seed=2)]))
+    calibrate(model, lambda: iter([make_batch(seed=2)]))
     other = make_model(CASES[case], seed=1, prepared=False)
     as_module(other).load_state_dict(as_module(model).state_dict())
     expected, seen = model.predict(make_batch()), other.predict(make_batch())
@@ -144,7 +145,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[AnomalyModel, list[float]]:
     """A model after a short training, and its losses."""
     model = make_model(CASES[request.param])
     losses = train_steps(model, [make_batch(seed=seed) for seed in range(3)], num_steps=30)
-    model.calibrate(lambda: iter([make_batch(seed=2)]))
+    calibrate(model, lambda: iter([make_batch(seed=2)]))
     return model, losses
 
 
@@ -170,7 +171,7 @@ def test_injected_anomaly_is_scored_higher_and_where_it_is(trained: tuple[Anomal
 
 def test_bf16_autocast_gives_nearly_the_same_loss_and_map(case: str) -> None:
     model, mixed = make_model(CASES[case]), make_model(CASES[case])
-    model.calibrate(training_batches)
+    calibrate(model, training_batches)
     mixed.load_state_dict(model.state_dict())  # type: ignore[attr-defined]
     losses, predictions = {}, {}
     for name, each in (("fp32", model), ("bf16", mixed)):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrated import calibrate
 from model_cases import (
     CHANNELS,
     CONTEXT,
@@ -99,7 +100,7 @@ def score(map_HW: np.ndarray, pool: int, fraction: float) -> float:
 def calibrated(config: HvqConfig | SquadConfig, rules: list[int]) -> AnomalyModel:
     """A model that scores the images of route r by rule `rules[r]`."""
     model = make_model(config)
-    model.calibrate(training_batches)
+    calibrate(model, training_batches)
     model.image_score.choose(rules)
     return model
 

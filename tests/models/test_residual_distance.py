@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def expected_distance(fitted: Tensor, asked: Tensor) -> np.ndarray:
     )
 
 
-def fit(distance: MahalanobisDistance, parts: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Measure `distance` on all `(error_BChw, route_B)`."""
-    for error_BChw, route_B in parts:
-        distance.add(error_BChw, route_B)
-    distance.finish()
+def fit(distance: MahalanobisDistance, parts: Iterable[Tensor], routes: Sequence[int] = (0,)) -> None:
+    """Measure `distance` of `routes` on all errors of `parts`, (B, C, h, w)."""
+    for error_BChw in parts:
+        distance.add(error_BChw)
+    distance.finish(routes)
 
 
 def one_route(num_images: int) -> Tensor:
@@ -57,7 +57,7 @@ def one_route(num_images: int) -> Tensor:
 def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
     fitted, asked = errors(20, seed=0, shift=2.0), errors(4, seed=1)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    fit(distance, ((part, one_route(len(part))) for part in fitted.split([7, 12, 1])))
+    fit(distance, fitted.split([7, 12, 1]))
     found = distance(asked, one_route(4))
     assert found.dtype == torch.float32
     found = found * distance.rms_R[0]
@@ -67,9 +67,8 @@ def test_equals_the_textbook_distance_however_the_images_are_batched() -> None:
 def test_each_route_has_a_distribution_of_its_own() -> None:
     first, second, asked = errors(9, seed=2), errors(6, seed=3, scale=9.0, shift=4.0), errors(2, seed=4)
     distance = MahalanobisDistance(3, CHANNELS, LOCATIONS)
-    mixed = torch.cat([first, second])[torch.randperm(15, generator=torch.Generator().manual_seed(0))]
-    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
-    fit(distance, [(mixed, (order >= 9).long())])
+    fit(distance, first.split(5))
+    fit(distance, second.split(4), routes=[1])
     for route, fitted in enumerate((first, second)):
         found = distance(asked, torch.full((2,), route)) * distance.rms_R[route]
         np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
@@ -79,28 +78,24 @@ def test_each_route_has_a_distribution_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_a_route_without_images_is_judged_by_those_of_all_routes(local: bool) -> None:
-    """Whatever the routes' means, and whatever an earlier measurement saw of it."""
-    asked, fitted = errors(2, seed=5), torch.cat([errors(9, seed=6, shift=3.0), errors(6, seed=2, scale=4.0)])
-    route_B, unseen = torch.tensor([0] * 9 + [2] * 6), torch.ones(2, dtype=torch.int64)
-    distance, together = (MahalanobisDistance(n, CHANNELS, LOCATIONS, local=local) for n in (4, 1))
-    fit(distance, [(errors(7, seed=40, scale=50.0), one_route(7) + 1)])
-    fit(distance, zip(fitted.split([4, 11]), route_B.split([4, 11]), strict=True))
-    fit(together, [(fitted, one_route(15))])
-    for route_2 in (unseen, unseen + 2):
-        found, expected = distance(asked, route_2), together(asked, one_route(2))
-        torch.testing.assert_close(found, expected, rtol=5e-3 if local else 1e-4, atol=0)
-    if not local:
-        own = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-        fit(own, [(fitted[9:], one_route(6))])
-        torch.testing.assert_close(distance(asked, unseen * 2), own(asked, one_route(2)))
+def test_several_routes_may_have_the_same_distribution(local: bool) -> None:
+    fitted, asked = errors(15, seed=6, shift=3.0), errors(2, seed=5)
+    distance, alone = (MahalanobisDistance(n, CHANNELS, LOCATIONS, local=local) for n in (4, 1))
+    fit(distance, [errors(7, seed=40, scale=50.0)], routes=[0])
+    fit(distance, fitted.split([4, 11]), routes=[1, 3])
+    fit(alone, fitted.split([4, 11]))
+    expected = alone(asked, one_route(2))
+    for route in (1, 3):
+        assert torch.equal(distance(asked, one_route(2) + route), expected)
+    for route in (0, 2):
+        assert not torch.allclose(distance(asked, one_route(2) + route), expected, rtol=0.1)
 
 
 def test_a_second_fit_forgets_the_first() -> None:
     fitted, asked = errors(8, seed=7), errors(2, seed=8)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    fit(distance, [(errors(8, seed=9, scale=5.0, shift=3.0), one_route(8))])
-    fit(distance, [(fitted, one_route(8))])
+    fit(distance, [errors(8, seed=9, scale=5.0, shift=3.0)])
+    fit(distance, [fitted])
     found = distance(asked, one_route(2)) * distance.rms_R[0]
     np.testing.assert_allclose(found.numpy(), expected_distance(fitted, asked), rtol=1e-4)
 
@@ -109,7 +104,7 @@ def test_a_second_fit_forgets_the_first() -> None:
 def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
     fitted = errors(1, seed=10)[:, :, :1, :2] if flaw.startswith("fewer") else torch.zeros(3, CHANNELS, *GRID)
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS)
-    fit(distance, [(fitted, one_route(len(fitted)))])
+    fit(distance, [fitted])
     assert distance(errors(2, seed=11), one_route(2)).isfinite().all()
 
 
@@ -118,7 +113,7 @@ def test_a_singular_covariance_gives_finite_distances(flaw: str) -> None:
 def test_errors_that_do_not_vary_are_measured_from_by_the_norm(local: bool, fitted: Tensor) -> None:
     fitted = fitted[:, :, :1, :1].expand(-1, -1, *GRID)  # nor from location to location
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local)
-    fit(distance, [(fitted, one_route(len(fitted)))])
+    fit(distance, [fitted])
     asked = errors(2, seed=31)
     ratio = distance(asked, one_route(2)) / (asked - fitted[:1]).norm(dim=1)
     torch.testing.assert_close(ratio, ratio[:1, :1, :1].expand_as(ratio), rtol=2e-3, atol=0)
@@ -130,8 +125,8 @@ def test_a_mean_far_larger_than_the_spread_costs_no_precision(local: bool) -> No
     fitted, asked = errors(30, seed=32), errors(3, seed=33)
     far = torch.linspace(-1e3, 1e3, CHANNELS)[:, None, None]
     near_by, far_off = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
-    fit(near_by, ((part, one_route(len(part))) for part in fitted.split([13, 17])))
-    fit(far_off, ((part + far, one_route(len(part))) for part in fitted.split([13, 17])))
+    fit(near_by, fitted.split([13, 17]))
+    fit(far_off, (fitted + far).split([13, 17]))
     found, expected = far_off(asked + far, one_route(3)), near_by(asked, one_route(3))
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
 
@@ -140,10 +135,10 @@ def test_a_mean_far_larger_than_the_spread_costs_no_precision(local: bool) -> No
 def test_autocast_changes_nothing(local: bool) -> None:
     fitted, asked = errors(10, seed=12, shift=30.0), errors(3, seed=13, shift=30.0)
     plain, cast = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=local) for _ in range(2))
-    fit(plain, [(fitted, one_route(10))])
+    fit(plain, [fitted])
     expected = plain(asked, one_route(3))
     with torch.autocast("cpu", torch.bfloat16):
-        fit(cast, [(fitted, one_route(10))])
+        fit(cast, [fitted])
         found = cast(asked, one_route(3))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -151,9 +146,10 @@ def test_autocast_changes_nothing(local: bool) -> None:
 
 def test_its_state_travels_with_the_model() -> None:
     source, target = MahalanobisDistance(2, CHANNELS, LOCATIONS), MahalanobisDistance(2, CHANNELS, LOCATIONS)
-    fit(source, [(errors(6, seed=14), torch.tensor([0, 1] * 3))])
+    for route in (0, 1):
+        fit(source, [errors(3, seed=14 + route)], routes=[route])
     target.load_state_dict(source.state_dict())
-    asked = errors(2, seed=15)
+    asked = errors(2, seed=36)
     assert torch.equal(target(asked, one_route(2)), source(asked, one_route(2)))
 
 
@@ -176,7 +172,7 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
     fitted, asked = errors(30, seed=16, shift=2.0), errors(4, seed=17)
     fitted[:, :, 1] *= 3  # one row of locations errs more
     distance = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
-    fit(distance, ((part, one_route(len(part))) for part in fitted.split([11, 19])))
+    fit(distance, fitted.split([11, 19]))
     found = distance(asked, one_route(4)) * distance.rms_R[0]
     # half precision of the stored matrices
     np.testing.assert_allclose(found.numpy(), expected_local_distance(fitted, asked, shrinkage), rtol=5e-3)
@@ -186,8 +182,8 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
 def test_local_distances_do_not_depend_on_the_unit(size: float) -> None:
     fitted, asked = errors(12, seed=18), errors(3, seed=19)
     plain, scaled = (MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True) for _ in range(2))
-    fit(plain, [(fitted, one_route(12))])
-    fit(scaled, [(fitted * size, one_route(12))])
+    fit(plain, [fitted])
+    fit(scaled, [fitted * size])
     torch.testing.assert_close(
         scaled(asked * size, one_route(3)), plain(asked, one_route(3)), rtol=5e-3, atol=0
     )
@@ -195,12 +191,10 @@ def test_local_distances_do_not_depend_on_the_unit(size: float) -> None:
 
 @pytest.mark.parametrize("local", [False, True])
 def test_normal_errors_have_a_root_mean_square_of_1_in_every_route(local: bool) -> None:
-    fitted = torch.cat([errors(16, seed=20), errors(16, seed=21, scale=5.0, shift=1.0)])
-    route_B = torch.arange(32) // 16
     distance = MahalanobisDistance(2, CHANNELS, LOCATIONS, local=local)
-    fit(distance, [(fitted, route_B)])
-    for route in (0, 1):
-        root_mean_square = distance(fitted, route_B)[route_B == route].square().mean().sqrt()
+    for route, fitted in enumerate([errors(16, seed=20), errors(16, seed=21, scale=5.0, shift=1.0)]):
+        fit(distance, [fitted], routes=[route])
+        root_mean_square = distance(fitted, one_route(16) + route).square().mean().sqrt()
         torch.testing.assert_close(root_mean_square, torch.tensor(1.0), rtol=2e-3, atol=0)
 
 
@@ -229,20 +223,20 @@ def test_an_estimated_shrinkage_is_used_by_the_distance() -> None:
     fitted, asked, routes = errors(30, seed=28), errors(3, seed=29), one_route(3)
     fitted[:, :, 1] *= 3
     estimated = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
-    fit(estimated, [(fitted, one_route(30))])
+    fit(estimated, [fitted])
     x_LnC = fitted.flatten(2).permute(2, 0, 1).double()
     x_LnC = x_LnC - x_LnC.mean(1, keepdim=True)
     covariance_LCC = x_LnC.mT @ x_LnC / 30
     shrinkage = oas_shrinkage(covariance_LCC, covariance_LCC.mean(0), 30)
     given = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True, shrinkage=shrinkage)
-    fit(given, [(fitted, one_route(30))])
+    fit(given, [fitted])
     torch.testing.assert_close(estimated(asked, routes), given(asked, routes), rtol=5e-3, atol=0)
 
 
 def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
     config = ErrorMapFields.model_validate({"map_distance": "local_mahalanobis"} | fields)
     made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID)
-    made.fit(lambda: [(fitted, one_route(len(fitted)))])
+    made.fit([0], [fitted])
     return made
 
 
@@ -262,7 +256,7 @@ def average(x: Tensor) -> Tensor:
 def test_the_coarse_map_averages_errors_first() -> None:
     fitted, asked, routes = errors(20, seed=22), errors(3, seed=23), one_route(3)
     coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
-    fit(coarse, [(average(fitted), one_route(20))])
+    fit(coarse, [average(fitted)])
     expected = coarse(average(asked), routes)
     fine, _ = error_map(fitted)(asked, routes)
 
@@ -288,14 +282,15 @@ def test_the_norm_is_added_in_units_of_normal_norms() -> None:
     torch.testing.assert_close(score_map_Bhw, map_Bhw)
 
 
-def test_every_part_of_the_map_of_a_route_without_images_is_in_the_units_of_the_others() -> None:
+def test_every_part_of_the_map_is_measured_for_all_routes_asked_for() -> None:
     fitted, asked = errors(20, seed=34, scale=14.0), errors(3, seed=35, scale=14.0)
     config = ErrorMapFields(map_distance="local_mahalanobis", map_norm_weight=1.0, score_from="coarse")
-    made = ErrorMap(config, num_routes=2, channels=CHANNELS, grid_size=GRID)
-    made.fit(lambda: [(fitted, one_route(20))])
-    seen, unseen = made(asked, one_route(3)), made(asked, one_route(3) + 1)
-    for expected, found in zip(seen, unseen, strict=True):
-        torch.testing.assert_close(found, expected)
+    made = ErrorMap(config, num_routes=3, channels=CHANNELS, grid_size=GRID)
+    made.fit([0, 2], fitted.split(7))
+    first, untouched, last = (made(asked, one_route(3) + route) for route in range(3))
+    for expected, found, other in zip(first, last, untouched, strict=True):
+        assert torch.equal(found, expected)
+        assert not torch.allclose(other, expected, rtol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +304,7 @@ def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, obje
 
 def test_the_l2_norm_needs_no_normal_images() -> None:
     made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID)
-    made.fit(lambda: pytest.fail("asked for images"))
+    made.fit([0, 1], (pytest.fail("asked for images") for _ in range(1)))
     asked = errors(2, seed=24)
     assert not made.state_dict()
     for found in made(asked, one_route(2)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from calibrated import calibrate
 from model_cases import CONTEXT, make_batch, make_model, squad, train_steps, training_batches
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -244,7 +245,7 @@ def test_the_image_head_reaches_its_size_from_any_grid(scale: int) -> None:
 
 def test_calibration_gives_every_part_mean_0_and_deviation_1_on_normal_images() -> None:
     model = model_of()
-    model.calibrate(training_batches)
+    calibrate(model, training_batches)
     with torch.no_grad():
         model.eval()
         parts = [model.component_map.normalize(model._components(batch)[0]) for batch in training_batches()]
@@ -269,7 +270,7 @@ def test_a_defect_in_the_image_alone_is_found_by_the_images_part() -> None:
     }
     model = model_of(**weights, image_scale=2, discriminator=False)
     train_steps(model, [flat_images(seed=seed) for seed in range(3)], num_steps=24)
-    model.calibrate(lambda: iter([flat_images(seed=3)]))
+    calibrate(model, lambda: iter([flat_images(seed=3)]))
     normal = flat_images(seed=50)
     assert normal.images_B3HW is not None
     before = model.predict(normal).maps_BHW

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calibrated import calibrate
 from model_cases import make_batch, make_model, squad, train_steps, training_batches
 
 from hvqray.config.run_config import build_run_config
@@ -63,7 +64,7 @@ def test_a_switch_changes_its_part_and_the_model_learns(fields: dict[str, object
     assert min(losses[-3:]) < losses[0]
     moved = any(not torch.equal(value, before[name]) for name, value in model.generator.named_buffers())
     assert moved == (quantizer == "vq"), "only codebooks learned by averages are buffers that training moves"
-    model.calibrate(training_batches)
+    calibrate(model, training_batches)
     prediction = model.predict(make_batch(seed=70))
     assert prediction.maps_BHW.isfinite().all()
     assert prediction.codes.keys() == model.codebook_sizes().keys()
@@ -95,7 +96,7 @@ def test_the_weight_adapts_to_the_sizes_of_the_two_gradients() -> None:
 def test_parts_of_the_map_are_weighed_after_they_are_normalised() -> None:
     """On normal images every part deviates by 1, so that a weight means the same for each."""
     model = model_of(smoothing_sigma=0)
-    model.calibrate(training_batches)
+    calibrate(model, training_batches)
     model.eval()
     with torch.no_grad():
         raw, normal = [], []

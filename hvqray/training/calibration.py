@@ -1,0 +1,86 @@
+"""Before an evaluation a model measures its map on normal training images, one route (class) after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hvqray.data.dataset import Split
+from hvqray.models.interface import AnomalyModel, Batch, RouteImages
+from hvqray.training.batches import make_batch
+
+
+@dataclass(frozen=True)
+class RouteMembers:
+    """Which images some routes are measured on; as `RouteImages`, with numbers of images in place of the images."""
+
+    routes: tuple[int, ...]
+    index_n: np.ndarray
+    are_of_others: bool = False
+
+
+class Calibrator:
+    """Has models measure their maps on normal images of one split, all by the same routes: those of the first model."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        device: torch.device | str,
+        images_per_class: int | None,
+        batch_size: int = 64,
+        precision_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._split, self._device, self._batch_size = split, device, batch_size
+        self._precision_context = precision_context
+        self._positions = np.concatenate(spread_over_classes(split, images_per_class))
+        self._members: list[RouteMembers] | None = None
+
+    def calibrate(self, model: AnomalyModel) -> None:
+        """Have `model` measure the maps of all of its routes; those that no image takes, on all images."""
+        if self._members is None:  # what images are told apart by does not change while a model is trained
+            route_n = np.concatenate(
+                [model.routes(batch).cpu().numpy() for batch in self._batches(self._positions, images=False)]
+            )
+            self._members = members_of_routes(route_n, num_routes=len(model.image_score.chosen_R))
+        with self._precision_context():
+            model.calibrate(self._images(members, model) for members in self._members)
+
+    def _images(self, members: RouteMembers, model: AnomalyModel) -> RouteImages:
+        def batches() -> Iterator[Batch]:
+            return self._batches(self._positions[members.index_n], images=model.needs_images)
+
+        return RouteImages(members.routes, batches, members.are_of_others)
+
+    def _batches(self, positions: np.ndarray, *, images: bool) -> Iterator[Batch]:
+        for start in range(0, len(positions), self._batch_size):
+            chosen = positions[start : start + self._batch_size]
+            yield make_batch(self._split, chosen, device=self._device, images=images)
+
+
+def spread_over_classes(split: Split, images_per_class: int | None) -> list[np.ndarray]:
+    """Positions in `split` for every class: at most `images_per_class` of it (None: all), spread evenly over the class."""
+    chosen = []
+    for _, members in split.by_class():
+        limit = min(images_per_class or len(members), len(members))
+        chosen.append(members[np.arange(limit) * len(members) // max(limit, 1)])
+    return chosen
+
+
+def members_of_routes(route_n: np.ndarray, *, num_routes: int) -> list[RouteMembers]:
+    """The images of each route, told the route of each; and all images for all routes that none takes."""
+    seen, unseen = [], []
+    for route in range(num_routes):
+        index_n = np.flatnonzero(route_n == route)
+        if len(index_n):
+            seen.append(RouteMembers((route,), index_n))
+        else:
+            unseen.append(route)
+    if unseen:
+        seen.append(RouteMembers(tuple(unseen), np.arange(len(route_n)), are_of_others=True))
+    return seen

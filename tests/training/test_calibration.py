@@ -1,0 +1,146 @@
+"""What models measure on normal training images before an evaluation: which images count for which route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import CHANNELS, GRID, tiny_data
+
+from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.data.dataset import Split
+from hvqray.models.build import build_model
+from hvqray.models.hvq import HvqModel
+from hvqray.models.interface import Batch, RouteImages
+from hvqray.models.residual_distance import MahalanobisDistance
+from hvqray.models.squad import SquadModel
+from hvqray.training.batches import make_batch
+from hvqray.training.calibration import Calibrator, members_of_routes, spread_over_classes
+
+MAP = {
+    "map_distance": "local_mahalanobis",
+    "map_norm_weight": 1.0,
+    "score_from": "both",
+    "score_pool_size": 4,
+}
+SMALL = {"width": 16, "codebook_size": 4, "quantizer": "none"} | MAP
+HVQ = HvqConfig.model_validate(SMALL | {"num_heads": 2, "feedforward_width": 16})
+SQUAD = SquadConfig.model_validate(SMALL | {"name": "squad", "image_head": False})
+COUNTS = (14, 9, 5)
+
+
+def made(config: HvqConfig | SquadConfig, **fields: object) -> HvqModel | SquadModel:
+    torch.manual_seed(0)
+    data = tiny_data(counts=COUNTS)
+    model = build_model(config.model_copy(update=fields), data.context)
+    assert isinstance(model, HvqModel | SquadModel)
+    model.prepare(lambda: iter([whole(data.splits["train"])]), seed=0)
+    if model.router.mode == "predicted":
+        # Nothing is near the last class's prototype, and half of the second class is taken for the first.
+        model.router.prototype_MC[2] = torch.inf
+        pooled_BC = model.router._pool(whole(data.splits["train"]).features_BChw)
+        model.router.prototype_MC[:2] = torch.stack([pooled_BC[14:18].mean(0), pooled_BC[18:23].mean(0)])
+    return model
+
+
+def whole(split: Split) -> Batch:
+    return make_batch(split, np.arange(len(split)), device="cpu", images=False)
+
+
+def calibrated(model: HvqModel | SquadModel, *, images_per_class: int | None = None) -> None:
+    split = tiny_data(counts=COUNTS).splits["train"]
+    Calibrator(split, device="cpu", images_per_class=images_per_class, batch_size=4).calibrate(model)
+
+
+def errors_and_routes(model: HvqModel | SquadModel) -> tuple[torch.Tensor, list[int]]:
+    """Image by image."""
+    split = tiny_data(counts=COUNTS).splits["train"]
+    errors, routes = [], []
+    with torch.no_grad():
+        model.eval()
+        for i in range(len(split)):
+            batch = make_batch(split, np.array([i]), device="cpu", images=False)
+            errors.append(model._errors(batch))
+            routes += model.router(batch.features_BChw, batch.class_index_B).tolist()
+        model.train()
+    return torch.cat(errors), routes
+
+
+@pytest.mark.parametrize("router", ["oracle", "predicted", "none"])
+@pytest.mark.parametrize("config", [HVQ, SQUAD], ids=["hvq", "squad"])
+def test_a_route_is_measured_on_the_images_that_take_it_else_on_all(
+    config: HvqConfig | SquadConfig, router: str
+) -> None:
+    model = made(config, router=router)
+    calibrated(model)
+    errors, routes = errors_and_routes(model)
+    if router == "predicted":
+        assert 0 < routes[14:23].count(0) < 9
+        assert 2 not in routes
+    assert model.error_map.fine is not None
+    for route in range(model.router.num_routes):
+        mine = errors[torch.tensor([own in (route,) or route not in routes for own in routes])]
+        alone = MahalanobisDistance(1, CHANNELS, GRID * GRID, local=True)
+        alone.add(mine)
+        alone.finish([0])
+        for name, expected in alone.named_buffers():
+            found = getattr(model.error_map.fine, name)[route]
+            torch.testing.assert_close(found, expected[0], rtol=2e-3, atol=2e-3)
+        norm_rms = mine.square().sum(1).mean().sqrt()
+        torch.testing.assert_close(model.error_map.norm_rms_R[route], norm_rms, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("router", ["oracle", "predicted"])
+def test_parts_of_the_map_are_in_units_of_every_image_once(router: str) -> None:
+    """Whatever route they take; what a route without images of its own is measured on does not count again."""
+    model = made(SQUAD, router=router)
+    assert isinstance(model, SquadModel)
+    calibrated(model)
+    with torch.no_grad():
+        model.eval()
+        components, _ = model._components(whole(tiny_data(counts=COUNTS).splits["train"]))
+    for name, values in model.component_map.normalize(components).items():
+        assert values.mean().item() == pytest.approx(0, abs=1e-3), name
+        assert values.std(correction=0).item() == pytest.approx(1, abs=1e-3), name
+
+
+def test_a_route_is_done_with_before_the_images_of_the_next_are_asked_for() -> None:
+    model = made(HVQ)
+    assert model.error_map.fine is not None
+    rms_R = model.error_map.fine.rms_R
+    split = tiny_data(counts=COUNTS).splits["train"]
+    done_when_asked = []
+
+    def images(route: int) -> RouteImages:
+        def batches() -> Iterator[Batch]:
+            done_when_asked.append((rms_R != 1).tolist())
+            yield make_batch(split, np.flatnonzero(split.class_index == route), device="cpu", images=False)
+
+        return RouteImages((route,), batches)
+
+    model.calibrate(images(route) for route in range(3))
+    assert done_when_asked == [[False] * 3, [True, False, False], [True, True, False]]
+
+
+def test_the_distance_of_the_norm_needs_no_normal_images() -> None:
+    def batches() -> Iterator[Batch]:
+        pytest.fail("asked for images")
+        yield
+
+    no_distance = {"map_distance": "l2", "map_norm_weight": 0.0, "score_from": "map"}
+    made(HVQ, **no_distance).calibrate([RouteImages((0,), batches)])
+
+
+def test_images_are_spread_evenly_over_their_class() -> None:
+    split = tiny_data(counts=(9, 2)).splits["train"]
+    assert [chosen.tolist() for chosen in spread_over_classes(split, 3)] == [[0, 3, 6], [9, 10]]
+    assert [len(chosen) for chosen in spread_over_classes(split, None)] == [9, 2]
+
+
+def test_every_route_has_images() -> None:
+    found = members_of_routes(np.array([3, 1, 3, 1, 1]), num_routes=5)
+    told = [(each.routes, each.index_n.tolist(), each.are_of_others) for each in found]
+    assert told == [((1,), [1, 3, 4], False), ((3,), [0, 2], False), ((0, 2, 4), [0, 1, 2, 3, 4], True)]
+    assert [each.routes for each in members_of_routes(np.array([1, 0]), num_routes=2)] == [(0,), (1,)]
