@@ -21,8 +21,12 @@ RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
 ROUNDING = 1e-12
 """Share of the mean square below which a variance is float32's rounding and no spread."""
-PLACES_WIDENED_AT_ONCE = 14
-"""Matrices of locations that a CPU widens to float32 at a time: so many that they stay in its cache."""
+PLACES_AT_ONCE = 14
+"""Places whose matrices a CPU works on at a time: so many that they stay in its cache."""
+LEAF = 24
+"""Side of the blocks at which the inverse of a triangular matrix is left to LAPACK, which is slower than products of blocks."""
+BAND = 48
+"""Rows of a triangular matrix that are multiplied at a time, without the zeros to their right."""
 
 
 class _Moments:
@@ -40,6 +44,13 @@ class _Moments:
         self.sum_PC += x_PnC.sum(1)
         with torch.autocast(x_PnC.device.type, enabled=False):
             self.square_PCC.baddbmm_(x_PnC.mT, x_PnC)
+
+    def mean_and_covariance(self) -> tuple[Float[Tensor, "P C"], Float[Tensor, "P C C"]]:
+        """The covariances take the place of the sums, as there may be no room for both."""
+        mean_PC = (self.sum_PC / self.count).to(self.origin_PC.dtype)
+        covariance_PCC = self.square_PCC.div_(self.count)
+        covariance_PCC.addcmul_(mean_PC[:, :, None], mean_PC[:, None, :], value=-1)
+        return self.origin_PC + mean_PC, covariance_PCC
 
 
 class MahalanobisDistance(nn.Module):
@@ -96,34 +107,42 @@ class MahalanobisDistance(nn.Module):
         """
         assert self._moments is not None, "nothing was added"
         moments, self._moments = self._moments, None
-        count, origin_PC, square_PCC = moments.count, moments.origin_PC, moments.square_PCC
-        mean_PC = (moments.sum_PC / count).to(square_PCC.dtype)
-        covariance_PCC = square_PCC / count
-        covariance_PCC -= mean_PC[:, :, None] * mean_PC[:, None, :]
+        with torch.autocast(self.mean_RPC.device.type, enabled=False):
+            self._set(routes, moments)
+
+    def _set(self, routes: Sequence[int], moments: _Moments) -> None:
+        """Give `routes` the Gaussians of errors with these moments, which are used up."""
+        mean_PC, covariance_PCC = moments.mean_and_covariance()
         variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
-        if variance <= ROUNDING * origin_PC.square().mean():
+        if variance <= ROUNDING * moments.origin_PC.square().mean():
             covariance_PCC[:] = torch.eye(covariance_PCC.shape[-1])
         pooled_CC = covariance_PCC.mean(0)
         # In units of the typical error, so that half precision holds the factors for features of any size.
         variance = pooled_CC.diagonal().mean().clamp_min(1e-12)
-        covariance_PCC, pooled_CC = covariance_PCC / variance, pooled_CC / variance
+        covariance_PCC /= variance
+        pooled_CC /= variance
         if not self.local:
             shrinkage = 0.0  # the mean over one place is itself
         elif self.shrinkage == "oas":
-            shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, count)
+            shrinkage = oas_shrinkage(covariance_PCC, pooled_CC, moments.count)
         else:
             shrinkage = self.shrinkage
-        shrunk_PCC = covariance_PCC.lerp(pooled_CC, shrinkage)
-        shrunk_PCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        whitening_PCC = _inverse_factor(shrunk_PCC)
-        # tr(W covariance W^T), the mean of squared distances: maps of routes become comparable.
-        with torch.autocast(whitening_PCC.device.type, enabled=False):
-            mean_square = (whitening_PCC @ covariance_PCC).mul_(whitening_PCC).sum((1, 2)).mean()
-        for route in routes:
-            self.mean_RPC[route] = origin_PC + mean_PC
-            self.whitening_RPCC[route] = whitening_PCC
-            self.scale_R[route] = variance.sqrt()
-            self.rms_R[route] = mean_square.sqrt().clamp_min(1e-6)
+        first, *others = routes
+        size, squares = _places_at_once(covariance_PCC), []
+        blocks = zip(covariance_PCC.split(size), self.whitening_RPCC[first].split(size), strict=True)
+        for covariance_pCC, whitening_pCC in blocks:
+            shrunk_pCC = covariance_pCC.lerp(pooled_CC, shrinkage)
+            shrunk_pCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
+            factor_pCC = inverse_factor(shrunk_pCC)
+            whitening_pCC.copy_(factor_pCC)
+            squares.append(_mean_squares(factor_pCC, covariance_pCC))
+        self.mean_RPC[first] = mean_PC
+        self.scale_R[first] = variance.sqrt()
+        # The root of the mean of squared distances: maps of routes become comparable.
+        self.rms_R[first] = torch.cat(squares).mean().sqrt().clamp_min(1e-6)
+        for route in others:
+            for of_routes in self.buffers():
+                of_routes[route] = of_routes[first]
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
@@ -153,8 +172,7 @@ class MahalanobisDistance(nn.Module):
 
     def _squares(self, x_PnC: Tensor, whitening_PCC: Tensor) -> Float[Tensor, "P n"]:
         """Squared lengths of the whitened `x_PnC`."""
-        whole = x_PnC.device.type != "cpu" or torch.compiler.is_exporting()
-        size = len(x_PnC) if whole else PLACES_WIDENED_AT_ONCE
+        size = _places_at_once(x_PnC)
         blocks = zip(x_PnC.split(size), whitening_PCC.split(size), strict=True)
         return torch.cat([(x @ whitening.float().mT).square().sum(-1) for x, whitening in blocks])
 
@@ -173,14 +191,18 @@ def oas_shrinkage(
     identity; the mean over places. 1 where a place is all that there is to the target.
     """
     channels = len(target_CC)
+    traces, squares = [], []
     with torch.autocast(target_CC.device.type, enabled=False):
-        factor_CC = _inverse_factor(
+        factor_CC = inverse_factor(
             target_CC + RIDGE * target_CC.diagonal().mean() * torch.eye(channels).to(target_CC)
         )
-        # S F^T F has the trace and the square's trace of F S F^T, and takes one product.
-        turned_PCC = covariance_PCC @ (factor_CC.mT @ factor_CC)
-    trace_P = turned_PCC.diagonal(dim1=1, dim2=2).sum(1)
-    square_P = (turned_PCC * turned_PCC.mT).sum((1, 2))
+        precision_CC = factor_CC.mT @ factor_CC
+        for covariance_pCC in covariance_PCC.split(_places_at_once(covariance_PCC)):
+            # S F^T F has the trace and the square's trace of F S F^T, and takes one product.
+            turned_pCC = covariance_pCC @ precision_CC
+            traces.append(turned_pCC.diagonal(dim1=1, dim2=2).sum(1))
+            squares.append((turned_pCC * turned_pCC.mT).sum((1, 2)))
+    trace_P, square_P = torch.cat(traces), torch.cat(squares)
     numerator_P = (1 - 2 / channels) * square_P + trace_P.square()
     denominator_P = (num_samples + 1 - 2 / channels) * (square_P - trace_P.square() / channels)
     # A denominator of 0, a covariance that is a multiple of the target's, makes the share 1: nothing is lost by it.
@@ -188,10 +210,42 @@ def oas_shrinkage(
     return share_P.mean().item()
 
 
-def _inverse_factor(covariance_xCC: Float[Tensor, "*x C C"]) -> Float[Tensor, "*x C C"]:
-    """L^-1 of the Cholesky factor L: it makes a vector of that covariance white."""
-    eye_CC = torch.eye(covariance_xCC.shape[-1], dtype=covariance_xCC.dtype, device=covariance_xCC.device)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance_xCC), eye_CC, upper=False)
+def inverse_factor(covariance_xCC: Float[Tensor, "*x C C"]) -> Float[Tensor, "*x C C"]:
+    """L^-1 of the Cholesky factor L, lower triangular: it makes a vector of that covariance white.
+
+    Of four blocks [[A, B^T], [B, D]], with A^-1 = P^T P by P of A, and Q of what of D the rest does not explain, D - B A^-1 B^T:
+    L^-1 = [[P, 0], [-Q B A^-1, Q]].
+    """
+    channels = covariance_xCC.shape[-1]
+    if channels <= LEAF:
+        eye_CC = torch.eye(channels, dtype=covariance_xCC.dtype, device=covariance_xCC.device)
+        return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance_xCC), eye_CC, upper=False)
+    half = channels // 2
+    upper, lower = slice(None, half), slice(half, None)
+    inverse_xCC = torch.zeros_like(covariance_xCC)
+    inverse_xCC[..., upper, upper] = inverse_factor(covariance_xCC[..., upper, upper])
+    across = covariance_xCC[..., lower, upper] @ inverse_xCC[..., upper, upper].mT
+    rest = inverse_factor(covariance_xCC[..., lower, lower] - across @ across.mT)
+    inverse_xCC[..., lower, lower] = rest
+    inverse_xCC[..., lower, upper] = (rest @ (across @ inverse_xCC[..., upper, upper])).neg_()
+    return inverse_xCC
+
+
+def _mean_squares(
+    whitening_PCC: Float[Tensor, "P C C"], covariance_PCC: Float[Tensor, "P C C"]
+) -> Float[Tensor, " P"]:
+    """tr(W S W^T) with W lower triangular: the mean squared distance of samples of covariance S."""
+    total_P = whitening_PCC.new_zeros(len(whitening_PCC))
+    for start in range(0, whitening_PCC.shape[-1], BAND):
+        end = start + BAND
+        band = whitening_PCC[:, start:end, :end]
+        total_P += (band @ covariance_PCC[:, :end, :end]).mul_(band).sum((1, 2))
+    return total_P
+
+
+def _places_at_once(x_PxC: Tensor) -> int:
+    """How many places to work on at a time: all of them on a GPU, and in an exported graph."""
+    return len(x_PxC) if x_PxC.device.type != "cpu" or torch.compiler.is_exporting() else PLACES_AT_ONCE
 
 
 class ErrorMap(nn.Module):

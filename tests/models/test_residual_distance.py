@@ -12,17 +12,27 @@ from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
 from hvqray.config.sections import ErrorMapFields
-from hvqray.models.residual_distance import RIDGE, ErrorMap, MahalanobisDistance, oas_shrinkage
+from hvqray.models.residual_distance import (
+    BAND,
+    LEAF,
+    RIDGE,
+    ErrorMap,
+    MahalanobisDistance,
+    inverse_factor,
+    oas_shrinkage,
+)
 
 CHANNELS, GRID = 5, (3, 4)
 LOCATIONS = GRID[0] * GRID[1]
 
 
-def errors(num_images: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-    """Correlated errors, (num_images, CHANNELS, *GRID)."""
+def errors(
+    num_images: int, *, seed: int, scale: float = 1.0, shift: float = 0.0, channels: int = CHANNELS
+) -> Tensor:
+    """Correlated errors, (num_images, channels, *GRID)."""
     rng = np.random.default_rng(seed)
-    mixing = rng.normal(size=(CHANNELS, CHANNELS)) * scale
-    noise = rng.normal(size=(num_images, *GRID, CHANNELS))
+    mixing = rng.normal(size=(channels, channels)) * scale
+    noise = rng.normal(size=(num_images, *GRID, channels))
     return torch.from_numpy((noise @ mixing + shift).transpose(0, 3, 1, 2)).float()
 
 
@@ -158,7 +168,7 @@ def expected_local_distance(fitted: Tensor, asked: Tensor, shrinkage: float) -> 
     fitted_nhwC, asked_nhwC = (x.permute(0, 2, 3, 1).double().numpy() for x in (fitted, asked))
     own = {(y, x): np.cov(fitted_nhwC[:, y, x].T, bias=True) for y in range(GRID[0]) for x in range(GRID[1])}
     pooled = np.mean(list(own.values()), axis=0)
-    ridge = RIDGE * np.diag(pooled).mean() * np.eye(CHANNELS)
+    ridge = RIDGE * np.diag(pooled).mean() * np.eye(len(pooled))
     expected = np.empty((len(asked), *GRID))
     for (y, x), covariance in own.items():
         precision = np.linalg.inv((1 - shrinkage) * covariance + shrinkage * pooled + ridge)
@@ -176,6 +186,41 @@ def test_local_distances_equal_the_textbook_at_every_location(shrinkage: float) 
     found = distance(asked, one_route(4)) * distance.rms_R[0]
     # half precision of the stored matrices
     np.testing.assert_allclose(found.numpy(), expected_local_distance(fitted, asked, shrinkage), rtol=5e-3)
+
+
+def test_many_channels_are_as_exact_as_few_whatever_the_autocast() -> None:
+    """More than the blocks in which matrices are inverted and multiplied."""
+    channels = 2 * BAND + 5
+    fitted, asked = (errors(n, seed=n, shift=1.0, channels=channels) for n in (40, 4))
+    distance = MahalanobisDistance(1, channels, LOCATIONS, local=True, shrinkage=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        fit(distance, fitted.split([11, 29]))
+    expected = expected_local_distance(fitted, asked, 0.3)
+    found = distance(asked, one_route(4)) * distance.rms_R[0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3)
+    root_mean_square = np.sqrt((expected_local_distance(fitted, fitted, 0.3) ** 2).mean())
+    assert distance.rms_R[0].item() == pytest.approx(root_mean_square, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, LEAF, LEAF + 1, 3 * LEAF, 192])
+def test_the_inverse_factor_is_exact_to_float32(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    mixing = rng.normal(size=(3, channels, channels)) * np.geomspace(0.1, 10, channels)
+    covariance = mixing.transpose(0, 2, 1) @ mixing / channels + 0.01 * np.eye(channels)
+    assert np.linalg.cond(covariance).max() > 1e3 or channels == 1
+    expected = np.linalg.inv(np.linalg.cholesky(covariance))
+    for dtype, tolerance in ((torch.float32, 2e-6), (torch.float64, 1e-13)):
+        found = inverse_factor(torch.from_numpy(covariance).to(dtype)).numpy()
+        error = np.linalg.norm(found - expected, axis=(1, 2)) / np.linalg.norm(expected, axis=(1, 2))
+        assert error.max() < tolerance * np.sqrt(np.linalg.cond(covariance).max())
+        assert (np.triu(found, 1) == 0).all()
+
+
+def test_a_matrix_that_is_no_covariance_is_told_of() -> None:
+    covariance = torch.eye(3 * LEAF)
+    covariance[-1, -1] = -1
+    with pytest.raises(torch.linalg.LinAlgError):
+        inverse_factor(covariance)
 
 
 @pytest.mark.parametrize("size", [1e-6, 1e6])
