@@ -1,7 +1,7 @@
 """PatchCore: a memory of normal patches, and the distance to the nearest of them.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, arXiv 2106.08265, section 3. One model a
-class, as in the paper. What differs is due to the cached features, which lie on one grid of stride 16: patches
+class, as in the paper. What differs is due to the cached features, which lie on one grid, of stride 16 by default: patches
 are averaged there, and not on each stage's own grid.
 
 Shapes: n training images, B batch, C feature channels (D after reduction), h x w feature grid, L = h w locations,

@@ -52,10 +52,9 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("model.ot_weight", "model.ot_levels", lambda levels: levels != []),
     *_at("train.schedule", ("constant", "cosine"), "warmup_fraction"),
     *_at("data.validation.from", ("test", "synthetic"), "fraction", "seed"),
-    Effect(
-        "data.backbone.strides",
-        "data.backbone.name",
-        lambda name: not BackboneConfig(name=name).is_named_vit(),
+    *(
+        Effect(field, "data.backbone.name", lambda name: not BackboneConfig(name=name).is_named_vit())
+        for field in ("data.backbone.strides", "data.backbone.grid_stride")
     ),
 )
 GATES = frozenset(effect.gate for effect in EFFECTS)

@@ -10,8 +10,6 @@ from torch import nn
 from hvqray.config.sections import BackboneConfig
 from hvqray.errors import InputError
 
-GRID_STRIDE = 16
-"""Stride of the grid to which a hierarchical network's stages are resized, in pixels."""
 NUM_VIT_BLOCKS = 4
 
 
@@ -31,7 +29,7 @@ def choose_layers(network: Any, config: BackboneConfig) -> Layers:
     """Chooses among all feature maps of `network`, a timm model made with `features_only`.
 
     A plain ViT has one grid, that of its patches; its blocks are `config.blocks`, by default the last four. Any other
-    network gives its stages at `config.strides`, which are resized to the grid of stride 16.
+    network gives its stages at `config.strides`, which are resized to the grid of `config.grid_stride`.
 
     Raises:
         InputError: the network has no such block or stride.
@@ -53,7 +51,7 @@ def choose_layers(network: Any, config: BackboneConfig) -> Layers:
             )
     # Where several stages share a stride, the last one is the deepest.
     indices = sorted({len(strides) - 1 - strides[::-1].index(stride) for stride in config.strides})
-    return Layers(indices, [[position] for position in range(len(indices))], GRID_STRIDE)
+    return Layers(indices, [[position] for position in range(len(indices))], config.grid_stride)
 
 
 def _vit_layers(num_blocks: int, patch: int, config: BackboneConfig) -> Layers:

@@ -1,6 +1,7 @@
 """The frozen feature extractor: uint8 images in, feature maps on one grid out.
 
-Legend: B batch, S image size, C channels of all maps together, h x w grid: S/16 x S/16, or a ViT's own of S/patch.
+Legend: B batch, S image size, C channels of all maps together, h x w grid: S/16 x S/16 (or of another
+stride), or a ViT's own of S/patch.
 """
 
 from __future__ import annotations

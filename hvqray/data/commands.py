@@ -47,6 +47,7 @@ _OPTIONS = {
     "backbone.name": "--backbone",
     "backbone.weights": "--weights",
     "backbone.strides": "--strides",
+    "backbone.grid_stride": "--grid-stride",
 }
 """Field of `data` to the option that sets it."""
 
@@ -117,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="strides of the stages used",
     )
+    sub.add_argument(
+        "--grid-stride",
+        type=int,
+        default=16,
+        metavar="N",
+        help="pixels per location of the grid that the stages are resized to",
+    )
     sub.add_argument("--adapt-batchnorm", action="store_true", help="re-estimate the batch statistics first")
     sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where features are computed")
     sub.add_argument("--list", action="store_true", help="list the entries instead")
@@ -173,7 +181,12 @@ def _cache(arguments: argparse.Namespace) -> int:
         left = len(cache_entries(cache_dir))
         sys.stdout.write(f"removed {len(removed)} entries ({_size(freed)}); {left} in use left\n")
         return DONE
-    backbone = {"name": arguments.backbone, "weights": arguments.weights, "strides": arguments.strides}
+    backbone = {
+        "name": arguments.backbone,
+        "weights": arguments.weights,
+        "strides": arguments.strides,
+        "grid_stride": arguments.grid_stride,
+    }
     config = _config(
         root=arguments.data,
         layout=arguments.layout,

@@ -109,7 +109,7 @@ def features_key(
         else file_digests([weights], cache_dir / ".digests" / "weights.json")[weights]
     )
     parts = [FEATURES_VERSION, images, backbone.name, digest, str(sorted(set(backbone.strides)))]
-    parts += [str(backbone.blocks), backbone.padding]
+    parts += [str(backbone.grid_stride), str(backbone.blocks), backbone.padding]
     if config.adapt_batchnorm and batchnorm is not None:
         parts += [text for name in sorted(batchnorm) for text in (name, batchnorm[name].tobytes().hex())]
     elif config.adapt_batchnorm:

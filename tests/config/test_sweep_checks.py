@@ -96,6 +96,7 @@ WARNINGS = [
     ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
     ("{train.lr: {value: 1}}\nconfirm: {seeds: [0, 1]}", "confirm.seeds: has no effect where confirm.top_k is 0; remove it"),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, strides: [16]}}", 'data.backbone.strides: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
+    ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, grid_stride: 8}}", 'data.backbone.grid_stride: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
     ("{data.backbone.name: {values: [resnet18, vit_small_patch14_dinov2]}, data.backbone.strides: {values: [[8], [16]]}}\ndata: {image_size: 224}", "parameters.data.backbone.strides: has no effect where data.backbone.name is \"vit_small_patch14_dinov2\"; add a `when` that names data.backbone.name"),
     ("{train.lr: {value: 1}}\nmodel: {ot_levels: [], ot_weight: 5.0}", "model.ot_weight: has no effect where model.ot_levels is []; remove it"),
     ("{train.lr: {value: 1}}\nmodel: {ot_levels: [1], ot_weight: 0}", "model.ot_levels: has no effect where model.ot_weight is 0.0; remove it"),

@@ -70,6 +70,21 @@ def test_strides_choose_stages() -> None:
     assert load_backbone(BackboneConfig(strides=[32, 8]), 64)(images(64)).shape == (2, 40 + 320, 4, 4)
 
 
+def test_stages_are_resized_to_a_grid_of_the_stride_asked_for() -> None:
+    coarse, fine = (
+        load_backbone(BackboneConfig(strides=[8, 16], grid_stride=stride), 48)(images(48))
+        for stride in (16, 8)
+    )
+    assert coarse.shape == (2, 40 + 112, 3, 3)
+    assert fine.shape == (2, 40 + 112, 6, 6)
+    # The stage of stride 16 lies on the coarse grid, and is resized to the fine one; that of stride 8 the other way round.
+    resized = F.interpolate(coarse[:, 40:], (6, 6), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(fine[:, 40:], resized)
+    resized = F.interpolate(fine[:, :40], (3, 3), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(coarse[:, :40], resized)
+    assert load_backbone(BackboneConfig(strides=[8], grid_stride=8), 40)(images(40)).shape == (2, 40, 5, 5)
+
+
 def test_always_in_eval_mode_and_frozen() -> None:
     backbone = load_backbone(BackboneConfig(), 64)
     before = backbone(images(64))
@@ -205,6 +220,7 @@ class TestVit:
             ),
             (VIT_TINY, 72, r"data.image_size: 72 is no multiple of 16, .*; use 64 or 80"),
             ({"name": "resnet18", "strides": [4]}, 72, r"data.image_size: 72 is no multiple of 16"),
+            ({"name": "resnet18", "grid_stride": 8}, 60, r"data.image_size: 60 is no multiple of 8"),
             (
                 VIT_TINY | {"blocks": [3, 12]},
                 32,

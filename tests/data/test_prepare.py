@@ -102,6 +102,7 @@ def test_same_content_elsewhere_shares_the_cache(mvtec_root: Path, decoded: list
         {"image_size": 48},
         {"classes": ["bolt"]},
         {"backbone": BACKBONE | {"strides": [8]}},
+        {"backbone": BACKBONE | {"grid_stride": 8}},
         {"backbone": BACKBONE | {"name": "resnet10t"}},
         {"adapt_batchnorm": True},
         {"validation": {"from": "synthetic"}},
