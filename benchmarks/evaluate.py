@@ -15,6 +15,7 @@ from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator
+from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import evaluating, predictions
 from hvqray.training.optimisation import autocast
 
@@ -49,7 +50,7 @@ def _measure(
     model = build_model(problem.model, problem.context, device=device)
     reference = make_batch(split, np.arange(num_images), device=device, images=model.needs_images)
     model.prepare(lambda: iter([reference]), seed=0)
-    Calibrator(split, device=device, images_per_class=None).calibrate(model)
+    Calibrator(split, SingleProcess(device), images_per_class=None).calibrate(model)
     ours = {precision: _pass(model, split, problem, precision, device) for precision in ("fp32", "bf16")}
     # Outside of inference mode, where the counter and spectral norm do not go together.
     flops = count_flops(lambda: model.predict(reference))

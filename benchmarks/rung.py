@@ -72,7 +72,7 @@ def _measure(name: str, device: str, *, quick: bool) -> list[object]:
 
     calibrator = Calibrator(
         split,
-        device=device,
+        SingleProcess(device),
         images_per_class=run.train.calibration_images,
         precision_context=lambda: autocast(run.train, torch.device(device)),
     )

@@ -68,7 +68,7 @@ def write_checkpoint(
         yield make_batch(train, np.arange(len(train)), device="cpu", images=built.needs_images)
 
     built.prepare(batches, seed=0)
-    Calibrator(data.splits["train"], device="cpu", images_per_class=None).calibrate(built)
+    Calibrator(data.splits["train"], SingleProcess(), images_per_class=None).calibrate(built)
     metrics = Evaluator(data.splits["val"], data.context, SingleProcess()).evaluate(built, pixel_metrics=True)
     assert isinstance(built, torch.nn.Module)
     record = {"trial_id": None, "epoch": 1, "selected_on_test": data.selected_on_test, "metrics": metrics}

@@ -216,6 +216,10 @@ class HvqModel(nn.Module):
             for each in images:
                 self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
 
+    def measured(self, route: int) -> list[Tensor]:
+        """The route's distribution of errors."""
+        return [of_routes[route] for of_routes in self.error_map.buffers()]
+
     def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
         """Of the reconstructed features."""
         features_BChw = self.standardizer(batch.features_BChw)

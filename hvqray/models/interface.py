@@ -190,7 +190,15 @@ class AnomalyModel(Protocol):
         ...
 
     def calibrate(self, images: Iterable[RouteImages]) -> None:
-        """Before an evaluation: statistics of the map on normal training images, of every route once. Only rank 0 calls this."""
+        """Before an evaluation: statistics of the map on normal training images.
+
+        Every rank calls this, each with the images of some routes or of none, all ranks together with those of every route once.
+        What is measured for single routes (`measured`) lies on the rank that had their images; the rest is equal on all ranks.
+        """
+        ...
+
+    def measured(self, route: int) -> list[Tensor]:
+        """What `calibrate` measured for a route: views of the buffers that hold it."""
         ...
 
     def predict(self, batch: Batch) -> Prediction:

@@ -124,7 +124,11 @@ class SquadModel(nn.Module):
     def calibrate(self, images: Iterable[RouteImages]) -> None:
         """On normal images the distribution of errors, then mean and deviation of every component of the map."""
         with evaluating(self):
-            self.component_map.fit(self._fit_errors(images))
+            self.component_map.fit(self._fit_errors(images), self.all_reduce_sum_)
+
+    def measured(self, route: int) -> list[Tensor]:
+        """The route's distribution of errors."""
+        return [of_routes[route] for of_routes in self.error_map.buffers()]
 
     def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[dict[str, Tensor]]:
         """Measure the errors' distribution for each of the routes, and give the components of its images, which take it."""

@@ -5,7 +5,7 @@ Shapes: B batch, n components, a x b a component's own grid, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -35,15 +35,19 @@ class ComponentMap(nn.Module):
         self.register_buffer("std_n", torch.ones(len(names)))
 
     @torch.no_grad()
-    def fit(self, components: Iterable[Mapping[str, Tensor]]) -> None:
-        """Measure mean and deviation of every component, (B, a, b), over all images and locations, in float64."""
-        count_n, total_n, square_n = (torch.zeros_like(self.mean_n, dtype=torch.float64) for _ in range(3))
+    def fit(
+        self, components: Iterable[Mapping[str, Tensor]], all_reduce_sum_: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Measure mean and deviation of every component, (B, a, b), over all images and locations of all ranks, in float64."""
+        sums_3n = torch.zeros(3, len(self.names), dtype=torch.float64, device=self.mean_n.device)
+        count_n, total_n, square_n = sums_3n
         for parts in components:
             for index, name in enumerate(self.names):
                 values = parts[name].double()
                 count_n[index] += values.numel()
                 total_n[index] += values.sum()
                 square_n[index] += values.square().sum()
+        all_reduce_sum_(sums_3n)
         assert count_n.all(), "there are no images to measure the map on"
         mean_n = total_n / count_n
         std_n = (square_n / count_n - mean_n.square()).clamp(min=0).sqrt()

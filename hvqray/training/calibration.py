@@ -1,4 +1,8 @@
-"""Before an evaluation a model measures its map on normal training images, one route (class) after the other."""
+"""Before an evaluation a model measures its map on normal training images, one route (class) after the other.
+
+Routes are dealt to the ranks, and every rank then gets what the others measured: whichever classes it evaluates, and whichever
+routes their images take, it has the same model as a single process, and rank 0's checkpoint is complete.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ import torch
 from hvqray.data.dataset import Split
 from hvqray.models.interface import AnomalyModel, Batch, RouteImages
 from hvqray.training.batches import make_batch
+from hvqray.training.communicator import Communicator
+from hvqray.training.evaluation import deal
 
 
 @dataclass(frozen=True)
@@ -25,31 +31,44 @@ class RouteMembers:
 
 
 class Calibrator:
-    """Has models measure their maps on normal images of one split, all by the same routes: those of the first model."""
+    """Has a model measure its maps on normal images of one split, as often as it is evaluated."""
 
     def __init__(
         self,
         split: Split,
+        communicator: Communicator,
         *,
-        device: torch.device | str,
         images_per_class: int | None,
         batch_size: int = 64,
         precision_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._split, self._device, self._batch_size = split, device, batch_size
+        self._split, self._communicator, self._batch_size = split, communicator, batch_size
         self._precision_context = precision_context
         self._positions = np.concatenate(spread_over_classes(split, images_per_class))
         self._members: list[RouteMembers] | None = None
 
     def calibrate(self, model: AnomalyModel) -> None:
-        """Have `model` measure the maps of all of its routes; those that no image takes, on all images."""
+        """Have `model` measure the maps of all of its routes; those that no image takes, on all images. Called by every rank."""
         if self._members is None:  # what images are told apart by does not change while a model is trained
-            route_n = np.concatenate(
-                [model.routes(batch).cpu().numpy() for batch in self._batches(self._positions, images=False)]
-            )
-            self._members = members_of_routes(route_n, num_routes=len(model.image_score.chosen_R))
+            self._members = members_of_routes(self._routes(model), num_routes=len(model.image_score.chosen_R))
+        num_images = {number: len(members.index_n) for number, members in enumerate(self._members)}
+        owners = deal(num_images, self._communicator.world_size)
         with self._precision_context():
-            model.calibrate(self._images(members, model) for members in self._members)
+            model.calibrate(
+                self._images(self._members[number], model) for number in owners[self._communicator.rank]
+            )
+        for rank, numbers in enumerate(owners):
+            for route in (route for number in numbers for route in self._members[number].routes):
+                for tensor in model.measured(route):
+                    self._communicator.broadcast_(tensor, src=rank)
+
+    def _routes(self, model: AnomalyModel) -> np.ndarray:
+        """The route of each image, (n,) int64, as rank 0 sees it: ranks that differed in one would wait for each other forever."""
+        route_n = torch.empty(len(self._positions), dtype=torch.int64, device=self._communicator.device)
+        if self._communicator.rank == 0:
+            routes = [model.routes(batch) for batch in self._batches(self._positions, images=False)]
+            torch.cat(routes, out=route_n)
+        return self._communicator.broadcast_(route_n).cpu().numpy()
 
     def _images(self, members: RouteMembers, model: AnomalyModel) -> RouteImages:
         def batches() -> Iterator[Batch]:
@@ -60,7 +79,7 @@ class Calibrator:
     def _batches(self, positions: np.ndarray, *, images: bool) -> Iterator[Batch]:
         for start in range(0, len(positions), self._batch_size):
             chosen = positions[start : start + self._batch_size]
-            yield make_batch(self._split, chosen, device=self._device, images=images)
+            yield make_batch(self._split, chosen, device=self._communicator.device, images=images)
 
 
 def spread_over_classes(split: Split, images_per_class: int | None) -> list[np.ndarray]:

@@ -20,8 +20,8 @@ class Communicator(Protocol):
         """Sum `tensor` over all ranks, in place."""
         ...
 
-    def broadcast_(self, tensor: Tensor) -> Tensor:
-        """Overwrite `tensor` with rank 0's, in place."""
+    def broadcast_(self, tensor: Tensor, src: int = 0) -> Tensor:
+        """Overwrite `tensor` with that of rank `src`, in place."""
         ...
 
     def all_gather_object(self, value: Any) -> list[Any]:
@@ -40,7 +40,7 @@ class SingleProcess:
     def all_reduce_sum_(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def broadcast_(self, tensor: Tensor) -> Tensor:
+    def broadcast_(self, tensor: Tensor, src: int = 0) -> Tensor:
         return tensor
 
     def all_gather_object(self, value: Any) -> list[Any]:
@@ -59,8 +59,8 @@ class ProcessGroup:
         dist.all_reduce(tensor)
         return tensor
 
-    def broadcast_(self, tensor: Tensor) -> Tensor:
-        dist.broadcast(tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor, src=0)
+    def broadcast_(self, tensor: Tensor, src: int = 0) -> Tensor:
+        dist.broadcast(tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor, src=src)
         return tensor
 
     def all_gather_object(self, value: Any) -> list[Any]:

@@ -45,7 +45,7 @@ REFERENCE_IMAGES_PER_CLASS = 48
 """Normal training images per class from which statistics and first codes are taken."""
 BATCH_SIZE_WITHOUT_GRADIENTS = 64
 MEASURED_ANEW = "error_map."
-"""What every evaluation measures anew is not kept for resuming: a matrix a location would be most of that file."""
+"""What every evaluation measures anew, and its ranks exchange; not kept for resuming: a matrix a location would be most of that file."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Run:
         )
         self.calibrator = Calibrator(
             self.train_split,
-            device=communicator.device,
+            communicator,
             images_per_class=train.calibration_images,
             batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
             precision_context=lambda: autocast(train, communicator.device),
@@ -224,9 +224,8 @@ class _Run:
         return {f"train/{name}": value for name, value in zip(names, values, strict=True)}
 
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
-        if self.communicator.rank == 0:
-            self.calibrator.calibrate(self.model)
-        self._share_state()
+        self._share_state()  # else each rank would measure a model of its own, should they ever differ
+        self.calibrator.calibrate(self.model)
         wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
         metric = self.selection.metric.rpartition("/")[2]
         return self.evaluator.evaluate(
@@ -349,10 +348,11 @@ class _Run:
             )
 
     def _share_state(self) -> None:
-        """Give every rank rank 0's parameters and buffers."""
+        """Give every rank rank 0's parameters and buffers, but for what is measured before each evaluation."""
         if self.communicator.world_size > 1:
-            for tensor in self._module().state_dict().values():
-                self.communicator.broadcast_(tensor)
+            for name, tensor in self._module().state_dict().items():
+                if not name.startswith(MEASURED_ANEW):
+                    self.communicator.broadcast_(tensor)
 
     def _module(self) -> torch.nn.Module:
         assert isinstance(self.model, torch.nn.Module)

@@ -1,13 +1,18 @@
-"""What models measure on normal training images before an evaluation: which images count for which route."""
+"""What models measure on normal training images before an evaluation: which images count for which route, and on which rank."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray_head import unused_port
 from tiny_data import CHANNELS, GRID, tiny_data
+from two_ranks import run_two_ranks
 
 from hvqray.config.sections import HvqConfig, SquadConfig
 from hvqray.data.dataset import Split
@@ -18,6 +23,7 @@ from hvqray.models.residual_distance import MahalanobisDistance
 from hvqray.models.squad import SquadModel
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator, members_of_routes, spread_over_classes
+from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 
 MAP = {
     "map_distance": "local_mahalanobis",
@@ -49,9 +55,11 @@ def whole(split: Split) -> Batch:
     return make_batch(split, np.arange(len(split)), device="cpu", images=False)
 
 
-def calibrated(model: HvqModel | SquadModel, *, images_per_class: int | None = None) -> None:
+def calibrate(model: HvqModel | SquadModel, communicator: Communicator | None = None) -> None:
+    communicator = communicator or SingleProcess()
+    model.all_reduce_sum_ = communicator.all_reduce_sum_
     split = tiny_data(counts=COUNTS).splits["train"]
-    Calibrator(split, device="cpu", images_per_class=images_per_class, batch_size=4).calibrate(model)
+    Calibrator(split, communicator, images_per_class=None, batch_size=4).calibrate(model)
 
 
 def errors_and_routes(model: HvqModel | SquadModel) -> tuple[torch.Tensor, list[int]]:
@@ -74,7 +82,7 @@ def test_a_route_is_measured_on_the_images_that_take_it_else_on_all(
     config: HvqConfig | SquadConfig, router: str
 ) -> None:
     model = made(config, router=router)
-    calibrated(model)
+    calibrate(model)
     errors, routes = errors_and_routes(model)
     if router == "predicted":
         assert 0 < routes[14:23].count(0) < 9
@@ -97,7 +105,7 @@ def test_parts_of_the_map_are_in_units_of_every_image_once(router: str) -> None:
     """Whatever route they take; what a route without images of its own is measured on does not count again."""
     model = made(SQUAD, router=router)
     assert isinstance(model, SquadModel)
-    calibrated(model)
+    calibrate(model)
     with torch.no_grad():
         model.eval()
         components, _ = model._components(whole(tiny_data(counts=COUNTS).splits["train"]))
@@ -144,3 +152,96 @@ def test_every_route_has_images() -> None:
     told = [(each.routes, each.index_n.tolist(), each.are_of_others) for each in found]
     assert told == [((1,), [1, 3, 4], False), ((3,), [0, 2], False), ((0, 2, 4), [0, 1, 2, 3, 4], True)]
     assert [each.routes for each in members_of_routes(np.array([1, 0]), num_routes=2)] == [(0,), (1,)]
+
+
+ON_TWO_RANKS: dict[str, HvqConfig | SquadConfig] = {
+    "classes": HVQ,
+    "strays": HVQ.model_copy(update={"router": "predicted"}),
+    "squad-classes": SQUAD.model_copy(update={"router": "oracle"}),
+    "squad-strays": SQUAD.model_copy(update={"router": "predicted"}),
+    "one route": SQUAD,
+    "no distance": SQUAD.model_copy(
+        update={"map_distance": "l2", "map_norm_weight": 0.0, "score_from": "map"}
+    ),
+}
+
+
+def _measure(rank: int, folder: str) -> None:
+    for case, config in ON_TWO_RANKS.items():
+        model = made(config)
+        if rank == 1:  # whatever it is not given stays wrong
+            for tensor in [*model.error_map.buffers()]:
+                tensor.fill_(7)
+            model.routes = lambda batch: pytest.fail("rank 0's word counts")  # type: ignore[method-assign]
+        routes = noted_routes(model)
+        calibrate(model, ProcessGroup("cpu"))
+        state = {name: tensor for name, tensor in model.state_dict().items() if "_map." in name}
+        torch.save({"state": state, "routes": routes}, Path(folder, f"{case}-{rank}.pt"))
+
+
+def noted_routes(model: HvqModel | SquadModel) -> list[tuple[int, ...]]:
+    """A list of the routes that the model measures from now on."""
+    routes: list[tuple[int, ...]] = []
+    measure = model.calibrate
+
+    def noting(images: Iterable[RouteImages]) -> None:
+        given = list(images)
+        routes.extend(each.routes for each in given)
+        measure(given)
+
+    model.calibrate = noting  # type: ignore[method-assign]
+    return routes
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    run_two_ranks(_measure, unused_port(), str(folder))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "routes"),
+    {
+        "classes": ([(0,)], [(1,), (2,)]),
+        # rank 0 measures on all images for the route that no image takes
+        "strays": ([(2,)], [(0,), (1,)]),
+        "squad-classes": ([(0,)], [(1,), (2,)]),
+        "squad-strays": ([(2,)], [(0,), (1,)]),
+        "one route": ([(0,)], []),
+        "no distance": ([(0,)], []),
+    }.items(),
+)
+def test_two_ranks_share_the_routes_and_both_have_what_one_would(
+    on_two_ranks: Path, case: str, routes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+) -> None:
+    alone = made(ON_TWO_RANKS[case])
+    calibrate(alone)
+    expected = {name: tensor for name, tensor in alone.state_dict().items() if "_map." in name}
+    for rank in range(2):
+        found: dict[str, Any] = torch.load(on_two_ranks / f"{case}-{rank}.pt")
+        assert found["routes"] == routes[rank]
+        assert found["state"].keys() == expected.keys()
+        for name, tensor in found["state"].items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def _raise_on_one(rank: int, folder: str) -> None:
+    model = made(HVQ)
+    communicator = ProcessGroup("cpu")
+    if rank == 1:
+        model.calibrate = lambda images: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    try:
+        calibrate(model, communicator)
+    except Exception as error:
+        Path(folder, f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    os._exit(0)  # as a worker whose training raised ends
+
+
+@pytest.mark.slow
+def test_no_rank_waits_for_one_that_raised(tmp_path: Path) -> None:
+    run_two_ranks(_raise_on_one, unused_port(), str(tmp_path))
+    told = [Path(tmp_path, f"{rank}.txt").read_text() for rank in range(2)]
+    assert told[1].startswith("ZeroDivisionError")
+    assert "Connection closed by peer" in told[0] or "gloo/transport" in told[0]

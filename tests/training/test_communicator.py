@@ -26,6 +26,8 @@ def exchange(communicator: Communicator) -> dict[str, object]:
     in_place &= all(
         communicator.broadcast_(tensor) is tensor for tensor in (flags, scalar, counts, half, quarter)
     )
+    of_the_last = torch.tensor([rank + 0.5])
+    communicator.broadcast_(of_the_last, src=communicator.world_size - 1)
     return {
         "rank": rank,
         "world_size": communicator.world_size,
@@ -35,6 +37,7 @@ def exchange(communicator: Communicator) -> dict[str, object]:
         "scalar": scalar.item(),
         "counts": counts.tolist(),
         "half": [half.tolist(), quarter.tolist()],
+        "of_the_last": of_the_last.item(),
         "gathered": communicator.all_gather_object({"rank": rank, "name": "x" * (1 + rank)}),
     }
 
@@ -56,6 +59,7 @@ def test_two_ranks(tmp_path: Path, free_port: int) -> None:
             "scalar": True,
             "counts": [7, 8],
             "half": [[0.5, 1.5], [0.5, 1.5]],
+            "of_the_last": 1.5,
             "gathered": [{"rank": 0, "name": "x"}, {"rank": 1, "name": "xx"}],
         }
 
