@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,13 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
+from hvqray.quick_imports import collection_paused
 
 if TYPE_CHECKING:
     from hvqray.config.sweep_file import SweepFile
 
-_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "pandas", "hvqray.results.html_report", "wandb")
-"""What the sweep needs that is slow to import: done while Ray starts. Tune wants wandb, whether or not it is used."""
+_HEAVY = ("torch", "hvqray.data.prepare", "sqlalchemy", "alembic.command", "pandas", "pyarrow.compute")
+"""What the sweep needs before its first trial that is slow to import: done while Ray starts."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     # Imported late: --help and a misspelt option should answer at once.
-    from hvqray.config.overrides import origin_of
-    from hvqray.config.sweep_file import load_sweep
+    with collection_paused():
+        from hvqray.config.overrides import origin_of
+        from hvqray.config.sweep_file import load_sweep
 
     sweep = load_sweep(arguments.space, arguments.overrides, arguments.num_trials, arguments.data)
     with origin_of(arguments.space, arguments.overrides, arguments.data).found_later():
@@ -54,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     """Check what the file alone does not tell, and run; returns the exit code."""
-    from hvqray.data.cache import chosen_cache_dir, parse_bytes
-    from hvqray.results.steady_console import steady_console
-    from hvqray.results.store import check_folder, is_begun
-    from hvqray.tuning.session_checks import check_before_ray
+    with collection_paused():
+        from hvqray.data.cache import chosen_cache_dir, parse_bytes
+        from hvqray.results.steady_console import steady_console
+        from hvqray.results.store import check_folder, is_begun
+        from hvqray.results.wandb_mode import resolve_mode
+        from hvqray.tuning.session_checks import check_before_ray
 
     limit = arguments.cache_limit
     limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
@@ -87,9 +92,17 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     try:
         from hvqray.tuning.ray_runtime import ray_session
 
-        dashboard = sweep.resources.workers > 1
-        with ray_session(arguments.address, dashboard=dashboard, importing=_HEAVY) as nodes:
-            from hvqray.tuning.session import SweepOptions, SweepSession
+        with ExitStack() as joined:
+            with collection_paused():
+                session = ray_session(
+                    arguments.address,
+                    dashboard=sweep.resources.workers > 1,
+                    importing=_HEAVY
+                    if resolve_mode(arguments.wandb)[0] == "disabled"
+                    else (*_HEAVY, "wandb"),
+                )
+                nodes = joined.enter_context(session)
+                from hvqray.tuning.session import SweepOptions, SweepSession
 
             console = steady_console()
 

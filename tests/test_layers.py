@@ -21,6 +21,7 @@ SHARED = {
     "hvqray.environment",
     "hvqray.exact",
     "hvqray.process_memory",
+    "hvqray.quick_imports",
 }
 """What every layer may import; these import each other only."""
 

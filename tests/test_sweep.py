@@ -379,6 +379,23 @@ def test_only_groups_of_workers_need_ray_s_dashboard(command: Command, dashboard
     assert dashboards == [False, True]
 
 
+@pytest.mark.parametrize(("mode", "imported"), [("disabled", False), ("offline", True)])
+def test_wandb_is_imported_while_ray_starts_where_it_is_wanted(
+    command: Command, monkeypatch: pytest.MonkeyPatch, mode: str, imported: bool
+) -> None:
+    asked: list[str] = []
+
+    def start(address: str | None, *, dashboard: bool, importing: Sequence[str]) -> None:
+        asked.extend(importing)
+        raise Started
+
+    monkeypatch.setattr(ray_runtime, "ray_session", start)
+    with pytest.raises(Started):
+        command("--wandb", mode)
+    assert "torch" in asked
+    assert ("wandb" in asked) == imported
+
+
 def test_without_a_completed_trial_it_ends_with_1(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(sweep: object, plan: object, store: SweepStore, listeners: Sequence[SweepListener]) -> None:
         for listener in (store, *listeners):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 Color = Sequence[float]
 
@@ -62,6 +61,8 @@ def surface(color: Color, factor: np.ndarray) -> np.ndarray:
 def random_point(rng: np.random.Generator, region: np.ndarray, margin: int = 0) -> tuple[float, float]:
     """(x, y) of a pixel of the boolean `region`, at least `margin` pixels from its border where there are any."""
     if margin:
+        from scipy import ndimage  # imported late, here and below: only who draws needs it
+
         padded = np.pad(region, 1)
         inner = ndimage.distance_transform_edt(padded)[1:-1, 1:-1] > margin
         region = inner if inner.any() else region
@@ -131,12 +132,16 @@ def random_stroke(
 
 def changed(before: np.ndarray, after: np.ndarray, threshold: float = 0.02) -> np.ndarray:
     """(S, S) bool: where two renderings of one scene differ, small gaps closed and holes filled."""
+    from scipy import ndimage
+
     difference = np.abs(after - before).max(axis=2) > threshold
     return ndimage.binary_fill_holes(ndimage.binary_closing(difference, iterations=2) | difference)
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Takes a picture: uneven lighting, exposure, white balance, focus and sensor noise; (S, S, 3) uint8."""
+    from scipy import ndimage
+
     size = image.shape[0]
     x, y = grid(size, (size / 2, size / 2), rng.uniform(0, 2 * np.pi))
     light = 1 + rng.uniform(0, 0.16) * x / size - rng.uniform(0, 0.12) * (x * x + y * y) / (size * size)

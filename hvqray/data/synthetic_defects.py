@@ -7,7 +7,6 @@ After the ideas of CutPaste (Li et al., CVPR 2021, arXiv 2104.04015, patches and
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from hvqray.data.rendering import MASK_THRESHOLD, anywhere, paint, smooth_noise, smoothstep, stroke
 
@@ -50,6 +49,8 @@ def draw_synthetic_defect(image: np.ndarray, seed: int) -> tuple[np.ndarray, np.
 
 def _patch_shape(rng: np.random.Generator, size: int, center: tuple[float, float]) -> np.ndarray:
     """Alpha of one connected patch with a ragged edge, 3 to 12 % of the side in radius."""
+    from scipy import ndimage  # imported late: only who draws defects needs it
+
     radius = size * rng.uniform(0.03, 0.12)
     rows, columns = np.ogrid[:size, :size]
     distance = np.hypot(columns - center[0], rows - center[1]).astype(np.float32)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
 
 from hvqray.metrics.ranking import Ranking
 
@@ -39,6 +38,8 @@ class MaskRegions:
     @classmethod
     def from_masks(cls, masks_nHW: UInt8[np.ndarray, "n H W"] | Bool[np.ndarray, "n H W"]) -> MaskRegions:
         """Regions are 8-connected components of each mask's non-zero pixels."""
+        from scipy import ndimage  # imported late: a trial's first step need not wait for it
+
         num_images, height, width = masks_nHW.shape
         pixels, regions, num_regions = [np.empty(0, np.int64)], [np.empty(0, np.int32)], 0
         for i, mask_HW in enumerate(masks_nHW):

@@ -9,14 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from ray import tune
+from hvqray.quick_imports import collection_paused
 
-from hvqray.config.faults import first_fault
-from hvqray.config.sections import RunConfig
-from hvqray.errors import InputError
-from hvqray.training.epoch_report import EpochReport
-from hvqray.training.failures import needs_new_process
+# The first that a trial's process imports, and most of the time that it takes to start.
+with collection_paused():
+    import torch
+    from pydantic import ValidationError
+    from ray import tune
+
+    from hvqray.config.faults import first_fault
+    from hvqray.config.sections import RunConfig
+    from hvqray.data.prepare import prepare_data
+    from hvqray.errors import InputError
+    from hvqray.training import loop
+    from hvqray.training.communicator import SingleProcess
+    from hvqray.training.epoch_report import EpochReport
+    from hvqray.training.failures import needs_new_process
+    from hvqray.training.run_memory import bound_slot
 
 Reports = Generator[EpochReport, None, None]
 
@@ -120,13 +129,6 @@ class HvqrayTrial(tune.Trainable):
         return self._start_group_run(run) if spec.workers > 1 else self._start_local_run(run)
 
     def _start_local_run(self, run: RunConfig) -> Reports:
-        import torch
-
-        from hvqray.data.prepare import prepare_data
-        from hvqray.training import loop
-        from hvqray.training.communicator import SingleProcess
-        from hvqray.training.run_memory import bound_slot
-
         spec = self._spec
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
         device = "cuda" if spec.gpus_per_worker else "cpu"
@@ -142,7 +144,6 @@ class HvqrayTrial(tune.Trainable):
         )
 
     def _start_group_run(self, run: RunConfig) -> Reports:
-        from hvqray.training import loop
         from hvqray.training.ray_train import Job, WorkerGroup
 
         spec = self._spec

@@ -45,6 +45,8 @@ def test_a_process_that_trains_does_not_import_the_compiler(tmp_path: Path) -> N
         "from hvqray.config.sections import HvqConfig, RunConfig, TrainConfig\n"
         "from hvqray.training.communicator import SingleProcess\n"
         "from hvqray.training.loop import run\n"
+        "import hvqray.data.prepare\n"
+        "assert 'scipy' not in sys.modules\n"
         "model = HvqConfig(width=16, num_heads=2, feedforward_width=32, codebook_size=4, codebook_init='normal')\n"
         "config = RunConfig(model=model, train=TrainConfig(epochs=1, batch_size=6))\n"
         "reports = list(run(config, tiny_data(), folder=Path(sys.argv[1]), communicator=SingleProcess()))\n"

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray import tune
 from ray._private import worker
+from ray.air._internal import usage
+from ray.tune.execution import class_cache
 from ray_head import unused_port
 
 from hvqray.errors import InputError
@@ -45,6 +48,13 @@ class Ray:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    # As they are, so that they are again what they were after the test; all must be in this version of Ray.
+    for module, name in (
+        (usage, "tag_callbacks"),
+        (class_cache, "DEFAULT_ENV_VARS"),
+        (class_cache, "ENV_VARS_TO_PROPAGATE"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
     os.environ.pop("RAY_ADDRESS", None)
 
 
@@ -73,6 +83,7 @@ def test_a_cluster_of_its_own_is_on_loopback_and_ends_with_the_block(
     assert cluster.options["address"] == "local"
     assert cluster.options["dashboard_host"] == "127.0.0.1"
     assert cluster.options["include_dashboard"] == dashboard
+    assert cluster.options["_system_config"] == {"prestart_worker_first_driver": False}
 
 
 def test_it_is_left_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +106,36 @@ def test_a_running_cluster_is_joined(
         monkeypatch.setitem(os.environ, "RAY_ADDRESS", variable)
     with ray_session(address, dashboard=False):
         assert cluster.options["address"] == joined
+        assert "_system_config" not in cluster.options, "a running cluster refuses it"
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize(("address", "set_in_actors"), [(None, False), ("10.0.0.1:6379", True)])
+def test_actors_of_a_local_cluster_have_the_driver_s_environment_from_the_start(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, set_in_actors: bool
+) -> None:
+    class Trainable:
+        pass
+
+    replace_ray(monkeypatch)
+    with ray_session(address, dashboard=False):
+        actor = class_cache._ActorClassCache().get(Trainable)
+    environment = actor._default_options["runtime_env"] or {}
+    assert bool(environment.get("env_vars")) == set_in_actors
+
+
+@pytest.mark.parametrize(("usage_stats", "counted"), [("0", False), ("1", True)])
+def test_callbacks_are_counted_only_for_usage_statistics(
+    monkeypatch: pytest.MonkeyPatch, usage_stats: str, counted: bool
+) -> None:
+    """To count them Tune imports W&B."""
+    counts: list[Any] = []
+    monkeypatch.setattr(usage, "_count_callbacks", counts.append)
+    monkeypatch.setitem(os.environ, "RAY_USAGE_STATS_ENABLED", usage_stats)
+    replace_ray(monkeypatch)
+    with ray_session(None, dashboard=False):
+        tune.tune.air_usage.tag_callbacks([tune.Callback()])
+    assert bool(counts) == counted
 
 
 @pytest.mark.usefixtures("listening")
