@@ -12,7 +12,9 @@ Nothing here executes code on loading: safetensors, JSON, and `torch.load(weight
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hvqray.atomic import replacing, write_atomically
@@ -88,9 +90,22 @@ def save_model(
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     tensors |= {f"{_BATCHNORM}{name}": torch.tensor(value) for name, value in (batchnorm or {}).items()}
     with replacing(folder / MODEL_FILE) as path:
-        # Through memory: where safetensors itself writes, a full disk is no OSError.
-        path.write_bytes(save(tensors, metadata={HEADER_KEY: header}))
+        _write_tensors(path, tensors, {HEADER_KEY: header})
     write_record(folder, record)
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file from where the tensors lie: bytes of it in memory would be twice as much again.
+
+    Raises:
+        OSError: The system refused, as on a full disk.
+    """
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

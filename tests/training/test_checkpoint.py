@@ -19,6 +19,7 @@ from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfi
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import ModelContext
+from hvqray.process_memory import peak_resident_bytes, restart_peak
 from hvqray.training.checkpoint import (
     CONFIG_FILE,
     HEADER_KEY,
@@ -170,6 +171,19 @@ def test_a_failed_write_leaves_the_checkpoint_as_it_was(tmp_path: Path) -> None:
     assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(tmp_path / MODEL_FILE))
     assert {path.name for path in tmp_path.iterdir()} == {MODEL_FILE, CONFIG_FILE, METRICS_FILE}
     assert load_model(tmp_path).model.state_dict().keys() == saved.state_dict().keys()
+
+
+def test_a_checkpoint_is_written_without_another_copy_in_memory(tmp_path: Path) -> None:
+    model = torch.nn.Module()
+    model.register_buffer("matrices", torch.ones(2**24))
+    restart_peak()
+    before = peak_resident_bytes()
+    save_model(tmp_path, model, config=RunConfig(), context=CONTEXT, record={})
+    after = peak_resident_bytes()
+    assert (tmp_path / MODEL_FILE).stat().st_size > 4 * 2**24
+    if before is None or after is None:
+        pytest.skip("only Linux tells")
+    assert after - before < 2**24
 
 
 def test_resume_state_round_trip(tmp_path: Path) -> None:
