@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvqray.baselines.neighbourhood import NEIGHBOURHOODS
 from hvqray.baselines.padim import Padim
 from hvqray.baselines.patchcore import PatchCore
 from hvqray.data.dataset import PreparedData, Split
@@ -28,7 +27,7 @@ from hvqray.data.progress import Progress, silent
 from hvqray.metrics import MaskRegions, image_metrics, pixel_metrics, summarize
 from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
 from hvqray.models.interface import ModelContext
-from hvqray.models.map_ops import gaussian_smooth, pooled_score, upsample_map
+from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, upsample_map
 
 BaselineName = Literal["padim", "patchcore"]
 Metrics = dict[str, float | None]
@@ -120,8 +119,10 @@ def measure_baseline(
     """
     results: list[BaselineResult] = []
     class_names = data.context.class_names
-    num_fits = len(NEIGHBOURHOODS) * len(class_names)
-    for i, side in enumerate(NEIGHBOURHOODS):
+    # The 3 of PatchCore's paper; 1, as a location has seen its surroundings already; and as far as the models see coarsely.
+    neighbourhoods = sorted({1, 3, coarse_side(data.context.grid_stride)})
+    num_fits = len(neighbourhoods) * len(class_names)
+    for i, side in enumerate(neighbourhoods):
         found: dict[MapSettings, dict[str, dict[str, Measured]]] = {}
         files = {sigma: pixels_folder / f"{name}-{side}-{sigma}.npz" for sigma in SMOOTHING_SIGMAS}
         with ExitStack() as stack:

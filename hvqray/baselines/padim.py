@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hvqray.baselines.neighbourhood import average_neighbourhood
+from hvqray.models.map_ops import average_neighbourhood
 
 REGULARISATION = 0.01
 """Added to the diagonal of every covariance (section III-B), which gives it an inverse however few images there are."""

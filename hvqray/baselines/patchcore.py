@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hvqray.baselines.coreset import greedy_coreset
-from hvqray.baselines.neighbourhood import average_neighbourhood
+from hvqray.models.map_ops import average_neighbourhood
 
 CORESET_FRACTION = 0.1
 """Share of the normal patches that are kept; the paper's results at 10 % and 1 % differ by 0.1 % of AUROC (table 1)."""

@@ -149,7 +149,11 @@ class HvqModel(nn.Module):
             if isinstance(level, VectorQuantizer) and config.router != "none"
         )
         self.error_map = ErrorMap(
-            config, num_routes=self.router.num_routes, channels=channels, grid_size=context.grid_size
+            config,
+            num_routes=self.router.num_routes,
+            channels=channels,
+            grid_size=context.grid_size,
+            grid_stride=context.grid_stride,
         )
         self.image_score = ImageScore(config, num_routes=self.router.num_routes)
         self.objectives = [Objective("model", self.network, self.loss)]

@@ -50,6 +50,11 @@ class ModelContext:
     grid_size: tuple[int, int]
     image_size: int
 
+    @property
+    def grid_stride(self) -> int:
+        """Pixels of the image per location of the grid."""
+        return self.image_size // self.grid_size[0]
+
 
 class RandomStream:
     """Random draws for one step that do not depend on how the batch is split over ranks.

@@ -15,11 +15,26 @@ from torch import Tensor
 
 from hvqray.exact import exact_convolutions
 
+COARSE_PIXELS = 48
+"""Width of 3 locations of a grid of stride 16."""
+
 
 def upsample_map(map_Bhw: Float[Tensor, "B h w"], image_size: int) -> Float[Tensor, "B H W"]:
     """Bilinear, corners aligned: as the stages of the backbone were brought onto their common grid."""
     size = (image_size, image_size)
     return F.interpolate(map_Bhw[:, None].float(), size=size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def average_neighbourhood(x_BChw: Float[Tensor, "B C h w"], side: int) -> Float[Tensor, "B C h w"]:
+    """Means over `side` x `side` locations (an odd number), as far as they lie on the grid; float32."""
+    x_BChw = x_BChw.float()
+    return F.avg_pool2d(x_BChw, side, 1, side // 2, count_include_pad=False) if side > 1 else x_BChw
+
+
+def coarse_side(grid_stride: int) -> int:
+    """Locations along a side of the neighbourhood that is seen coarsely: 3 at 14 and 16 pixels a location, and on other grids as many
+    as have about that width, 3 at least."""
+    return max(3, 2 * (COARSE_PIXELS // (2 * grid_stride)) + 1)
 
 
 def gaussian_smooth(maps_BHW: Float[Tensor, "B H W"], sigma: float) -> Float[Tensor, "B H W"]:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.config.sections import ErrorMapFields
+from hvqray.models.map_ops import average_neighbourhood, coarse_side
 
 RIDGE = 0.01
 """Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
@@ -251,8 +251,8 @@ def _places_at_once(x_PxC: Tensor) -> int:
 class ErrorMap(nn.Module):
     """The size of the error at every location: its L2 norm, or its Mahalanobis distance, finely and coarsely seen.
 
-    Coarsely, errors are averaged over 3 x 3 locations before their distance is taken, as PatchCore (Roth et al., 2022,
-    arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
+    Coarsely, errors are averaged over 3 x 3 locations (of a finer grid over more, `coarse_side`) before their distance
+    is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
     maps. The norm may be added to the distance: it finds small defects better, and less of what is unusual at large.
     All are in units of their root mean square on normal images of the route, or of all routes where it has none.
     """
@@ -260,9 +260,16 @@ class ErrorMap(nn.Module):
     norm_rms_R: Tensor
 
     def __init__(
-        self, config: ErrorMapFields, *, num_routes: int, channels: int, grid_size: tuple[int, int]
+        self,
+        config: ErrorMapFields,
+        *,
+        num_routes: int,
+        channels: int,
+        grid_size: tuple[int, int],
+        grid_stride: int = 16,
     ) -> None:
         super().__init__()
+        self.coarse_side = coarse_side(grid_stride)
         self.coarse_weight, self.norm_weight = config.map_coarse_weight, config.map_norm_weight
         self.score_from = config.score_from
 
@@ -290,7 +297,7 @@ class ErrorMap(nn.Module):
         for error_BChw in errors:
             self.fine.add(error_BChw)
             if self.coarse is not None:
-                self.coarse.add(_average(error_BChw))
+                self.coarse.add(average_neighbourhood(error_BChw, self.coarse_side))
             if self.norm_weight > 0:
                 count += error_BChw[:, 0].numel()
                 square += error_BChw.double().square().sum()
@@ -313,12 +320,7 @@ class ErrorMap(nn.Module):
             map_Bhw = map_Bhw + self.norm_weight * norm_Bhw
         if self.coarse is None:
             return map_Bhw, map_Bhw
-        coarse_Bhw = self.coarse(_average(error_BChw), route_B)
+        coarse_Bhw = self.coarse(average_neighbourhood(error_BChw, self.coarse_side), route_B)
         map_Bhw = map_Bhw + self.coarse_weight * coarse_Bhw
         scores = {"map": map_Bhw, "coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
         return map_Bhw, scores[self.score_from]
-
-
-def _average(x_BChw: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-    """Means over 3 x 3 locations, at the edges over those that exist."""
-    return F.avg_pool2d(x_BChw.float(), 3, stride=1, padding=1, count_include_pad=False)

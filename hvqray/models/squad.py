@@ -74,6 +74,7 @@ class SquadModel(nn.Module):
             num_routes=self.router.num_routes,
             channels=context.feature_channels,
             grid_size=context.grid_size,
+            grid_stride=context.grid_stride,
         )
         self.map_weights = self._component_weights()
         self.score_weights = dict(self.map_weights)

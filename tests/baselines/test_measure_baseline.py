@@ -27,8 +27,9 @@ def test_padim_by_hand(tmp_path: Path) -> None:
         tuple(result.settings.values()): result
         for result in measure_baseline("padim", data, pixels_folder=tmp_path)
     }
+    # A grid of 8 pixels a location.
     assert set(of_settings) == set(
-        itertools.product((1, 3), (4, 0), ("maximum", "top 1%", "top 5%", "top 20%"))
+        itertools.product((1, 3, 7), (4, 0), ("maximum", "top 1%", "top 5%", "top 20%"))
     )
     results = {score: of_settings[1, 4, score].metrics for score in ("maximum", "top 5%")}
     train, test = data.splits["train"], data.splits["test"]
@@ -56,7 +57,7 @@ def test_padim_by_hand(tmp_path: Path) -> None:
     assert results["top 5%"][f"test/{class_name}/image_auroc"] == roc_auc_score(labels, shares)
 
 
-@pytest.mark.parametrize(("name", "number"), [("padim", 16), ("patchcore", 20)])
+@pytest.mark.parametrize(("name", "number"), [("padim", 24), ("patchcore", 30)])
 def test_every_setting_has_all_metrics(tmp_path: Path, name: BaselineName, number: int) -> None:
     data = tiny_data()
     results = measure_baseline(name, data, pixels_folder=tmp_path)
@@ -77,7 +78,7 @@ def histograms_of(result: BaselineResult, class_name: str) -> StoredHistograms:
 def test_histograms_are_of_the_pixels_of_test_by_each_map_that_is_made(tmp_path: Path) -> None:
     data = tiny_data()
     results = measure_baseline("padim", data, pixels_folder=tmp_path)
-    assert len({result.test_pixels for result in results}) == 4
+    assert len({result.test_pixels for result in results}) == 6
     assert {result.test_pixels for result in results} == set(tmp_path.iterdir())
     test = data.splits["test"]
     resamples = resample_images(np.arange(8) >= 4, num_resamples=200, rng=np.random.default_rng(0))

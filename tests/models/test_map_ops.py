@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from hvqray.models.map_ops import gaussian_smooth, pooled_score, upsample_map
+from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, upsample_map
 
 
 def test_upsampling_keeps_corners_and_is_linear_between() -> None:
@@ -23,6 +23,11 @@ def test_gaussian_smoothing_is_scipys(sigma: float) -> None:
     radius = int(np.ceil(4 * sigma))
     expected = [gaussian_filter(m.astype(float), sigma, mode="nearest", radius=radius) for m in maps]
     np.testing.assert_allclose(gaussian_smooth(torch.from_numpy(maps), sigma), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid_stride", "side"), [(32, 3), (16, 3), (14, 3), (8, 7), (4, 13)])
+def test_what_is_seen_coarsely_is_about_as_wide_on_every_grid(grid_stride: int, side: int) -> None:
+    assert coarse_side(grid_stride) == side
 
 
 def test_no_smoothing() -> None:

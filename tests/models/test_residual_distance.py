@@ -285,12 +285,12 @@ def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
     return made
 
 
-def average(x: Tensor) -> Tensor:
-    """Means over the neighbours that exist, one location after the other."""
+def average(x: Tensor, reach: int = 1) -> Tensor:
+    """Means over the neighbours that exist, up to `reach` locations away, one location after the other."""
     rows, columns = GRID
     return torch.stack(
         [
-            x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+            x[:, :, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1].mean((2, 3))
             for i in range(rows)
             for j in range(columns)
         ],
@@ -316,6 +316,16 @@ def test_the_coarse_map_averages_errors_first() -> None:
     map_Bhw, score_map_Bhw = error_map(fitted, score_from="both", map_norm_weight=1.0)(asked, routes)
     assert (map_Bhw > fine).all()
     torch.testing.assert_close(score_map_Bhw, fine + expected)
+
+
+def test_a_finer_grid_is_averaged_over_more_locations() -> None:
+    fitted, asked = errors(20, seed=22), errors(3, seed=23)
+    config = ErrorMapFields(map_distance="local_mahalanobis", score_from="coarse")
+    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID, grid_stride=8)
+    made.fit([0], [fitted])
+    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
+    fit(coarse, [average(fitted, 3)])
+    torch.testing.assert_close(made(asked, one_route(3))[1], coarse(average(asked, 3), one_route(3)))
 
 
 def test_the_norm_is_added_in_units_of_normal_norms() -> None:
