@@ -7,7 +7,7 @@ what is drawn from is left out (`metrics.bootstrap`). The interval is that of th
 mean as far as Student's t lies beyond the normal distribution, for the degrees of freedom of images and seeds together:
 percentiles alone are too narrow for a few dozen images (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
 Statistician 69(4), 2015). His percentiles further out would not do for two or three seeds, whose few resamples end before them.
-Where all images are ranked perfectly every resample is perfect, and no bootstrap gives an interval.
+Where images are ranked perfectly, or nearly so, what the resamples lack is made up for by one image more of each label.
 
 Pixels of one image are no independent draws: whole images are drawn for pixel metrics too, all pixels of each as often as it
 is, by their histograms (`metrics.pixel_histograms`). Runs measured by a version that left none have Student's t over the
@@ -39,6 +39,8 @@ NUM_RESAMPLES = 1000
 LEVEL = 0.95
 _SEED = 0
 """Of the resampling, so that the same runs always give the same intervals."""
+_NONE = 1e-20
+"""A variance so small is rounding."""
 
 Scores = Mapping[str, ImageScores]
 """Class name to what was measured of its images of `test`."""
@@ -117,9 +119,9 @@ class _Combined:
     def interval(self, lowest: float) -> tuple[float, float] | None:
         """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within `lowest` to 1.
 
-        None where a resample is undefined.
+        None where a resample is undefined, or the resamples of a class do not differ: then they cannot say how far off it is.
         """
-        if not np.isfinite(self.values_R).all():
+        if not np.isfinite(self.values_R).all() or min(variance for variance, _ in self.of_images) < _NONE:
             return None
         parts = [*self.of_images, *_seed_parts(self.of_seeds)]
         squares = sum(variance**2 / degrees for variance, degrees in parts)
@@ -128,7 +130,7 @@ class _Combined:
         low, high = np.quantile(self.values_R, [tail, 1 - tail])
         # Not the median: of two seeds it is one of them.
         centre = float(self.values_R.mean())
-        stretch = float(stdtrit(total**2 / squares, tail) / ndtri(tail)) if squares > 0 else 1.0
+        stretch = float(stdtrit(total**2 / squares, tail) / ndtri(tail))
         return (
             max(lowest, min(float(low), centre - stretch * (centre - float(low)))),
             min(1.0, max(float(high), centre + stretch * (float(high) - centre))),

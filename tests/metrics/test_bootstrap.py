@@ -7,7 +7,12 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from hvqray.metrics import IMAGE_METRICS, image_metrics
-from hvqray.metrics.bootstrap import Resamples, bootknife, resample_images, resampled_image_metrics
+from hvqray.metrics.bootstrap import (
+    bootknife,
+    resample_images,
+    resampled_image_metrics,
+    weighted_image_metrics,
+)
 
 
 def drawn(num_normal: int = 9, num_anomalous: int = 6, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -26,23 +31,70 @@ def test_replicates_are_the_metrics_of_the_resampled_images(ties: bool) -> None:
     found = resampled_image_metrics(resamples, scores)
     assert found is not None
     assert set(found) == set(IMAGE_METRICS)
-    for number, counts in enumerate(resamples.counts_Rn):
-        y, s = np.repeat(labels, counts), np.repeat(scores, counts)
-        precision, recall, _ = precision_recall_curve(y, s)
+    # Images of the other label that are drawn for the one more count where they are at or beyond the median: at it half.
+    median = {label: np.median(scores[labels == label]) for label in (True, False)}
+    beyond = np.array(
+        [np.sign(median[y] - s) * (1 if y else -1) for y, s in zip(labels, scores, strict=True)]
+    )
+    y, s = np.concatenate([labels, ~labels]), np.concatenate([scores, scores])
+    expected = []
+    for counts, one_more in zip(resamples.counts_Rn, resamples.one_more_Rn, strict=True):
+        weights = np.concatenate([counts, one_more * (1 + beyond) / 2])
+        precision, recall, _ = precision_recall_curve(y, s, sample_weight=weights)
         f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-300)).max()
-        expected = (roc_auc_score(y, s), average_precision_score(y, s), f1)
-        assert [found[name].values_R[number] for name in IMAGE_METRICS] == pytest.approx(expected, abs=1e-12)
+        auroc, ap = (f(y, s, sample_weight=weights) for f in (roc_auc_score, average_precision_score))
+        expected.append((auroc, ap, f1))
+    of_all = image_metrics(labels, scores)
+    for name, expected_R in zip(IMAGE_METRICS, np.transpose(expected), strict=True):
+        centred_R = of_all[name] + expected_R - expected_R.mean()
+        assert found[name].values_R == pytest.approx(centred_R, abs=1e-12)
+        assert centred_R.std() > 0.01
 
 
-def test_each_image_once_gives_the_metrics_themselves() -> None:
+def test_weights_of_one_give_the_metrics_themselves() -> None:
     labels, scores = drawn(ties=True)
-    once = Resamples(np.ones((1, len(labels)), dtype=np.int64), labels, np.arange(len(labels)))
-    found = resampled_image_metrics(once, scores)
-    assert found is not None
+    found = weighted_image_metrics(labels[None], ~labels[None], scores)
     expected = image_metrics(labels, scores)
-    assert {name: each.values_R[0] for name, each in found.items()} == pytest.approx(
+    assert {name: values_R[0] for name, values_R in found.items()} == pytest.approx(
         {name: expected[name] for name in IMAGE_METRICS}, abs=1e-12
     )
+
+
+def test_each_label_has_an_image_more_that_is_one_of_the_other_label() -> None:
+    labels, _ = drawn(ties=False)
+    weights = resample_images(labels, num_resamples=4000, rng=np.random.default_rng(0)).one_more_Rn
+    for label in (True, False):
+        of_label = weights[:, labels != label]
+        assert ((of_label > 0).sum(axis=1) == 1).all()
+        assert (of_label > 0).mean(axis=0) == pytest.approx(1 / of_label.shape[1], abs=0.03)
+        drawn_weights = of_label.sum(axis=1)
+        assert [drawn_weights.mean(), drawn_weights.std()] == pytest.approx([1, 1], abs=0.07), "as Exp(1) has"
+
+
+def test_of_groups_there_is_a_group_more() -> None:
+    """Four normal groups of three images are told by twelve images, and two anomalous ones of two and of four by six as by 36 / 20 groups."""
+    labels = np.array([False] * 12 + [True] * 6)
+    group_n = np.array([*(np.arange(12) // 3), 4, 4, 5, 5, 5, 5])
+    resamples = resample_images(labels, num_resamples=4000, rng=np.random.default_rng(0), group_n=group_n)
+    normal_more, anomalous_more = resamples.one_more_Rn[:, labels], resamples.one_more_Rn[:, ~labels]
+    assert normal_more.sum(axis=1).mean() == pytest.approx(12 / 4, rel=0.07)
+    assert anomalous_more.sum(axis=1).mean() == pytest.approx(6 / (36 / 20), rel=0.07)
+    both = (normal_more[:, 0] > 0) == (normal_more[:, 2] == 0)
+    assert both.all(), "one group or the other"
+    assert (normal_more[:, 0] == normal_more[:, 1]).all()
+    assert (normal_more[:, 2:] == normal_more[:, [2]]).all()
+
+
+@pytest.mark.parametrize("gap", [0.0, 5.0, 50.0])
+def test_of_perfectly_ranked_images_the_resamples_differ_whatever_the_gap(gap: float) -> None:
+    labels = np.array([False] * 7 + [True] * 16)
+    scores = np.arange(23) + gap * labels
+    resamples = resample_images(labels, num_resamples=1000, rng=np.random.default_rng(0))
+    found = resampled_image_metrics(resamples, scores)
+    assert found is not None
+    for each in found.values():
+        assert each.values_R.mean() == pytest.approx(1)
+        assert 0.01 < each.values_R.std() < 0.06
 
 
 def test_resamples_keep_the_number_of_each_label_and_differ() -> None:

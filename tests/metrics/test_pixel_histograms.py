@@ -83,7 +83,7 @@ def test_replicates_are_the_metrics_of_the_resampled_pixels(grouped: bool) -> No
 
 def test_each_image_once_gives_the_exact_values() -> None:
     histograms, exact = histograms_of(*drawn())
-    once = Resamples(np.ones((1, 12), dtype=np.int64), LABELS, np.arange(12))
+    once = Resamples(np.ones((1, 12), dtype=np.int64), LABELS, np.arange(12), np.zeros((1, 12)))
     found = resampled_pixel_metrics(once, histograms, exact)
     assert {name: each.values_R[0] for name, each in found.items()} == exact
 
@@ -166,6 +166,6 @@ def test_a_few_normal_pixels_among_many_anomalous_ones() -> None:
     masks[:, 0, 0] = 0
     maps = np.random.default_rng(0).random(masks.shape, np.float32) + masks
     histograms, exact = histograms_of(maps, masks)
-    both = Resamples(np.array([[1, 1], [2, 0]]), np.ones(2, dtype=bool), np.arange(2))
+    both = Resamples(np.array([[1, 1], [2, 0]]), np.ones(2, dtype=bool), np.arange(2), np.zeros((2, 2)))
     found = resampled_pixel_metrics(both, histograms, exact)
     assert found["pixel_auroc"].values_R == pytest.approx([1.0, 1.0])

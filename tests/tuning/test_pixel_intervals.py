@@ -143,10 +143,27 @@ def test_it_is_over_images_and_seeds_and_narrower_over_classes(tmp_path: Path) -
         assert of_mean < of_one
 
 
-def test_a_model_differs_from_itself_by_nothing(tmp_path: Path) -> None:
+def test_where_nothing_differs_there_is_no_interval_rather_than_a_point(tmp_path: Path) -> None:
     scores = [run(tmp_path, 0).scores]
-    more = differences(scores, scores)
-    assert {more[name] for name in METRICS_OF_CLASSES} == {(0.0, 0.0)}
+    assert not METRICS_OF_CLASSES & set(differences(scores, scores))
+
+
+def test_pixels_that_are_told_apart_perfectly_have_no_interval_nor_has_their_mean(tmp_path: Path) -> None:
+    one = run(tmp_path, 0)
+    masks = one.masks["bolt"]
+    maps = (masks + 0.5 * np.random.default_rng(0).random(masks.shape)).astype(np.float32)
+    add(one, "bolt", maps, masks, None)
+    path = tmp_path / "perfect.npz"
+    with writing_histograms(path) as writer:
+        writer.add("bolt", PixelHistograms.from_maps(maps, MaskRegions.from_masks(masks)))
+    one.scores["bolt"] = replace(
+        one.scores["bolt"], pixels=StoredHistograms(path, "bolt", dict.fromkeys(PIXEL_METRICS, 1.0))
+    )
+    found = spreads_of([one])
+    for metric in PIXEL_METRICS:
+        assert found[f"test/bolt/{metric}"].interval is None
+        assert found[f"test/{metric}"].interval is None
+        assert found[f"test/cloth/{metric}"].interval == "bootstrap over images"
 
 
 def test_what_makes_an_image_hard_for_both_cancels_out(tmp_path: Path) -> None:
