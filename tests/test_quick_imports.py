@@ -28,6 +28,15 @@ def test_nothing_is_collected_meanwhile_nor_looked_at_later() -> None:
     assert not any(each is made for each in gc.get_objects()), "frozen objects are left out"
 
 
+def test_at_the_end_of_the_process_all_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extension modules otherwise report on standard error that they leak."""
+    at_exit: list[object] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    with collection_paused():
+        pass
+    assert at_exit == [gc.unfreeze]
+
+
 def test_after_a_fault_it_goes_on() -> None:
     with pytest.raises(ImportError), collection_paused():
         raise ImportError

@@ -28,7 +28,7 @@ MODEL = HvqConfig(
 
 @pytest.fixture(autouse=True)
 def data_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("hvqray.data.prepare.prepare_data", lambda config, **options: tiny_data())
+    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", lambda config, **options: tiny_data())
     threads = torch.get_num_threads()
     with warnings.catch_warnings():  # the actor silences its own process
         yield
@@ -132,8 +132,8 @@ def test_a_trial_that_shares_a_gpu_is_bounded_before_anything_is_on_it(
         told.append(options["device"])
         raise InputError("that is enough")
 
-    monkeypatch.setattr("hvqray.training.run_memory.bound_slot", lambda *slot: told.append(slot))
-    monkeypatch.setattr("hvqray.data.prepare.prepare_data", prepare)
+    monkeypatch.setattr("hvqray.tuning.trial.bound_slot", lambda *slot: told.append(slot))
+    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", prepare)
     config = TrialSpec(**{**spec(tmp_path).__dict__, "gpus_per_worker": 0.25}).to_config()
     start(config).step()
     assert told == [(torch.device("cuda"), 0.25), "cuda"]
@@ -159,7 +159,7 @@ def test_a_fault_of_the_user_is_a_line_too(
     def unreadable(*_: Any, **__: Any) -> None:
         raise InputError("cannot be read;\nreplace it", source="a.png")
 
-    monkeypatch.setattr("hvqray.data.prepare.prepare_data", unreadable)
+    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", unreadable)
     result = start(spec(tmp_path).to_config()).train()
     assert result["done"]
     assert result[ERROR_KEY] == "a.png: cannot be read; replace it"
@@ -215,8 +215,8 @@ class Group:
 
     made: ClassVar[list[Group]] = []
 
-    def __init__(self, *, workers: int, cpus: float, gpus: float, storage: Path) -> None:
-        self.workers, self.is_alive, self.jobs, self.closed = workers, True, [], False
+    def __init__(self, *, workers: int, cpus: float, gpus: float, memory: int, storage: Path) -> None:
+        self.workers, self.memory, self.is_alive, self.jobs, self.closed = workers, memory, True, [], False
         Group.made.append(self)
 
     def run(self, job: Any) -> Iterator[Any]:
@@ -236,7 +236,7 @@ def test_several_workers_are_one_group_that_outlives_trials_but_not_its_death(
     configs = []
     for number in range(3):
         one = spec(tmp_path, f"t{number:04d}")
-        configs.append(TrialSpec(**{**one.__dict__, "workers": 2}).to_config())
+        configs.append(TrialSpec(**{**one.__dict__, "workers": 2, "memory_per_worker": 5}).to_config())
     actor = start(configs[0])
     for number, config in enumerate(configs):
         actor.reset_config(config)
@@ -245,6 +245,6 @@ def test_several_workers_are_one_group_that_outlives_trials_but_not_its_death(
         with pytest.raises(WorkersDied):
             actor.step()
     assert [group.jobs for group in Group.made] == [["t0000", "t0001"], ["t0002"]]
-    assert all(group.workers == 2 for group in Group.made)
+    assert all((group.workers, group.memory) == (2, 5) for group in Group.made)
     actor.cleanup()
     assert Group.made[1].closed
