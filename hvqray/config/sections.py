@@ -466,7 +466,7 @@ class ResourcesConfig(Section):
     gpus_per_worker: NonNegativeFloat | Literal["auto"] = "auto"
     """GPUs per worker, fractions included; `auto`: 1 where Ray has any, else 0."""
     max_concurrent_trials: PositiveInt | Literal["auto"] = "auto"
-    """Upper limit of trials at once; `auto`: as many as the resources hold."""
+    """Upper limit of trials at once; `auto`: as many as cores, GPUs and memory hold (docs/cluster.md)."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of a trial whose process died, from its last checkpoint."""
 

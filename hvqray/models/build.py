@@ -41,10 +41,12 @@ def check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> No
         return
     rows, columns = context.grid_size
     channels = context.feature_channels
+    matrix_numbers = rows * columns * channels**2
     num_routes = 1 if config.router == "none" else len(context.class_names)
     num_distances = 2 if config.map_coarse_weight > 0 or config.score_from != "map" else 1
-    # Of every class factors of 2 bytes; of one class at a time sums of 4, and four matrices of 4 while they are factored.
-    num_bytes = rows * columns * channels**2 * (num_distances * (num_routes * 2 + 4) + 4 * 4)
+    # Of one class at a time sums of 4 bytes, and four matrices of 4 while they are factored.
+    num_bytes = map_bytes(context, num_routes=num_routes, num_distances=num_distances)
+    num_bytes += matrix_numbers * (num_distances * 4 + 4 * 4)
     if num_bytes > MAX_MAP_BYTES:
         of_classes = f" for each of {num_routes} classes" if num_routes > 1 else ""
         raise InputError(
@@ -53,3 +55,9 @@ def check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> No
             " data.image_size, or a data.backbone of fewer channels",
             field="model.map_distance",
         )
+
+
+def map_bytes(context: ModelContext, *, num_routes: int, num_distances: int) -> int:
+    """What a model with a Gaussian for every location always holds of them: factors of C x C, 2 bytes a number."""
+    rows, columns = context.grid_size
+    return 2 * rows * columns * context.feature_channels**2 * num_routes * num_distances

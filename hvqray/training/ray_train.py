@@ -123,11 +123,13 @@ def _work(settings: dict[str, Any]) -> None:
 class WorkerGroup:
     """Several processes that train one trial after another together."""
 
-    def __init__(self, *, workers: int, cpus: float, gpus: float, storage: Path) -> None:
+    def __init__(self, *, workers: int, cpus: float, gpus: float, memory: int, storage: Path) -> None:
         self._switchboard = ray.remote(num_cpus=0)(_Switchboard).options(max_concurrency=1000).remote()
         resources: dict[str, float] = {"CPU": cpus}
         if gpus:
             resources["GPU"] = gpus
+        if memory:
+            resources["memory"] = memory
         self._trainer = TorchTrainer(
             _work,
             train_loop_config={

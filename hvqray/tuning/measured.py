@@ -43,7 +43,12 @@ def measure_runs(
         with torch_threads(threads):
             _measure(folder, pending[0], "cpu", cache_dir)
         return
-    remote = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=gpus, max_retries=1)(measure_run)
+    remote = ray.remote(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=gpus,
+        memory=resources.memory_per_worker,
+        max_retries=1,
+    )(measure_run)
     try:
         ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
     except ray.exceptions.RayTaskError as error:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hvqray.config.sections import ResourcesConfig
 from hvqray.errors import InputError
 
+DRIVER_MEMORY_BYTES = 64 * 2**20
+"""What the actor that minds a worker group reserves: some memory, so that every core is left to the workers."""
+
 
 @dataclass(frozen=True)
 class TrialResources:
@@ -17,6 +20,10 @@ class TrialResources:
     cpus_per_worker: float
     gpus_per_worker: float
     max_concurrent_trials: int
+    memory_per_worker: int = 0
+    """Bytes that each worker reserves of its node: where memory, not cores or GPUs, decides how many fit; else 0."""
+    warning: str | None = None
+    """What may go wrong for want of memory."""
 
     @property
     def threads_per_worker(self) -> int:
@@ -30,11 +37,19 @@ class TrialResources:
         )
         plural = "s" if self.workers > 1 else ""
         trials = f"{self.max_concurrent_trials} trial{'s' if self.max_concurrent_trials > 1 else ''} at once"
-        return f"{trials}, each {self.workers} worker{plural} with {each}"
+        plan = f"{trials}, each {self.workers} worker{plural} with {each}"
+        if not self.memory_per_worker:
+            return plan
+        return f"{plan} (memory holds no more, at {self.memory_per_worker / 1e9:.1f} GB a worker)"
 
 
-def plan_resources(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]]) -> TrialResources:
-    """Fit `config` to the nodes' totals (`[{"CPU": 8, "GPU": 2}, ...]`).
+def plan_resources(
+    config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], *, worker_bytes: int = 0
+) -> TrialResources:
+    """Fit `config` to the nodes' totals (`[{"CPU": 8, "GPU": 2, "memory": 3e10}, ...]`, the last in bytes).
+
+    A worker holds `worker_bytes` of memory. A node that does not tell its memory has enough; where there is too little for a single
+    trial, one runs nevertheless, as the estimate may be too high.
 
     Raises:
         InputError: A GPU is demanded where there is none, or not even one trial fits.
@@ -58,19 +73,39 @@ def plan_resources(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]]
             " lower workers, cpus_per_worker or gpus_per_worker",
             field="resources.workers",
         )
-    limit = fitting if config.max_concurrent_trials == "auto" else config.max_concurrent_trials
-    return TrialResources(config.workers, cpus, gpus, min(fitting, limit))
+    wanted = config.max_concurrent_trials
+    limit = fitting if wanted == "auto" else min(fitting, wanted)
+    slot_bytes = worker_bytes and worker_bytes + (DRIVER_MEMORY_BYTES if config.workers > 1 else 0)
+    in_memory = sum(slots_on(node, cpus, gpus, slot_bytes) for node in nodes) // config.workers
+    if limit <= in_memory:
+        return TrialResources(config.workers, cpus, gpus, limit)
+    if wanted == "auto" and in_memory:
+        return TrialResources(config.workers, cpus, gpus, in_memory, memory_per_worker=worker_bytes)
+    limit = 1 if wanted == "auto" else limit
+    have = ", ".join(f"{node['memory'] / 1e9:.1f} GB" for node in nodes if "memory" in node)
+    mend = (
+        f"lower it to {in_memory}"
+        if in_memory
+        else "fewer data.classes, or map_distance mahalanobis, take less"
+    )
+    warning = (
+        f"resources.max_concurrent_trials: {limit} at once may not fit into memory: a trial may take"
+        f" {config.workers * worker_bytes / 1e9:.1f} GB, nodes have {have}; {mend}"
+    )
+    return TrialResources(config.workers, cpus, gpus, limit, warning=warning)
 
 
-def slots_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """Workers that fit on one node."""
-    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)
+def slots_on(node: Mapping[str, float], cpus: float, gpus: float, memory: int = 0) -> int:
+    """Workers that fit on one node, of `memory` bytes each; 0 where that is not asked."""
+    fitting = int(node.get("CPU", 0) / cpus + 1e-9)
+    if memory and "memory" in node:
+        fitting = min(fitting, int(node["memory"] // memory))
     if not gpus:
-        return by_cpu
+        return fitting
     total = int(node.get("GPU", 0))
     # Ray gives a fraction from one GPU only: 0.4 fits twice into each, never five times into two.
     by_gpu = total * int(1 / gpus + 1e-9) if gpus < 1 else int(total / gpus)
-    return min(by_cpu, by_gpu)
+    return min(fitting, by_gpu)
 
 
 def _auto_cpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from hvqray.data.objectives import check_objective
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
+from hvqray.models.interface import ModelContext
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal
@@ -52,7 +54,10 @@ from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
 from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
+from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes
 from hvqray.tuning.tune_run import SearchPlan
+
+logger = logging.getLogger(__name__)
 
 INTERRUPT_GRACE_S = 5.0
 """How long Ctrl-C waits for W&B to take what it was given."""
@@ -88,7 +93,7 @@ class SweepSession:
         self.goals: dict[str, Goal] = {metric.name: metric.goal for metric in sweep.metric}
         self.data_config = DataConfig.model_validate(sweep.data)
         self.num_trials = trials_in_all(sweep, options.time_budget_s)
-        self.num_nodes = len(nodes)
+        self.nodes = nodes
         self.resources = plan_resources(sweep.resources, nodes)
 
     def describe(self) -> None:
@@ -280,10 +285,22 @@ class SweepSession:
         check_fixed_model(self.sweep, data.context)
         if self.options.resume:
             check_same_data(data, self.folder)
+        self._heed_memory(data.context)
         return data
 
+    def _heed_memory(self, context: ModelContext) -> None:
+        """Plan again, now that the data tell what a trial holds in memory."""
+        maps = largest_map_bytes(self.sweep, context)
+        self.resources = plan_resources(self.sweep.resources, self.nodes, worker_bytes=WORKER_BYTES + maps)
+        warnings = [self.resources.warning]
+        if self._use_gpu() and self.resources.gpus_per_worker:
+            total = torch.cuda.get_device_properties(0).total_memory
+            warnings.append(gpu_warning(maps, total, self.resources.gpus_per_worker))
+        for line in filter(None, warnings):
+            logger.warning(line)
+
     def _begin_on_other_nodes(self) -> NodeCaches | None:
-        if self.num_nodes == 1:
+        if len(self.nodes) == 1:
             return None
         return NodeCaches(
             self.data_config,

@@ -52,6 +52,8 @@ class TrialSpec:
     cpus_per_worker: float
     gpus_per_worker: float
     train_storage: str
+    memory_per_worker: int = 0
+    """As in `TrialResources`; in force where there are several workers."""
 
     def to_config(self) -> dict[str, str]:
         """The trial's config, as Tune sees it."""
@@ -152,6 +154,7 @@ class HvqrayTrial(tune.Trainable):
                 workers=spec.workers,
                 cpus=spec.cpus_per_worker,
                 gpus=spec.gpus_per_worker,
+                memory=spec.memory_per_worker,
                 storage=Path(spec.train_storage),
             )
         selection = loop.Selection(spec.metric, spec.maximize)

@@ -14,12 +14,9 @@ from ray.tune.schedulers import TrialScheduler
 from hvqray.config.sweep_file import SweepFile
 from hvqray.results.events import TrialStart
 from hvqray.training.checkpoint import trial_folder
-from hvqray.tuning.resources import TrialResources
+from hvqray.tuning.resources import DRIVER_MEMORY_BYTES, TrialResources
 from hvqray.tuning.study_search import StudySearch
 from hvqray.tuning.trial import HvqrayTrial, TrialSpec
-
-DRIVER_MEMORY_BYTES = 64 * 2**20
-"""What the actor that minds a worker group reserves: some memory, so that every core is left to the workers."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ def spec_of(sweep: SweepFile, plan: SearchPlan, start: TrialStart) -> TrialSpec:
         cpus_per_worker=plan.resources.cpus_per_worker,
         gpus_per_worker=plan.resources.gpus_per_worker,
         train_storage=str(plan.folder / ".state" / "train"),
+        memory_per_worker=plan.resources.memory_per_worker,
     )
 
 
@@ -102,6 +100,8 @@ def _placement(resources: TrialResources) -> PlacementGroupFactory:
     bundle = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         bundle["GPU"] = resources.gpus_per_worker
+    if resources.memory_per_worker:
+        bundle["memory"] = resources.memory_per_worker
     return PlacementGroupFactory([bundle])
 
 

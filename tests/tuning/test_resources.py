@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hvqray.config.sections import ResourcesConfig
@@ -46,3 +48,43 @@ def test_plan(config: dict, nodes: list[dict[str, float]], expected: tuple[int, 
 def test_what_cannot_run_is_refused(config: dict, nodes: list[dict[str, float]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_resources(ResourcesConfig(**config), nodes)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes", "limit", "reserved", "warning"),
+    [
+        ({}, [{"CPU": 4, "memory": 8 * GB}], 4, 0, None),
+        ({}, [{"CPU": 4, "memory": 7.9 * GB}], 3, 2 * GB, None),
+        ({}, [{"CPU": 4}], 4, 0, None),
+        ({}, [{"CPU": 4, "memory": 3 * GB}, {"CPU": 1, "memory": 9 * GB}], 2, 2 * GB, None),
+        ({"workers": 2}, [{"CPU": 8, "memory": 10 * GB}], 2, 2 * GB, None),
+        # what minds a group of workers reserves some too
+        ({"workers": 2}, [{"CPU": 8, "memory": 8 * GB}], 1, 2 * GB, None),
+        ({"workers": 2}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, None),
+        ({"gpus_per_worker": 0.25}, [{"CPU": 8, "GPU": 1, "memory": 6 * GB}], 3, 2 * GB, None),
+        ({"max_concurrent_trials": 3}, [{"CPU": 4, "memory": 6 * GB}], 3, 0, None),
+        ({"max_concurrent_trials": 9}, [{"CPU": 4, "memory": 6 * GB}], 4, 0, "4 at once .* may take 2.0 GB, nodes have 6.0 GB; lower it to 3"),
+        ({}, [{"CPU": 4, "memory": 1 * GB}], 1, 0, "1 at once may not fit .* nodes have 1.0 GB; fewer data.classes"),
+    ],
+)  # fmt: skip
+def test_memory_bounds_how_many_trials_run_at_once(
+    config: dict, nodes: list[dict[str, float]], limit: int, reserved: int, warning: str | None
+) -> None:
+    plan = plan_resources(ResourcesConfig(**config), nodes, worker_bytes=2 * GB)
+    assert (plan.max_concurrent_trials, plan.memory_per_worker) == (limit, reserved)
+    if warning is None:
+        assert plan.warning is None
+    else:
+        assert plan.warning is not None
+        assert plan.warning.startswith("resources.max_concurrent_trials: ")
+        assert re.search(warning, plan.warning)
+
+
+def test_the_plan_says_that_memory_bounds_it() -> None:
+    nodes = [{"CPU": 4, "memory": 5 * GB}]
+    assert plan_resources(ResourcesConfig(), nodes).describe() == "4 trials at once, each 1 worker with 1 CPU"
+    bounded = plan_resources(ResourcesConfig(), nodes, worker_bytes=2 * GB).describe()
+    assert bounded == "2 trials at once, each 1 worker with 1 CPU (memory holds no more, at 2.0 GB a worker)"

@@ -305,3 +305,22 @@ def test_a_resumed_sweep_with_enough_trials_runs_no_more(
     run_search(sweep, plan, store, [])
     store.close()
     assert len(read_trials(folder)) == 3
+
+
+def test_what_the_data_tell_of_a_trial_s_memory_bounds_how_many_run_at_once(
+    tmp_path: Path, images: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for number, override in enumerate(["max_concurrent_trials=auto", "max_concurrent_trials=2"]):
+        (tmp_path / str(number)).mkdir()
+        space = write_space(tmp_path / str(number))
+        sweep = load_sweep(space, [f"resources.{override}"], data_root=str(images))
+        options = SweepOptions(out=tmp_path / "runs", wandb="disabled", cache_dir=cache)
+        nodes = [{"CPU": 2.0, "memory": 2e9}]
+        one = SweepSession(sweep, options, nodes, Console(file=io.StringIO(), width=200))
+        one.describe()
+        told.append(output_of(one))
+    assert "3 trials; 1 trial at once, each 1 worker with 1 CPU (memory holds no more, at 1.1 GB" in told[0]
+    assert "3 trials; 2 trials at once, each 1 worker with 1 CPU\n" in told[1]
+    (warning,) = caplog.messages
+    assert warning.startswith("resources.max_concurrent_trials: 2 at once may not fit into memory")

@@ -1,0 +1,50 @@
+"""What a trial holds in memory, as far as its sweep file and its data tell before it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.sweep_file import SweepFile
+from hvqray.models.build import map_bytes
+from hvqray.models.interface import ModelContext
+from hvqray.training.run_memory import slot_bytes
+
+WORKER_BYTES = 2**30
+"""Of a worker beside its Gaussians, without the mapped files that processes share: the libraries' own, weights, and a step of the
+shipped search spaces (0.75 GB on a CPU without Ray, the same on any number of classes). Larger models take more, which is not told."""
+
+
+def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
+    """Bytes of the Gaussians of the largest map that the sweep's parameters allow, as if all of their values went together.
+
+    Each trial's model holds them once, from its start to its end.
+    """
+    model = SquadConfig if sweep.model.get("name") == "squad" else HvqConfig
+
+    def values(field: str) -> list[Any]:
+        name = f"model.{field}"
+        if name in sweep.parameters:
+            return sweep.parameters[name].domain().samples()
+        return [sweep.model.get(field, model.model_fields[field].default)]
+
+    if "local_mahalanobis" not in values("map_distance"):
+        return 0
+    has_one_route = values("router") == ["none"] and "model.name" not in sweep.parameters
+    has_coarse = max(values("map_coarse_weight")) > 0 or values("score_from") != ["map"]
+    return map_bytes(
+        context,
+        num_routes=1 if has_one_route else len(context.class_names),
+        num_distances=2 if has_coarse else 1,
+    )
+
+
+def gpu_warning(map_bytes: int, total_bytes: int, gpus: float) -> str | None:
+    """What to say where a worker's Gaussians alone exceed its part of a GPU with `total_bytes`; `gpus` is how many it has."""
+    slot = slot_bytes(total_bytes, gpus) if gpus < 1 else total_bytes
+    if map_bytes <= slot:
+        return None
+    return (
+        f"resources.gpus_per_worker: the matrices of local_mahalanobis alone take {map_bytes / 1e9:.1f} GB of the"
+        f" {slot / 1e9:.1f} GB that a worker has of a GPU; raise it, or take fewer data.classes or map_distance mahalanobis"
+    )
