@@ -1,7 +1,7 @@
 """The seven metrics of anomaly detection per class, and codebook health; NumPy only."""
 
 from hvqray.metrics.aupro import MaskRegions
-from hvqray.metrics.codebook import codebook_use, count_codes
+from hvqray.metrics.codebook import CodePairs, codebook_use, count_codes, count_pairs, perplexity_given
 from hvqray.metrics.per_class import (
     IMAGE_METRICS,
     METRIC_NAMES,
@@ -19,10 +19,13 @@ __all__ = [
     "PIXEL_METRICS",
     "ROUTER_ACCURACY",
     "THRESHOLD",
+    "CodePairs",
     "MaskRegions",
     "codebook_use",
     "count_codes",
+    "count_pairs",
     "image_metrics",
+    "perplexity_given",
     "pixel_metrics",
     "summarize",
 ]

@@ -1,9 +1,14 @@
-"""Health of a codebook: how many of its codes are in use, and how evenly."""
+"""Health of a codebook: how many of its codes are in use, how evenly, and how much they say beyond the codes of a level above.
+
+Legend: P distinct pairs of codes.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
@@ -30,3 +35,39 @@ def codebook_use(counts: Counter[int], size: int) -> tuple[float, float]:
     total = counts.total()
     entropy = math.fsum(-n / total * math.log(n / total) for n in counts.values())
     return len(counts) / size, math.exp(entropy)
+
+
+@dataclass(frozen=True)
+class CodePairs:
+    """How often each code occurs together with each of the level above; sparse, as codes are counted."""
+
+    key_P: Int[np.ndarray, " P"]
+    """upper * size + lower, ascending; of Python's integers where int64 is too short."""
+    count_P: Int[np.ndarray, " P"]
+    size: int
+    """Codes of the lower level."""
+
+
+def count_pairs(
+    upper: Int[np.ndarray, " *shape"], lower: Int[np.ndarray, " *shape"], *, sizes: tuple[int, int]
+) -> CodePairs:
+    """Count pairs of codes of the same locations, of codebooks of these `sizes`."""
+    key = upper.astype(object if sizes[0] * sizes[1] > np.iinfo(np.int64).max else np.int64)
+    return CodePairs(*np.unique(key * sizes[1] + lower, return_counts=True), sizes[1])
+
+
+def perplexity_given(parts: Sequence[CodePairs]) -> float:
+    """exp(H(lower | upper)) of all parts' pairs together, H in nats: from 1, where the upper code tells the lower one, to the
+    perplexity of the lower codes by themselves, where it tells nothing."""
+    key_P = np.concatenate([part.key_P for part in parts])
+    order = np.argsort(key_P, kind="stable")  # each part is sorted
+    key_P, count_P = key_P[order], np.concatenate([part.count_P for part in parts])[order]
+    log_counts = [_sum_of_n_log_n(of_P, count_P) for of_P in (key_P // parts[0].size, key_P)]
+    return math.exp(max(0.0, (log_counts[0] - log_counts[1]) / int(count_P.sum())))
+
+
+def _sum_of_n_log_n(ascending_P: Int[np.ndarray, " P"], count_P: Int[np.ndarray, " P"]) -> float:
+    """Over distinct keys, n being how often one occurs."""
+    first = np.append(0, np.flatnonzero(ascending_P[1:] != ascending_P[:-1]) + 1)
+    counts = np.add.reduceat(count_P, first)
+    return float((counts * np.log(counts)).sum())

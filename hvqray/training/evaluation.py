@@ -6,8 +6,7 @@ Legend: n images of one class, H x W pixels.
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +18,6 @@ from hvqray.data.dataset import Split
 from hvqray.metrics import (
     ROUTER_ACCURACY,
     MaskRegions,
-    codebook_use,
-    count_codes,
     image_metrics,
     pixel_metrics,
     summarize,
@@ -28,6 +25,7 @@ from hvqray.metrics import (
 from hvqray.metrics.histogram_file import HistogramWriter
 from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
 from hvqray.training.batches import make_batch
+from hvqray.training.code_tally import CodeTally
 from hvqray.training.communicator import Communicator
 
 logger = logging.getLogger(__name__)
@@ -40,9 +38,7 @@ class ClassResult:
     """What one rank found out about one class."""
 
     metrics: Metrics
-    code_counts: dict[int, dict[str, Counter[int]]]
-    """Class and level to how often each code occurred. At levels where every class has codes of its own the class is the one
-    whose codes they are, which a router that errs may have taken for this one; else it is this one."""
+    codes: CodeTally
     scores_n: np.ndarray
     """Image scores, float32, in the order of the class's positions in the split."""
     candidates_nS: np.ndarray | None
@@ -85,7 +81,8 @@ class Evaluator:
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
-        likewise `perplexity`; `SPLIT/router_accuracy` and `SPLIT/CLASS/router_accuracy` where the model predicts classes.
+        likewise `perplexity` and `perplexity_given_top`; `SPLIT/router_accuracy` and `SPLIT/CLASS/router_accuracy` where the model
+        predicts classes.
         Without `pixel_metrics` those four are absent; where a metric is undefined it is None.
         """
         members = {c: positions for c, positions in self._split.by_class() if len(positions)}
@@ -106,11 +103,10 @@ class Evaluator:
             self.scores_n[members[c]] = result.scores_n
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
         flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
-        return flat | codebook_health(
-            self._code_counts(results.values()),
-            model.codebook_sizes(),
-            per_class=model.codebooks_per_class,
-        )
+        codes = _tally(model)
+        for result in results.values():
+            codes.update(result.codes)
+        return flat | codes.health(self._context.class_names)
 
     def _with_best_rules(
         self,
@@ -137,16 +133,6 @@ class Evaluator:
             chosen[c] = replace(result, metrics=metrics, scores_n=scores_n)
         return chosen
 
-    def _code_counts(self, results: Iterable[ClassResult]) -> dict[str, dict[str, Counter[int]]]:
-        """Class name and level to how often each code occurred."""
-        names = self._context.class_names
-        counts: dict[str, dict[str, Counter[int]]] = {name: {} for name in names}
-        for result in results:
-            for class_index, levels in result.code_counts.items():
-                for level, count in levels.items():
-                    counts[names[class_index]].setdefault(level, Counter()).update(count)
-        return counts
-
     def _evaluate_class(
         self, model: AnomalyModel, class_index: int, positions: np.ndarray, *, pixel_metrics: bool
     ) -> ClassResult:
@@ -157,7 +143,7 @@ class Evaluator:
         route_n = np.zeros(len(positions), dtype=np.int64)
         size = self._context.image_size if pixel_metrics else 0
         maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
-        code_counts: dict[int, dict[str, Counter[int]]] = {}
+        tally = _tally(model)
         num_routed_right: int | None = None
         for rows, prediction in predictions(
             model,
@@ -178,14 +164,10 @@ class Evaluator:
             has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
             if pixel_metrics:
                 maps_nHW[rows] = prediction.maps_BHW.cpu().numpy()
-            for level, codes in prediction.codes.items():
-                codes_Bn = codes.cpu().numpy()
-                owner_B = (
-                    routed_B if level in model.codebooks_per_class else np.full_like(routed_B, class_index)
-                )
-                for owner in np.unique(owner_B[has_codes_B]).tolist():
-                    counted = count_codes(codes_Bn[has_codes_B & (owner_B == owner)])
-                    code_counts.setdefault(owner, {}).setdefault(level, Counter()).update(counted)
+            codes = {
+                level: codes_BL.cpu().numpy()[has_codes_B] for level, codes_BL in prediction.codes.items()
+            }
+            tally.add(codes, np.full(has_codes_B.sum(), class_index), routed_B[has_codes_B])
         metrics = image_metrics(labels_n, scores_n)
         if num_routed_right is not None:
             metrics[ROUTER_ACCURACY] = num_routed_right / len(positions)
@@ -196,7 +178,7 @@ class Evaluator:
             logger.warning(
                 "%s/%s: scores or maps are not finite; metrics undefined", self._split.name, class_name
             )
-        return ClassResult(metrics, code_counts, scores_n, candidates_nS, route_n)
+        return ClassResult(metrics, tally, scores_n, candidates_nS, route_n)
 
     def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
         if class_index not in self._regions:
@@ -209,6 +191,10 @@ class Evaluator:
         if self._histograms is not None:
             self._histograms.add_maps(self._context.class_names[class_index], maps_nHW, regions, metrics)
         return metrics
+
+
+def _tally(model: AnomalyModel) -> CodeTally:
+    return CodeTally(model.codebook_sizes(), model.codebooks_per_class)
 
 
 def best_rules(values_S: Mapping[int, Sequence[float | None]], *, num_routes: int) -> list[int]:
@@ -270,33 +256,3 @@ def deal(num_images: dict[int, int], world_size: int) -> list[list[int]]:
         hands[rank].append(class_index)
         loads[rank] += num_images[class_index]
     return hands
-
-
-def codebook_health(
-    counts_by_class: Mapping[str, Mapping[str, Counter[int]]],
-    sizes: dict[str, int],
-    *,
-    per_class: Collection[str],
-) -> Metrics:
-    """`codebook/LEVEL/use` and `codebook/LEVEL/perplexity`; with `/CLASS` after LEVEL, of one class's images.
-
-    A shared codebook is judged by the images of all classes; at levels where every class has its own (`per_class`), those with a
-    class are of the images that were taken for that class, and those without one are means over the classes seen.
-    """
-    health: Metrics = {}
-    for level, size in sizes.items():
-        counts = {name: of_class[level] for name, of_class in counts_by_class.items() if of_class.get(level)}
-        of_classes = {name: codebook_use(count, size) for name, count in counts.items()}
-        judged = list(of_classes.values())
-        if counts and level not in per_class:
-            judged = [codebook_use(sum(counts.values(), Counter()), size)]
-        health[f"codebook/{level}/use"] = _mean([use for use, _ in judged])
-        health[f"codebook/{level}/perplexity"] = _mean([perplexity for _, perplexity in judged])
-        for name, (use, perplexity) in of_classes.items():
-            health[f"codebook/{level}/{name}/use"] = use
-            health[f"codebook/{level}/{name}/perplexity"] = perplexity
-    return health
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

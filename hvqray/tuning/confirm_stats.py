@@ -81,7 +81,7 @@ def _spread(values: list[float | None]) -> Spread:
 
 
 def _with_t_interval(spread: Spread) -> Spread:
-    if spread.mean is None or spread.std is None:
+    if spread.mean is None or not spread.std:  # equal values say nothing of other seeds
         return spread
     num_seeds = len(spread.values)
     half = float(stdtrit(num_seeds - 1, (1 + LEVEL) / 2)) * spread.std / num_seeds**0.5

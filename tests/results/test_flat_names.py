@@ -17,6 +17,7 @@ from hvqray.training.epoch_report import split_metric_name
         "train/loss",
         "codebook/top/use",
         "codebook/q0/cookie/perplexity",
+        "codebook/q0/perplexity_given_top",
     ],
 )
 def test_a_name_is_put_together_from_its_parts_again(name: str) -> None:

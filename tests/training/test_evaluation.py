@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from hvqray.data.dataset import Split
 from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
 from hvqray.models.interface import Batch, Prediction
 from hvqray.training.communicator import SingleProcess
-from hvqray.training.evaluation import Evaluator, best_rules, codebook_health, deal
+from hvqray.training.evaluation import Evaluator, best_rules, deal
 
 UNEVEN = ((5, 4), (2, 2), (9, 3))
 
@@ -43,6 +42,18 @@ class ThreadRank:
 
     def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
+
+
+class TwoLevels(FeatureNormModel):
+    """The codes of its lower level are the features' rounded second channel."""
+
+    def codebook_sizes(self) -> dict[str, int]:
+        return {"top": 16, "q0": 16}
+
+    def predict(self, batch: Batch) -> Prediction:
+        prediction = super().predict(batch)
+        lower_BL = (batch.features_BChw[:, 1].flatten(1) * 2 + 8).nan_to_num().round().clamp(0, 15).long()
+        return replace(prediction, codes={"top": prediction.codes["q0"], "q0": lower_BL})
 
 
 def evaluate(split: Split, *, batch_size: int = 4, pixel_metrics: bool = True) -> dict[str, float | None]:
@@ -78,7 +89,7 @@ def test_every_rank_has_the_numbers_of_a_single_one(world_size: int) -> None:
     shared: list[Any] = [None] * world_size
     barrier = threading.Barrier(world_size)
     results: dict[int, dict[str, float | None]] = {}
-    models = [FeatureNormModel() for _ in range(world_size)]
+    models = [TwoLevels() for _ in range(world_size)]
 
     def work(rank: int) -> None:
         evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier), batch_size=4)
@@ -89,7 +100,8 @@ def test_every_rank_has_the_numbers_of_a_single_one(world_size: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    single = evaluate(split)
+    single = Evaluator(split, CONTEXT, SingleProcess()).evaluate(TwoLevels(), pixel_metrics=True)
+    assert single["codebook/q0/perplexity_given_top"] is not None
     assert [results[rank] for rank in range(world_size)] == [single] * world_size
     assert sum(sum(model.batch_sizes) for model in models) == len(split)
 
@@ -182,22 +194,29 @@ def test_a_shared_codebook_is_judged_over_all_images() -> None:
     assert metrics["codebook/q0/perplexity"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
 
 
-def test_codebooks_of_classes_are_judged_apart() -> None:
-    counts = {"bolt": {"top": Counter({0: 5})}, "pill": {"top": Counter({1: 2, 3: 2})}}
-    of_classes = {
-        "codebook/top/bolt/use": 1 / 4,
-        "codebook/top/bolt/perplexity": 1,
-        "codebook/top/pill/use": 2 / 4,
-        "codebook/top/pill/perplexity": pytest.approx(2),
-    }
-    assert codebook_health(counts, {"top": 4}, per_class={"q0"}) == of_classes | {
-        "codebook/top/use": 0.75,
-        "codebook/top/perplexity": pytest.approx(np.exp(-(5 / 9 * np.log(5 / 9) + 4 / 9 * np.log(2 / 9)))),
-    }
-    assert codebook_health(counts, {"top": 4}, per_class={"top", "q0"}) == of_classes | {
-        "codebook/top/use": (1 / 4 + 2 / 4) / 2,
-        "codebook/top/perplexity": pytest.approx((1 + 2) / 2),
-    }
+def test_what_a_level_says_beyond_the_top_is_told_by_a_plain_loop() -> None:
+    """Of images with finite scores only, over all classes and of each."""
+    split = make_split(UNEVEN)
+    split.all_features[split.rows[np.flatnonzero(split.class_index == 0)[0]]] = np.nan
+    features = split.all_features[split.rows].astype(np.float32)
+    top, lower = ((features[:, i] * 2 + 8).round().clip(0, 15) for i in (0, 1))
+
+    def expected(members: np.ndarray) -> float:
+        bits = 0.0
+        pairs = list(zip(top[members].ravel().tolist(), lower[members].ravel().tolist(), strict=True))
+        for pair in pairs:
+            bits -= np.log2(pairs.count(pair) / sum(other[0] == pair[0] for other in pairs)) / len(pairs)
+        return float(2**bits)
+
+    metrics = Evaluator(split, CONTEXT, SingleProcess(), batch_size=4).evaluate(
+        TwoLevels(), pixel_metrics=False
+    )
+    finite = ~np.isnan(features).any(axis=(1, 2, 3))
+    assert metrics["codebook/q0/perplexity_given_top"] == pytest.approx(expected(finite))
+    for c, name in enumerate(CLASS_NAMES):
+        of_class = metrics[f"codebook/q0/{name}/perplexity_given_top"]
+        assert of_class == pytest.approx(expected(finite & (split.class_index == c)))
+    assert "codebook/top/perplexity_given_top" not in metrics
 
 
 def test_accuracy_of_a_predicting_router_per_class_and_mean() -> None:

@@ -258,6 +258,14 @@ def test_pixel_metrics_have_student_s_interval_over_the_seeds() -> None:
         assert spread.interval == "t over seeds"
 
 
+def test_of_equal_values_there_is_no_interval_rather_than_a_point() -> None:
+    metrics, scores = map(list, zip(*map(run, (0, 1, 2)), strict=True))
+    for each in metrics:
+        each["test/bolt/pixel_auroc"] = 1.0
+    spread = spreads(metrics, scores)["test/bolt/pixel_auroc"]
+    assert (spread.mean, spread.std, spread.low, spread.interval) == (1.0, 0.0, None, None)
+
+
 def test_one_seed_has_no_deviation_and_is_resampled_over_images_only() -> None:
     found = spreads_of(4)
     image, pixel = found["test/image_auroc"], found["test/pixel_auroc"]
