@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord
 from hvqray.results.class_table import METRIC_LABELS, natural_order
 from hvqray.results.history import Metrics
+from hvqray.results.joint_intervals import JointInterval, joint_intervals, more_in_the_mean
 from hvqray.results.store import class_sweep_folders, read_trials
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
 
@@ -48,6 +49,8 @@ class JointResult:
     """By class, in natural order."""
     metrics: Metrics
     """Flat names: of each class its best model's, the mean over the seeds where it was confirmed; their means over the classes that have one."""
+    intervals: dict[str, JointInterval]
+    """Flat names: of each class that was confirmed; of the means over classes that all have one, taken over the same."""
     baselines: list[BaselineRecord]
     """Those that every class with a best model was held against."""
 
@@ -75,11 +78,13 @@ def read_joint(folder: Path) -> JointResult:
                 source=str(folder),
             )
     held = {one.class_name: (one.best.held_against_baselines()[1], one.best) for one in sweeps if one.best}
+    metrics = joint_metrics({name: metrics for name, (metrics, _) in held.items()})
     return JointResult(
         name=folder.resolve().name,
         sweeps=sweeps,
-        metrics=joint_metrics({name: metrics for name, (metrics, _) in held.items()}),
-        baselines=_joint_baselines({name: best.baselines for name, (_, best) in held.items()}),
+        metrics=metrics,
+        intervals=joint_intervals(metrics, {name: best.held_spreads() for name, (_, best) in held.items()}),
+        baselines=_joint_baselines({name: best.baselines for name, (_, best) in held.items()}, metrics),
     )
 
 
@@ -97,6 +102,7 @@ def write_joint_metrics(folder: Path, joint: JointResult) -> None:
         },
         "selected_on_test": joint.selected_on_test,
         "metrics": joint.metrics,
+        "intervals": {name: asdict(interval) for name, interval in joint.intervals.items()},
         "baselines": [
             {"name": each.name, "settings": each.settings, "metrics": each.metrics}
             | {"more": {name: {"low": low, "high": high} for name, (low, high) in each.more.items()}}
@@ -139,7 +145,7 @@ def _read(folder: Path) -> ClassSweep:
     return ClassSweep(classes[0], folder, description, best, params.get(best.trial_id, {}) if best else {})
 
 
-def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]]) -> list[BaselineRecord]:
+def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]], best: Metrics) -> list[BaselineRecord]:
     """A baseline that a class lacks would be a mean over others than the models', so it is left out."""
     if not by_class:
         return []
@@ -151,6 +157,13 @@ def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]]) -> list[B
             continue
         records = {class_name: records[name] for class_name, records in of_class.items()}
         settings = [each.settings for each in records.values()]
+        metrics = joint_metrics({class_name: each.metrics for class_name, each in records.items()})
+        more = {
+            flat: interval
+            for class_name, each in records.items()
+            for flat, interval in each.more.items()
+            if flat.startswith(f"test/{class_name}/")
+        }
         joint.append(
             BaselineRecord(
                 name,
@@ -161,13 +174,8 @@ def _joint_baselines(by_class: Mapping[str, Sequence[BaselineRecord]]) -> list[B
                     for key, value in one.items()
                     if isinstance(value, dict) or all(each.get(key) == value for each in settings)
                 },
-                joint_metrics({class_name: each.metrics for class_name, each in records.items()}),
-                {
-                    flat: interval
-                    for class_name, each in records.items()
-                    for flat, interval in each.more.items()
-                    if flat.startswith(f"test/{class_name}/")
-                },
+                metrics,
+                more | more_in_the_mean(best, metrics, more, records),
             )
         )
     return joint

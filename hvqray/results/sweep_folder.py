@@ -11,7 +11,7 @@ import yaml
 
 from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, read_baselines
-from hvqray.results.confirmation import ConfirmedConfiguration, read_confirm_record
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread, read_confirm_record
 from hvqray.results.events import Goal
 from hvqray.results.history import Metrics
 
@@ -61,11 +61,19 @@ class BestResult:
     def held_against_baselines(self) -> tuple[str, Metrics]:
         """What is compared with the baselines, in words, and its metrics: the configuration's means over the seeds where it
         was confirmed, since its best seed alone would flatter it; else the model's own."""
-        for each in self.confirmed:
-            if self.run_id in each.run_ids:
-                means = {name: spread.mean for name, spread in each.metrics.items()}
-                return f"{self.trial_id} (mean over {len(each.seeds)} seeds)", means
-        return self.run_id, self.metrics
+        confirmed = self._confirmed()
+        if confirmed is None:
+            return self.run_id, self.metrics
+        means = {name: spread.mean for name, spread in confirmed.metrics.items()}
+        return f"{self.trial_id} (mean over {len(confirmed.seeds)} seeds)", means
+
+    def held_spreads(self) -> dict[str, Spread]:
+        """The spreads of these means over the seeds; empty where it was not confirmed."""
+        confirmed = self._confirmed()
+        return confirmed.metrics if confirmed is not None else {}
+
+    def _confirmed(self) -> ConfirmedConfiguration | None:
+        return next((each for each in self.confirmed if self.run_id in each.run_ids), None)
 
 
 def read_description(folder: Path) -> SweepDescription:

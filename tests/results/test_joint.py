@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from fake_sweep import METRICS, write_fake_sweep
 from rich.console import Console
 
 from hvqray.errors import InputError
+from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_record
 from hvqray.results.joint import joint_metrics, read_joint
+from hvqray.results.joint_intervals import mean_interval
 from hvqray.results.joint_report import build_joint_report, print_joint
 from hvqray.results.store import class_sweep_folders
 from hvqray.results.sweep_folder import read_best
@@ -29,7 +32,7 @@ def add_baselines(folder: Path, **settings: str) -> None:
     record = json.loads(path.read_text())
     lower = {name: value - 0.1 for name, value in record["metrics"].items() if name.startswith("test/")}
     test = next(name for name in lower if name.count("/") == 2 and name.endswith("image_auroc"))
-    more = {test: {"low": 0.01, "high": 0.2}, "test/image_auroc": {"low": 0.0, "high": 0.3}}
+    more = {test: {"low": 0.04, "high": 0.22}, "test/image_auroc": {"low": 0.0, "high": 0.3}}
     record["baselines"] = [
         {"name": name, "settings": {"score": "maximum", "smoothing": value}, "metrics": lower, "more": more}
         for name, value in settings.items()
@@ -83,7 +86,78 @@ def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
     assert padim.name == "padim"
     assert padim.settings == {"score": "maximum"}, "only what all classes agree in"
     assert padim.metrics["test/image_auroc"] == pytest.approx(joint.metrics["test/image_auroc"] - 0.1)
-    assert padim.more == {f"test/{name}/image_auroc": (0.01, 0.2) for name in CLASSES}, "no mean's"
+    low, high = padim.more.pop("test/image_auroc")
+    # Three classes that won .1 each, by .06 less or .12 more: 3 ** .5 * .06 / 3 and 3 ** .5 * .12 / 3.
+    assert (low, high) == pytest.approx((0.1 - 0.06 / 3**0.5, 0.1 + 0.12 / 3**0.5))
+    assert padim.more == {f"test/{name}/image_auroc": (0.04, 0.22) for name in CLASSES}
+
+
+def confirm(parts: Path, *, over: str = "bootstrap over images and seeds", **intervals: Any) -> None:
+    """Give classes the interval (mean, low, high) of the image AUROC over two seeds, and their best model a seed."""
+    for name, (mean, low, high) in intervals.items():
+        path = sweep_folder(parts, name.replace("_", " ")) / "best" / "metrics.json"
+        record = json.loads(path.read_text())
+        spread = Spread([mean, mean], mean, 0.0, low, high, over if low is not None else None)  # type: ignore[arg-type]
+        metrics = {f"test/{name.replace('_', ' ')}/image_auroc": spread}
+        confirmed = ConfirmedConfiguration(record["trial_id"], [0, 1], ["a-s0", "a-s1"], metrics, {})
+        path.write_text(json.dumps(record | {"run_id": "a-s1", "confirm": confirm_record([confirmed])}))
+
+
+def test_the_mean_has_an_interval_where_all_classes_have_one_over_the_same(parts: Path) -> None:
+    assert read_joint(parts).intervals == {}, "nothing was confirmed"
+    of_classes = {"nut_2": (0.9, 0.86, 0.93), "nut_10": (1.0, 0.88, 1.0), "pill": (0.8, 0.77, 0.84)}
+    confirm(parts, **of_classes)
+    build_joint_report(parts, read_joint(parts))
+    told = json.loads((parts / "metrics.json").read_text())
+    assert told["metrics"]["test/image_auroc"] == pytest.approx(0.9)
+    mean = told["intervals"].pop("test/image_auroc")
+    # (.04, .12, .03) below and (.03, 0, .04) above.
+    assert mean["low"] == pytest.approx(0.9 - 0.13 / 3)
+    assert mean["high"] == pytest.approx(0.9 + 0.05 / 3)
+    assert mean["interval"] == "bootstrap over images and seeds"
+    assert {name: each["low"] for name, each in told["intervals"].items()} == {
+        f"test/{name.replace('_', ' ')}/image_auroc": low for name, (_, low, _) in of_classes.items()
+    }
+    line = (
+        "95 % intervals of the means on test: image AUROC 0.8567 to 0.9167 (bootstrap over images and seeds)"
+    )
+    assert line in (parts / "report.html").read_text()
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_joint(console, read_joint(parts))
+    assert line in console.export_text()
+
+    confirm(parts, over="t over seeds", pill=(0.8, 0.77, 0.84))
+    assert "test/image_auroc" not in read_joint(parts).intervals, "one of them tells of other seeds only"
+    confirm(parts, pill=(0.8, None, None))
+    assert set(read_joint(parts).intervals) == {f"test/{name}/image_auroc" for name in CLASSES[:2]}
+    build_joint_report(parts, read_joint(parts))
+    assert "intervals of the means" not in (parts / "report.html").read_text()
+
+
+def test_a_class_in_which_a_metric_is_undefined_is_neither_in_the_mean_nor_in_its_interval(
+    parts: Path,
+) -> None:
+    confirm(parts, nut_2=(0.9, 0.86, 0.93), nut_10=(1.0, 0.88, 1.0), pill=(None, None, None))
+    found = read_joint(parts).intervals["test/image_auroc"]
+    assert found.low == pytest.approx(0.95 - np.hypot(0.04, 0.12) / 2)
+
+
+def test_an_interval_of_a_mean_holds_it_as_often_as_those_of_its_parts() -> None:
+    """Means of 20 to 80 draws of skewed distributions, each with the interval of its standard error."""
+    rng = np.random.default_rng(0)
+    num_draws = (20, 40, 60, 80)
+    held = 0
+    for _ in range(1000):
+        draws = {str(n): rng.exponential(n / 20, size=n) for n in num_draws}
+        values = {name: float(each.mean()) for name, each in draws.items()}
+        halves = {name: 1.96 * each.std(ddof=1) / len(each) ** 0.5 for name, each in draws.items()}
+        interval = mean_interval(
+            values, {name: (values[name] - half, values[name] + half) for name, half in halves.items()}
+        )
+        assert interval is not None
+        held += interval[0] <= np.mean(num_draws) / 20 <= interval[1]
+    assert 0.9 < held / 1000 < 0.97
+    assert mean_interval({}, {}) is None
 
 
 def test_settings_of_the_classes_stand_side_by_side(parts: Path) -> None:
