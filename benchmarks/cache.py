@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.measure import Limits, Work, count_flops, devices, interleave, print_table, quick_flag
-from hvqray.config.sections import BackboneConfig, DataConfig
+from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data.backbones import load_backbone
 from hvqray.data.dataset import Split
 from hvqray.data.prepare import prepare_data

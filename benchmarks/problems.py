@@ -10,12 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hvqray.config.sections import (
-    HvqConfig,
-    ModelConfig,
-    SquadConfig,
-    TrainConfig,
-)
+from hvqray.config.model_sections import HvqConfig, ModelConfig, SquadConfig
+from hvqray.config.sections import TrainConfig
 from hvqray.data.dataset import Sample, Split
 from hvqray.models.interface import ModelContext
 

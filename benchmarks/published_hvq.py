@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hvqray.config.sections import HvqConfig
+from hvqray.config.model_sections import HvqConfig
 from hvqray.models.interface import ModelContext
 
 EPSILON = 1e-5

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.problems import Problem
 from benchmarks.published_hvq import Codebook, PublishedHvq
-from hvqray.config.sections import BackboneConfig, HvqConfig, SquadConfig
+from hvqray.config.data_sections import BackboneConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.models.patchgan import PatchDiscriminator
 from hvqray.models.squad_blocks import Generator

@@ -15,9 +15,9 @@ from hvqray.atomic import check_file, make_folder, write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaseline, choose
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.config.data_sections import DataConfig
 from hvqray.config.metric_names import class_of, metric_name_fault
 from hvqray.config.run_config import absolute_root, load_run_config
-from hvqray.config.sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware

@@ -126,7 +126,8 @@ def class_order(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...
 
 def published_config(layout: PublishedLayout, classes: Sequence[str]) -> RunConfig:
     """The published model, data and training as this project configures them."""
-    from hvqray.config.sections import BackboneConfig, DataConfig, RunConfig, TrainConfig
+    from hvqray.config.data_sections import BackboneConfig, DataConfig
+    from hvqray.config.sections import RunConfig, TrainConfig
 
     return RunConfig(
         model=layout.model_config(),

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from hvqray.atomic import check_file, make_folder, write_atomically
 from hvqray.command_line import DONE, add_cache_option, add_layout_option, argument_parser, run_command
-from hvqray.config.sections import DataConfig, ValidationConfig
+from hvqray.config.data_sections import DataConfig, ValidationConfig
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.layouts import AUTO, read_dataset
 from hvqray.data.prepare import prepare_data

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from hvqray.atomic import check_file, make_folder, naming, replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
-from hvqray.config.sections import BitDepth
+from hvqray.config.data_sections import BitDepth
 from hvqray.data.files import check_name, image_files
 from hvqray.data.images import load_image
 from hvqray.data.progress import Progress, progress_bar

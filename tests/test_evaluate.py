@@ -14,7 +14,7 @@ from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
 
 from hvqray import evaluate, predict
 from hvqray.command_line import run_command
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import METRIC_NAMES
 

@@ -7,7 +7,8 @@ import torch
 from torch.backends import cudnn
 from torch.nn import functional as F
 
-from hvqray.config.sections import BackboneConfig, TrainConfig
+from hvqray.config.data_sections import BackboneConfig
+from hvqray.config.sections import TrainConfig
 from hvqray.data.backbones import load_backbone
 from hvqray.exact import exact_convolutions
 from hvqray.models.map_ops import gaussian_smooth

@@ -15,7 +15,9 @@ from PIL import Image
 
 from hvqray import export
 from hvqray.command_line import run_command
-from hvqray.config.sections import BackboneConfig, DataConfig, HvqConfig, RunConfig, SquadConfig
+from hvqray.config.data_sections import BackboneConfig, DataConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import RunConfig
 from hvqray.data.backbones import load_backbone
 from hvqray.metrics import THRESHOLD
 from hvqray.models.build import build_model

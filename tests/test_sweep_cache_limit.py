@@ -10,7 +10,7 @@ from small_images import write_space
 
 from hvqray import sweep
 from hvqray.command_line import run_command
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.tuning import ray_runtime, session
 
 

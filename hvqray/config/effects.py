@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.data_sections import BackboneConfig
 
 
 class Effect(NamedTuple):

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from hvqray.config.sections import DataConfig, HvqConfig, SquadConfig, TrainConfig
+from hvqray.config.data_sections import DataConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import TrainConfig
 
 MODELS: dict[str, type[BaseModel]] = {"hvq": HvqConfig, "squad": SquadConfig}
 DEFAULT_MODEL = "hvq"

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from pydantic import Field, field_validator, model_validator
 
 from hvqray.config.faults import show
-from hvqray.config.sections import Section
+from hvqray.config.section import Section
 from hvqray.errors import did_you_mean
 
 _RANGES = {

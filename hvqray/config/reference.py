@@ -11,14 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hvqray.config.sections import (
-    ConfirmConfig,
-    DataConfig,
-    HvqConfig,
-    ResourcesConfig,
-    SquadConfig,
-    TrainConfig,
-)
+from hvqray.config.data_sections import DataConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import ConfirmConfig, ResourcesConfig, TrainConfig
 
 MARKER = "<!-- Generated: `python -m hvqray.config.reference docs/sweep-file.md` rewrites what follows. -->"
 

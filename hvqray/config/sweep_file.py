@@ -26,16 +26,8 @@ from hvqray.config.run_config import (
     make_paths_absolute,
     take_data_root,
 )
-from hvqray.config.sections import (
-    BaselineChoice,
-    ConfirmConfig,
-    Fraction,
-    PositiveInt,
-    ResourcesConfig,
-    RunConfig,
-    Section,
-    TrainConfig,
-)
+from hvqray.config.section import Fraction, PositiveInt, Section
+from hvqray.config.sections import BaselineChoice, ConfirmConfig, ResourcesConfig, RunConfig, TrainConfig
 from hvqray.config.sweep_checks import SpaceCheck
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
 from hvqray.errors import InputError, did_you_mean

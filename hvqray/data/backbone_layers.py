@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.data_sections import BackboneConfig
 from hvqray.errors import InputError
 
 NUM_VIT_BLOCKS = 4

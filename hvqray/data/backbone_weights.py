@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.data_sections import BackboneConfig
 from hvqray.errors import InputError, did_you_mean
 
 BUNDLED_PACKAGES = {

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.data_sections import BackboneConfig
 from hvqray.data.backbone_layers import Layers, choose_layers, drop_unused_blocks
 from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights

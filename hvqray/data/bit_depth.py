@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from hvqray.config.sections import BitDepth
+from hvqray.config.data_sections import BitDepth
 from hvqray.errors import InputError
 
 Kind = Literal["grey", "colour"]

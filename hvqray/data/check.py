@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hvqray.config.sections import BitDepth
+from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.dataset import Dataset, Sample
 from hvqray.data.files import NORMAL_ONLY, counted, is_image

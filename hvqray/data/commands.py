@@ -24,9 +24,9 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
+from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.config.faults import first_fault
 from hvqray.config.run_config import absolute_root
-from hvqray.config.sections import BitDepth, DataConfig
 from hvqray.data.bit_depth import Largest, remarks
 from hvqray.data.cache import cache_entries, clear_cache, default_cache_dir, parse_bytes
 from hvqray.data.check import check_dataset

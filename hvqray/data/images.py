@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hvqray.config.sections import BitDepth
+from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import (
     Largest,
     colour_fault,

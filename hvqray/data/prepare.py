@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hvqray.atomic import make_folder
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.data.bit_depth import remarks
 from hvqray.data.cache import clear_cache, default_cache_dir
 from hvqray.data.dataset import Dataset, PreparedData, Split

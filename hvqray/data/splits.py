@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from hvqray.config.sections import ValidationConfig
+from hvqray.config.data_sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
 from hvqray.data.groups import group_names, matches_any
 from hvqray.errors import InputError

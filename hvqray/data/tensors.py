@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from hvqray.config.sections import BitDepth, DataConfig
+from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.data.arrow_store import Column, TensorWriter
 from hvqray.data.backbone_weights import find_weights
 from hvqray.data.bit_depth import Largest, largest_of

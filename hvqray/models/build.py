@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.errors import InputError
 from hvqray.models.interface import AnomalyModel, ModelContext
 

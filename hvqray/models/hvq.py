@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.config.sections import HvqConfig
+from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
 from hvqray.models.codebook_start import start_codebooks
 from hvqray.models.image_score import ImageScore

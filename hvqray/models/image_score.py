@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.config.sections import ErrorMapFields
+from hvqray.config.model_sections import ErrorMapFields
 from hvqray.models.map_ops import pooled_scores
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.config.sections import QuantizerFields, QuantizerName
+from hvqray.config.model_sections import QuantizerFields, QuantizerName
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.quantizers.fsq import FSQ
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer

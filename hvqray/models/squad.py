@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from hvqray.config.sections import SquadConfig
+from hvqray.config.model_sections import SquadConfig
 from hvqray.models.hvq import evaluating
 from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import (

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hvqray.config.sections import SquadConfig
+from hvqray.config.model_sections import SquadConfig
 from hvqray.models.levels import FsqLevel, build_level
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from hvqray.config.data_sections import DataConfig
 from hvqray.config.metric_names import class_of
-from hvqray.config.sections import DataConfig
 from hvqray.config.sweep_file import SweepFile, names_a_folder
 from hvqray.data.cache import default_cache_dir
 from hvqray.data.dataset import Dataset

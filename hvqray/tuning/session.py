@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from hvqray.atomic import make_folder
-from hvqray.config.sections import DataConfig, TrainConfig
+from hvqray.config.data_sections import DataConfig
+from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.models.build import map_bytes
 from hvqray.models.interface import ModelContext

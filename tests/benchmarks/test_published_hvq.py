@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published_hvq import Codebook, Layer, PublishedHvq
-from hvqray.config.sections import HvqConfig
+from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import MultiheadAttention
 from hvqray.models.hvq import HvqModel
 from hvqray.models.interface import Batch, ModelContext

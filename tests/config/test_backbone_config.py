@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hvqray.config.data_sections import BackboneConfig
 from hvqray.config.run_config import load_run_config
-from hvqray.config.sections import BackboneConfig
 from hvqray.config.sweep_file import load_sweep, resolve_run_config
 from hvqray.errors import InputError
 

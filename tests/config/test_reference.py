@@ -7,16 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from hvqray.config.data_sections import DataConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.parameters import Parameter
 from hvqray.config.reference import MARKER, fields_markdown
-from hvqray.config.sections import (
-    ConfirmConfig,
-    DataConfig,
-    HvqConfig,
-    ResourcesConfig,
-    SquadConfig,
-    TrainConfig,
-)
+from hvqray.config.sections import ConfirmConfig, ResourcesConfig, TrainConfig
 from hvqray.config.sweep_file import Hyperband, Metric, SweepFile, load_sweep
 from hvqray.tuning.samplers import METHODS
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.run_config import config_hash, load_run_config, run_config_yaml
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig
+from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import RunConfig
 from hvqray.config.sweep_file import check_metric_classes, load_sweep, resolve_run_config
 from hvqray.errors import InputError
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from hvqray.config.data_sections import ValidationConfig
 from hvqray.config.run_config import config_hash, load_run_config, run_config_dict, run_config_yaml
-from hvqray.config.sections import RunConfig, ValidationConfig
+from hvqray.config.sections import RunConfig
 from hvqray.config.sweep_file import load_sweep, resolve_run_config
 
 

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from hvqray.config.sections import BackboneConfig
+from hvqray.config.data_sections import BackboneConfig
 from hvqray.data import backbone_weights
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.errors import InputError

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional as F
 
-from hvqray.config.sections import BackboneConfig, DataConfig
+from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights
 from hvqray.data.backbones import estimate_batchnorm, load_backbone

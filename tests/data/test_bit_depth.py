@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvqray.config.sections import BitDepth, DataConfig
+from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data import commands
 from hvqray.data.bit_depth import remarks

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from layout_copies import WRITERS, write_kolektor, write_mvtec, write_plain, write_visa
 
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.data import commands
 from hvqray.data.check import check_dataset
 from hvqray.data.images import load_sample

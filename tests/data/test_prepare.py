@@ -12,7 +12,7 @@ import torch
 from layout_copies import write_visa
 from PIL import Image
 
-from hvqray.config.sections import BackboneConfig, DataConfig
+from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data import tensors
 from hvqray.data.backbones import load_backbone
 from hvqray.data.cache import cache_entries

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.data.layouts import LAYOUTS
 from hvqray.data.prepare import open_dataset

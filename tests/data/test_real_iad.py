@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from layout_copies import Copy, write_real_iad
 
-from hvqray.config.sections import ValidationConfig
+from hvqray.config.data_sections import ValidationConfig
 from hvqray.data.groups import group_names
 from hvqray.data.layouts import read_dataset
 from hvqray.data.real_iad import read_real_iad

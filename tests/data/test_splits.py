@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvqray.config.sections import ValidationConfig
+from hvqray.config.data_sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
 from hvqray.data.groups import group_names
 from hvqray.data.splits import SYNTHETIC, Splits, make_splits

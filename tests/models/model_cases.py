@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch, ModelContext
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import ModelContext

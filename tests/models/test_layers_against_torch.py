@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hvqray.config.sections import HvqConfig
+from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.interface import RandomStream

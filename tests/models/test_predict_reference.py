@@ -25,7 +25,7 @@ from model_cases import (
 from scipy import ndimage
 from torch import Tensor
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.models.hvq import HvqModel
 from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.models.residual_distance import ErrorMap

@@ -11,7 +11,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
-from hvqray.config.sections import ErrorMapFields
+from hvqray.config.model_sections import ErrorMapFields
 from hvqray.models.residual_distance import (
     BAND,
     LEAF,

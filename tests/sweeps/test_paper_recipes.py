@@ -14,7 +14,7 @@ import timm
 import torch
 
 from hvqray import submit, sweep
-from hvqray.config.sections import HvqConfig
+from hvqray.config.model_sections import HvqConfig
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data.backbone_layers import choose_layers
 

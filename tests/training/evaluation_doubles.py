@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hvqray.config.sections import ErrorMapFields
+from hvqray.config.model_sections import ErrorMapFields
 from hvqray.data.dataset import Sample, Split
 from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Prediction

@@ -14,7 +14,7 @@ from ray_head import unused_port
 from tiny_data import CHANNELS, GRID, tiny_data
 from two_ranks import run_two_ranks
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.data.dataset import Split
 from hvqray.models.build import build_model
 from hvqray.models.hvq import HvqModel

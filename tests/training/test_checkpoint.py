@@ -14,8 +14,9 @@ import torch
 from full_disk import files_of_at_most
 from safetensors.torch import load_file, save_file
 
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.run_config import load_run_config
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import ModelContext

@@ -16,7 +16,8 @@ from ray_head import unused_port
 from tiny_data import tiny_data
 from two_ranks import run_two_ranks
 
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.models import squad
 from hvqray.training.checkpoint import RESUME_FILE, load_model

@@ -15,7 +15,8 @@ from tiny_data import tiny_data
 from torch import Tensor, nn
 from two_ranks import run_two_ranks
 
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.models import squad
 from hvqray.quantizers.vq import VectorQuantizer
 from hvqray.training.communicator import ProcessGroup

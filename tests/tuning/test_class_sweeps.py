@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from small_images import write_small_images, write_space
 
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.data.prepare import open_dataset
 from hvqray.data.splits import make_splits

@@ -14,7 +14,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from hvqray.config.run_config import run_config_dict
-from hvqray.config.sections import HvqConfig, RunConfig, SquadConfig, TrainConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.data import prepare
 from hvqray.tuning.trial import HvqrayTrial, TrialSpec
 from tiny_data import tiny_data

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from hvqray.config.sections import DataConfig
+from hvqray.config.data_sections import DataConfig
 from hvqray.data.dataset import PreparedData
 from hvqray.errors import InputError
 from hvqray.tuning.node_caches import NodeCaches, _build

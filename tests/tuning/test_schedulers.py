@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from hvqray.config.sections import Section
+from hvqray.config.section import Section
 from hvqray.config.sweep_file import Hyperband, Median
 from hvqray.errors import InputError
 from hvqray.tuning.schedulers import make_scheduler

@@ -13,8 +13,9 @@ import pytest
 import torch
 from tiny_data import tiny_data
 
+from hvqray.config.model_sections import HvqConfig
 from hvqray.config.run_config import run_config_dict
-from hvqray.config.sections import HvqConfig, RunConfig, TrainConfig
+from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.training.checkpoint import RESUME_FILE, load_model
 from hvqray.training.failures import WorkersDied

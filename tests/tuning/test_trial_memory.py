@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hvqray.config.sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.errors import InputError
 from hvqray.models.build import build_model

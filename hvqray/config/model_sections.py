@@ -1,0 +1,254 @@
+"""The `model` section: HVQ-Trans or SQUAD, their quantisers and their maps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from hvqray.config.section import Fraction, NonNegativeFloat, PositiveInt, Section, distinct
+
+FsqLevels = Annotated[list[Annotated[int, Field(ge=3, le=64)]], Field(min_length=1, max_length=10)]
+QuantizerName = Literal["vq", "fsq", "none"]
+
+MOST_CODES = 2**16
+"""Of a learned codebook that grew from level to level."""
+
+
+def _one_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list) else "one"
+
+
+# Told apart by what was given, so that a fault is told of that form alone.
+LevelQuantizers = Annotated[
+    Annotated[QuantizerName, Tag("one")] | Annotated[list[Literal["vq", "fsq"]], Tag("list")],
+    Discriminator(_one_or_list),
+]
+LevelSizes = Annotated[
+    Annotated[PositiveInt, Tag("one")] | Annotated[list[PositiveInt], Tag("list")],
+    Discriminator(_one_or_list),
+]
+
+
+Fractions = Annotated[
+    Annotated[Fraction, Tag("one")] | Annotated[list[Fraction], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_list),
+]
+
+
+class QuantizerFields(Section):
+    """What both models say about their discrete codes."""
+
+    quantizer: LevelQuantizers = "vq"
+    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline); or a list, one for each level from the top."""
+    codebook_size: LevelSizes = 128
+    """Codes per codebook, K; or a list, one for each level from the top, `top, q{N-1}, ..., q0` (used with `quantizer: vq`, at levels that have it)."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay per step of the codebooks' moving averages (used with `quantizer: vq`)."""
+    commitment_weight: NonNegativeFloat = 0.25
+    """Weight of the commitment term, summed over levels (used with `quantizer: vq`)."""
+    codebook_init: Literal["kmeans", "normal"] = "kmeans"
+    """Codes start at k-means centres of training tokens, or at N(0, 1) draws (used with `quantizer: vq`)."""
+    revive_dead_codes: bool = False
+    """Let codes unused for `revive_after` steps split the busiest codes of the step (used with `quantizer: vq`)."""
+    revive_after: PositiveInt = 100
+    """Steps without use after which a code counts as dead (used with `revive_dead_codes`)."""
+    fsq_levels: FsqLevels = Field(default=[8, 5, 5, 5])
+    """Levels per FSQ dimension, each at least 3 (used with `quantizer: fsq`)."""
+
+
+class ErrorMapFields(Section):
+    """How both models turn the error of the reconstructed features into a map, and the map into an image's score."""
+
+    map_distance: Literal["l2", "mahalanobis", "local_mahalanobis"] = "l2"
+    """Size of a location's error: its norm, or its distance from normal images' errors, of all locations or of its own."""
+    map_shrinkage: Fraction | Literal["oas"] = "oas"
+    """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
+    map_coarse_weight: NonNegativeFloat = 0.0
+    """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (7 x 7 with `grid_stride: 8`; not with `map_distance: l2`)."""
+    map_norm_weight: NonNegativeFloat = 0.0
+    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm)."""
+    score_from: Literal["map", "coarse", "both"] = "map"
+    """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations (7 x 7 with `grid_stride: 8`), or that plus the plain one."""
+    score_pool_size: PositiveInt = 16
+    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
+    score_top_fraction: Fractions = 0.0
+    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
+
+    def score_top_fractions(self) -> list[float]:
+        """The shares that the image score may be taken from."""
+        given = self.score_top_fraction
+        return given if isinstance(given, list) else [given]
+
+    @field_validator("score_top_fraction")
+    @classmethod
+    def _each_share_once(cls, given: float | list[float]) -> float | list[float]:
+        return distinct(given, "a share") if isinstance(given, list) else given
+
+    @model_validator(mode="after")
+    def _is_beside_a_distance(self) -> ErrorMapFields:
+        if self.map_distance == "l2":
+            for field in ("map_coarse_weight", "map_norm_weight", "score_from"):
+                value, default = getattr(self, field), type(self).model_fields[field].default
+                if value != default:
+                    raise ValueError(
+                        f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
+                    )
+        return self
+
+
+class HvqConfig(ErrorMapFields, QuantizerFields):
+    """HVQ-Trans: a transformer that reconstructs features from a hierarchy of quantised latents."""
+
+    name: Literal["hvq"] = "hvq"
+    """Which model."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
+    """Embedding width D; the paper's is 256."""
+    hierarchy_depth: Annotated[int, Field(ge=1, le=8)] = 2
+    """Encoder layers = decoder layers = quantised lower levels, N; the paper's is 4."""
+    codebook_growth: PositiveInt = 1
+    """Codes of each lower level over those of the level above it, beside one `codebook_size` for the top; the paper has as many at all (used with `quantizer: vq`)."""
+    num_heads: PositiveInt = 8
+    """Attention heads; must divide `width`."""
+    feedforward_width: PositiveInt = 512
+    """Hidden width of the feed-forward layers; the paper's is 1024."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout probability in attention and feed-forward layers."""
+    standardize_features: bool = True
+    """Reconstruct features scaled to zero mean and unit variance per channel (training images); the paper does not."""
+    feature_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    router: Literal["oracle", "predicted", "none"] = "oracle"
+    """What picks codebooks and output expert: the true class, the nearest class prototype, or nothing (one shared set)."""
+    ot_weight: NonNegativeFloat = 80.0
+    """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
+    ot_levels: list[Annotated[int, Field(ge=0)]] = Field(default=[0])
+    """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
+
+    @field_validator("ot_levels")
+    @classmethod
+    def _each_level_once(cls, levels: list[int]) -> list[int]:
+        return distinct(levels, "a level")
+
+    @model_validator(mode="after")
+    def _check(self) -> HvqConfig:
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide width {self.width}")
+        names = self.level_names()
+        for field in ("quantizer", "codebook_size"):
+            value = getattr(self, field)
+            if isinstance(value, list) and len(value) != len(names):
+                raise ValueError(
+                    f"{field}: a list of {len(value)} does not go with hierarchy_depth {self.hierarchy_depth};"
+                    f" give {len(names)}, for {', '.join(names)}"
+                )
+        if isinstance(self.codebook_size, list) and self.codebook_growth > 1:
+            raise ValueError(
+                f"codebook_growth: {self.codebook_growth} does not go with a list of codebook_size; give one of them"
+            )
+        if self.codebook_growth > 1 and "vq" in self.quantizers() and max(self.codebook_sizes()) > MOST_CODES:
+            raise ValueError(
+                f"codebook_growth: {self.codebook_growth} makes {max(self.codebook_sizes())} codes at q0, more than"
+                f" {MOST_CODES}; lower it, codebook_size or hierarchy_depth"
+            )
+        if any(level >= self.hierarchy_depth for level in self.ot_levels):
+            raise ValueError(
+                f"ot_levels: {self.ot_levels} must lie below hierarchy_depth {self.hierarchy_depth}"
+            )
+        if "vq" in self.quantizers() and self.ot_weight > 0:
+            kinds = dict(zip(names, self.quantizers(), strict=True))
+            for level in self.ot_levels:
+                if (kind := kinds[f"q{level}"]) != "vq":
+                    raise ValueError(
+                        f"ot_levels: {self.ot_levels} names q{level}, whose quantizer is {kind}; name levels with vq, or []"
+                    )
+        return self
+
+    def level_names(self) -> list[str]:
+        """The N + 1 levels of the hierarchy, from the top: `top`, `q{N-1}`, ..., `q0`."""
+        return ["top", *(f"q{i}" for i in reversed(range(self.hierarchy_depth)))]
+
+    def quantizers(self) -> list[QuantizerName]:
+        """The quantiser of each of `level_names`."""
+        if isinstance(self.quantizer, list):
+            return [*self.quantizer]
+        return [self.quantizer] * (self.hierarchy_depth + 1)
+
+    def codebook_sizes(self) -> list[int]:
+        """The `codebook_size` of each of `level_names`; of use at those with `vq`."""
+        if isinstance(self.codebook_size, list):
+            return self.codebook_size
+        return [self.codebook_size * self.codebook_growth**i for i in range(self.hierarchy_depth + 1)]
+
+
+class SquadConfig(ErrorMapFields, QuantizerFields):
+    """SQUAD: a hierarchical FSQ autoencoder of features and image, with a PatchGAN discriminator (this project's design)."""
+
+    name: Literal["squad"]
+    """Which model."""
+    quantizer: QuantizerName = "fsq"
+    """`fsq` is SQUAD's own; `vq` and `none` are ablations."""
+    codebook_size: PositiveInt = 128
+    """Codes per codebook, K, at every level (used with `quantizer: vq`)."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
+    """Channels D of the encoder and decoder blocks."""
+    num_residual_blocks: Annotated[int, Field(ge=0, le=8)] = 2
+    """Residual convolution blocks in the encoder and in the feature decoder, each."""
+    router: Literal["oracle", "predicted", "none"] = "none"
+    """What picks the class's normal errors that a map is judged by: the true class, the nearest prototype, or nothing."""
+    hierarchy: Literal["resolutions", "residual"] = "resolutions"
+    """Coarse codes condition finer ones at halved resolutions (as VQ-VAE-2), or residual quantisation on one grid."""
+    hierarchy_depth: Annotated[int, Field(ge=1, le=4)] = 2
+    """Number of quantised levels."""
+    standardize_features: bool = True
+    """Reconstruct features scaled to zero mean and unit variance per channel (training images)."""
+    feature_noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    image_head: bool = True
+    """Whether a second decoder head reconstructs the image; without it there is no discriminator either."""
+    image_scale: Literal[1, 2, 4] = 4
+    """The image head works at image size divided by this."""
+    image_width: Annotated[int, Field(ge=4, multiple_of=4)] = 32
+    """Channels of the image head's last block and of the discriminator's first."""
+    discriminator: bool = True
+    """Whether a PatchGAN discriminator judges the reconstructed image."""
+    discriminator_start: Fraction = 0.3
+    """Share of all training steps after which the discriminator joins in."""
+    feature_mse_weight: NonNegativeFloat = 1.0
+    """Weight of the features' mean squared error in the loss."""
+    feature_cosine_weight: NonNegativeFloat = 1.0
+    """Weight of the features' cosine distance in the loss."""
+    image_l1_weight: NonNegativeFloat = 1.0
+    """Weight of the image's absolute error in the loss."""
+    image_ssim_weight: NonNegativeFloat = 0.5
+    """Weight of the image's 1 - SSIM in the loss."""
+    adversarial_weight: NonNegativeFloat = 0.1
+    """Weight of the generator's adversarial term, on top of the adaptive one."""
+    map_cosine_weight: NonNegativeFloat = 1.0
+    """Weight of the features' cosine distance in the anomaly map."""
+    map_l2_weight: NonNegativeFloat = 1.0
+    """Weight of the size of the features' error (`map_distance`) in the anomaly map."""
+    map_image_weight: NonNegativeFloat = 0.1
+    """Weight of the image's SSIM error in the anomaly map."""
+    map_discriminator_weight: NonNegativeFloat = 0.1
+    """Weight of the discriminator's feature-matching distance in the anomaly map."""
+    smoothing_sigma: NonNegativeFloat = 4.0
+    """Standard deviation of the Gaussian that smooths the anomaly map, in pixels; 0 switches it off."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SquadConfig:
+        weights = [self.map_cosine_weight, self.map_l2_weight]
+        if self.image_head:
+            weights += [self.map_image_weight, self.map_discriminator_weight * self.discriminator]
+        if not any(weights):
+            raise ValueError(
+                "map_cosine_weight: all parts of the anomaly map that exist have weight 0; raise one"
+            )
+        if self.map_l2_weight == 0 and self.map_distance != "l2":
+            raise ValueError(
+                f"map_distance: {self.map_distance} counts for nothing with map_l2_weight 0; raise that, or take l2"
+            )
+        return self
+
+
+ModelConfig = Annotated[HvqConfig | SquadConfig, Field(discriminator="name")]
