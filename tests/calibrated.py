@@ -8,13 +8,16 @@ import torch
 
 from hvqray.models.interface import AnomalyModel, Batch, RouteImages
 from hvqray.training.calibration import RouteMembers, members_of_routes
+from hvqray.training.evaluation import evaluating
 
 
 def calibrate(model: AnomalyModel, batches: Callable[[], Iterable[Batch]]) -> None:
     """Have `model` measure the maps of all of its routes on all images of `batches`."""
     given = list(batches())
     whole = _joined(given)
-    route_n = torch.cat([model.routes(batch) for batch in given]).numpy()
+    with evaluating(model):
+        routes = [model.router(batch.features_BChw, batch.class_index_B) for batch in given]
+    route_n = torch.cat(routes).numpy()
 
     def images(members: RouteMembers) -> RouteImages:
         def passes() -> Iterator[Batch]:
@@ -22,7 +25,7 @@ def calibrate(model: AnomalyModel, batches: Callable[[], Iterable[Batch]]) -> No
 
         return RouteImages(members.routes, passes, members.are_of_others)
 
-    members = members_of_routes(route_n, num_routes=len(model.image_score.chosen_R))
+    members = members_of_routes(route_n, num_routes=model.router.num_routes)
     model.calibrate(images(each) for each in members)
 
 

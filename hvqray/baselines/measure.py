@@ -120,7 +120,7 @@ def measure_baseline(
     results: list[BaselineResult] = []
     class_names = data.context.class_names
     # The 3 of PatchCore's paper; 1, as a location has seen its surroundings already; and as far as the models see coarsely.
-    neighbourhoods = sorted({1, 3, coarse_side(data.context.grid_stride)})
+    neighbourhoods = sorted({1, 3, coarse_side(data.context.grid_stride, data.context.grid_size[0])})
     num_fits = len(neighbourhoods) * len(class_names)
     for i, side in enumerate(neighbourhoods):
         found: dict[MapSettings, dict[str, dict[str, Measured]]] = {}

@@ -65,11 +65,11 @@ class ErrorMapFields(Section):
     map_shrinkage: Fraction | Literal["oas"] = "oas"
     """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
-    """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (7 x 7 with `grid_stride: 8`; not with `map_distance: l2`)."""
+    """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (on finer grids more: 7 x 7 at 8 pixels a location; not with `map_distance: l2`)."""
     map_norm_weight: NonNegativeFloat = 0.0
     """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm)."""
     score_from: Literal["map", "coarse", "both"] = "map"
-    """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations (7 x 7 with `grid_stride: 8`), or that plus the plain one."""
+    """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location), or that plus the plain one."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
     score_top_fraction: Fractions = 0.0

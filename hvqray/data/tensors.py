@@ -109,7 +109,9 @@ def features_key(
         else file_digests([weights], cache_dir / ".digests" / "weights.json")[weights]
     )
     parts = [FEATURES_VERSION, images, backbone.name, digest, str(sorted(set(backbone.strides)))]
-    parts += [str(backbone.grid_stride), str(backbone.blocks), backbone.padding]
+    parts += [str(backbone.blocks), backbone.padding]
+    if backbone.grid_stride != 16 and not backbone.is_named_vit():  # as it was before there was a choice
+        parts.append(f"grid of stride {backbone.grid_stride}")
     if config.adapt_batchnorm and batchnorm is not None:
         parts += [text for name in sorted(batchnorm) for text in (name, batchnorm[name].tobytes().hex())]
     elif config.adapt_batchnorm:

@@ -1,7 +1,14 @@
 """The seven metrics of anomaly detection per class, and codebook health; NumPy only."""
 
 from hvqray.metrics.aupro import MaskRegions
-from hvqray.metrics.codebook import CodePairs, codebook_use, count_codes, count_pairs, perplexity_given
+from hvqray.metrics.codebook import (
+    CodePairs,
+    add_pairs,
+    codebook_use,
+    count_codes,
+    count_pairs,
+    perplexity_given,
+)
 from hvqray.metrics.per_class import (
     IMAGE_METRICS,
     METRIC_NAMES,
@@ -21,6 +28,7 @@ __all__ = [
     "THRESHOLD",
     "CodePairs",
     "MaskRegions",
+    "add_pairs",
     "codebook_use",
     "count_codes",
     "count_pairs",

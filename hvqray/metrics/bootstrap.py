@@ -1,7 +1,8 @@
 """Bootstrap resamples of images, and replicates of the image metrics: how much they owe to the very images that were tested.
 
 Images are resampled with replacement within each label (normal, anomalous), so that a resample has as many of each as
-the test set; and each time with one of them left out, without which the replicates of a few images vary too little (bootknife). Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
+the test set; and each time with one of them left out, without which the replicates of a few images vary too little
+(bootknife). Images that belong together, such as crops of one photograph, are no independent draws: they are drawn
 together, as many groups with one label, the other and both as the test set has. A resample is a vector of counts, and
 all metrics follow from the counts summed up in the order of the scores: no resample is ever sorted.
 

@@ -56,18 +56,29 @@ def count_pairs(
     return CodePairs(*np.unique(key * sizes[1] + lower, return_counts=True), sizes[1])
 
 
-def perplexity_given(parts: Sequence[CodePairs]) -> float:
-    """exp(H(lower | upper)) of all parts' pairs together, H in nats: from 1, where the upper code tells the lower one, to the
-    perplexity of the lower codes by themselves, where it tells nothing."""
+def add_pairs(parts: Sequence[CodePairs]) -> CodePairs:
+    """The pairs of all parts together, which are of the same two levels."""
     key_P = np.concatenate([part.key_P for part in parts])
     order = np.argsort(key_P, kind="stable")  # each part is sorted
-    key_P, count_P = key_P[order], np.concatenate([part.count_P for part in parts])[order]
-    log_counts = [_sum_of_n_log_n(of_P, count_P) for of_P in (key_P // parts[0].size, key_P)]
-    return math.exp(max(0.0, (log_counts[0] - log_counts[1]) / int(count_P.sum())))
+    count_P = np.concatenate([part.count_P for part in parts])[order]
+    return CodePairs(*_sum_equal(key_P[order], count_P), parts[0].size)
 
 
-def _sum_of_n_log_n(ascending_P: Int[np.ndarray, " P"], count_P: Int[np.ndarray, " P"]) -> float:
-    """Over distinct keys, n being how often one occurs."""
+def perplexity_given(pairs: CodePairs) -> float:
+    """exp(H(lower | upper)), H in nats: from 1, where the upper code tells the lower one, to the perplexity of the lower codes by
+    themselves, where it tells nothing."""
+    _, upper_counts = _sum_equal(pairs.key_P // pairs.size, pairs.count_P)
+    entropy = _sum_of_n_log_n(upper_counts) - _sum_of_n_log_n(pairs.count_P)
+    return math.exp(max(0.0, entropy / int(pairs.count_P.sum())))
+
+
+def _sum_equal(
+    ascending_P: Int[np.ndarray, " P"], count_P: Int[np.ndarray, " P"]
+) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+    """Each key once, with how often it occurs."""
     first = np.append(0, np.flatnonzero(ascending_P[1:] != ascending_P[:-1]) + 1)
-    counts = np.add.reduceat(count_P, first)
+    return ascending_P[first], np.add.reduceat(count_P, first)
+
+
+def _sum_of_n_log_n(counts: Int[np.ndarray, " P"]) -> float:
     return float((counts * np.log(counts)).sum())

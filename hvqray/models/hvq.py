@@ -207,22 +207,11 @@ class HvqModel(nn.Module):
             level.update(self.all_reduce_sum_)
 
     @torch.no_grad()
-    def routes(self, batch: Batch) -> Int[Tensor, " B"]:
-        """The sets of codebooks, output weights and normal errors that images are predicted with."""
-        with evaluating(self):
-            route_B: Tensor = self.router(batch.features_BChw, batch.class_index_B)
-        return route_B
-
-    @torch.no_grad()
     def calibrate(self, images: Iterable[RouteImages]) -> None:
         """The distribution of errors on normal images, where `map_distance` asks for it."""
         with evaluating(self):
             for each in images:
                 self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
-
-    def measured(self, route: int) -> list[Tensor]:
-        """The route's distribution of errors."""
-        return [of_routes[route] for of_routes in self.error_map.buffers()]
 
     def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
         """Of the reconstructed features."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hvqray.models.image_score import ImageScore, ScoreCandidates
+
+if TYPE_CHECKING:
+    from hvqray.models.residual_distance import ErrorMap
+    from hvqray.models.router import Router
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,12 @@ class RandomStream:
     """Random draws for one step that do not depend on how the batch is split over ranks.
 
     Every rank seeds the same generator, draws for the whole global batch, and keeps its own rows; so two workers
-    with half the batch each see the same dropout masks and noise as one worker with all of it.
+    with half the batch each see the same dropout masks and noise as one worker with all of it. CPUs draw other masks than GPUs.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._generator = torch.Generator(device=device)
-        self._bits = np.random.Generator(np.random.SFC64()) if self._generator.device.type == "cpu" else None
+        self._bits = np.random.Generator(np.random.SFC64(0)) if self._generator.device.type == "cpu" else None
         self._rows = slice(None)
         self._num_rows: int | None = None
 
@@ -151,6 +155,10 @@ class AnomalyModel(Protocol):
     """The levels at which every class has a codebook of its own, so that equal codes of two classes are different codes."""
     training: bool
     """As in `nn.Module`."""
+    router: Router
+    """Which codebooks, output weights and normal errors an image is predicted with: its route."""
+    error_map: ErrorMap
+    """What is measured for each route on normal images."""
     image_score: ImageScore
     """Which rule gives the image score of a route; an evaluation on `val` chooses among several."""
     random: RandomStream
@@ -190,20 +198,12 @@ class AnomalyModel(Protocol):
         """After the optimisers' step: apply the codebook statistics gathered in `loss`, summed over all ranks."""
         ...
 
-    def routes(self, batch: Batch) -> Tensor:
-        """Which route a prediction takes for every image, int64 (B,): what the maps are measured for separately."""
-        ...
-
     def calibrate(self, images: Iterable[RouteImages]) -> None:
         """Before an evaluation: statistics of the map on normal training images.
 
         Every rank calls this, each with the images of some routes or of none, all ranks together with those of every route once.
-        What is measured for single routes (`measured`) lies on the rank that had their images; the rest is equal on all ranks.
+        What is measured for single routes (`error_map`) lies on the rank that had their images; the rest is equal on all ranks.
         """
-        ...
-
-    def measured(self, route: int) -> list[Tensor]:
-        """What `calibrate` measured for a route: views of the buffers that hold it."""
         ...
 
     def predict(self, batch: Batch) -> Prediction:

@@ -31,10 +31,13 @@ def average_neighbourhood(x_BChw: Float[Tensor, "B C h w"], side: int) -> Float[
     return F.avg_pool2d(x_BChw, side, 1, side // 2, count_include_pad=False) if side > 1 else x_BChw
 
 
-def coarse_side(grid_stride: int) -> int:
-    """Locations along a side of the neighbourhood that is seen coarsely: 3 at 14 and 16 pixels a location, and on other grids as many
-    as have about that width, 3 at least."""
-    return max(3, 2 * (COARSE_PIXELS // (2 * grid_stride)) + 1)
+def coarse_side(grid_stride: int, grid_side: int) -> int:
+    """Locations along a side of the neighbourhood that is seen coarsely, an odd number.
+
+    3 at 14 and 16 pixels a location, and on other grids as many as have about that width; at most half of the grid, and 3 at least.
+    """
+    half_side = min(COARSE_PIXELS // grid_stride, grid_side // 2 - 1) // 2
+    return 2 * max(1, half_side) + 1
 
 
 def gaussian_smooth(maps_BHW: Float[Tensor, "B H W"], sigma: float) -> Float[Tensor, "B H W"]:

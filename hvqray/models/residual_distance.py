@@ -15,42 +15,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import ErrorMapFields
+from hvqray.models.gaussians import (
+    RIDGE,
+    Moments,
+    inverse_factor,
+    mean_squares,
+    oas_shrinkage,
+    places_at_once,
+)
 from hvqray.models.map_ops import average_neighbourhood, coarse_side
 
-RIDGE = 0.01
-"""Share of the mean variance that is added to every variance, so that few images suffice for the inverse."""
 ROUNDING = 1e-12
 """Share of the mean square below which a variance is float32's rounding and no spread."""
-PLACES_AT_ONCE = 14
-"""Places whose matrices a CPU works on at a time: so many that they stay in its cache."""
-LEAF = 24
-"""Side of the blocks at which the inverse of a triangular matrix is left to LAPACK, which is slower than products of blocks."""
-BAND = 48
-"""Rows of a triangular matrix that are multiplied at a time, without the zeros to their right."""
-
-
-class _Moments:
-    """Sums over n samples a place: of their differences from `origin_PC`, and of these differences' products."""
-
-    def __init__(self, origin_PC: Float[Tensor, "P C"]) -> None:
-        self.count = 0
-        self.origin_PC = origin_PC
-        self.sum_PC = torch.zeros_like(origin_PC, dtype=torch.float64)
-        self.square_PCC = origin_PC.new_zeros(*origin_PC.shape, origin_PC.shape[1])
-
-    def add(self, x_PnC: Float[Tensor, "P n C"]) -> None:
-        x_PnC = x_PnC - self.origin_PC[:, None]
-        self.count += x_PnC.shape[1]
-        self.sum_PC += x_PnC.sum(1)
-        with torch.autocast(x_PnC.device.type, enabled=False):
-            self.square_PCC.baddbmm_(x_PnC.mT, x_PnC)
-
-    def mean_and_covariance(self) -> tuple[Float[Tensor, "P C"], Float[Tensor, "P C C"]]:
-        """The covariances take the place of the sums, as there may be no room for both."""
-        mean_PC = (self.sum_PC / self.count).to(self.origin_PC.dtype)
-        covariance_PCC = self.square_PCC.div_(self.count)
-        covariance_PCC.addcmul_(mean_PC[:, :, None], mean_PC[:, None, :], value=-1)
-        return self.origin_PC + mean_PC, covariance_PCC
 
 
 class MahalanobisDistance(nn.Module):
@@ -87,7 +63,7 @@ class MahalanobisDistance(nn.Module):
         self.register_buffer("whitening_RPCC", whitening_RPCC)
         self.register_buffer("scale_R", torch.ones(num_routes))
         self.register_buffer("rms_R", torch.ones(num_routes))
-        self._moments: _Moments | None = None
+        self._moments: Moments | None = None
 
     @torch.no_grad()
     def add(self, error_BChw: Float[Tensor, "B C h w"]) -> None:
@@ -96,7 +72,7 @@ class MahalanobisDistance(nn.Module):
         x_PnC = self._places(error_BChw).to(torch.float32 if self.local else torch.float64)
         if self._moments is None:
             # Sums of differences from about the mean: squares of a large mean would swallow a small variance.
-            self._moments = _Moments(origin_PC=x_PnC.mean(1))
+            self._moments = Moments(origin_PC=x_PnC.mean(1))
         self._moments.add(x_PnC)
 
     @torch.no_grad()
@@ -110,7 +86,7 @@ class MahalanobisDistance(nn.Module):
         with torch.autocast(self.mean_RPC.device.type, enabled=False):
             self._set(routes, moments)
 
-    def _set(self, routes: Sequence[int], moments: _Moments) -> None:
+    def _set(self, routes: Sequence[int], moments: Moments) -> None:
         """Give `routes` the Gaussians of errors with these moments, which are used up."""
         mean_PC, covariance_PCC = moments.mean_and_covariance()
         variance = covariance_PCC.diagonal(dim1=1, dim2=2).mean()
@@ -128,14 +104,14 @@ class MahalanobisDistance(nn.Module):
         else:
             shrinkage = self.shrinkage
         first, *others = routes
-        size, squares = _places_at_once(covariance_PCC), []
+        size, squares = places_at_once(covariance_PCC), []
         blocks = zip(covariance_PCC.split(size), self.whitening_RPCC[first].split(size), strict=True)
         for covariance_pCC, whitening_pCC in blocks:
             shrunk_pCC = covariance_pCC.lerp(pooled_CC, shrinkage)
             shrunk_pCC.diagonal(dim1=1, dim2=2).add_(RIDGE)
             factor_pCC = inverse_factor(shrunk_pCC)
             whitening_pCC.copy_(factor_pCC)
-            squares.append(_mean_squares(factor_pCC, covariance_pCC))
+            squares.append(mean_squares(factor_pCC, covariance_pCC))
         self.mean_RPC[first] = mean_PC
         self.scale_R[first] = variance.sqrt()
         # The root of the mean of squared distances: maps of routes become comparable.
@@ -172,7 +148,7 @@ class MahalanobisDistance(nn.Module):
 
     def _squares(self, x_PnC: Tensor, whitening_PCC: Tensor) -> Float[Tensor, "P n"]:
         """Squared lengths of the whitened `x_PnC`."""
-        size = _places_at_once(x_PnC)
+        size = places_at_once(x_PnC)
         blocks = zip(x_PnC.split(size), whitening_PCC.split(size), strict=True)
         return torch.cat([(x @ whitening.float().mT).square().sum(-1) for x, whitening in blocks])
 
@@ -182,79 +158,14 @@ class MahalanobisDistance(nn.Module):
         return x_BLC.transpose(0, 1) if self.local else x_BLC.reshape(1, -1, x_BLC.shape[-1])
 
 
-def oas_shrinkage(
-    covariance_PCC: Float[Tensor, "P C C"], target_CC: Float[Tensor, "C C"], num_samples: int
-) -> float:
-    """How much of `target_CC` to mix into the places' covariances, each measured on `num_samples` samples.
-
-    Oracle approximating shrinkage (Chen et al., 2010, arXiv 0907.4698, eq. 23) in coordinates in which the target is the
-    identity; the mean over places. 1 where a place is all that there is to the target.
-    """
-    channels = len(target_CC)
-    traces, squares = [], []
-    with torch.autocast(target_CC.device.type, enabled=False):
-        factor_CC = inverse_factor(
-            target_CC + RIDGE * target_CC.diagonal().mean() * torch.eye(channels).to(target_CC)
-        )
-        precision_CC = factor_CC.mT @ factor_CC
-        for covariance_pCC in covariance_PCC.split(_places_at_once(covariance_PCC)):
-            # S F^T F has the trace and the square's trace of F S F^T, and takes one product.
-            turned_pCC = covariance_pCC @ precision_CC
-            traces.append(turned_pCC.diagonal(dim1=1, dim2=2).sum(1))
-            squares.append((turned_pCC * turned_pCC.mT).sum((1, 2)))
-    trace_P, square_P = torch.cat(traces), torch.cat(squares)
-    numerator_P = (1 - 2 / channels) * square_P + trace_P.square()
-    denominator_P = (num_samples + 1 - 2 / channels) * (square_P - trace_P.square() / channels)
-    # A denominator of 0, a covariance that is a multiple of the target's, makes the share 1: nothing is lost by it.
-    share_P = torch.where(denominator_P > numerator_P, numerator_P / denominator_P, 1.0)
-    return share_P.mean().item()
-
-
-def inverse_factor(covariance_xCC: Float[Tensor, "*x C C"]) -> Float[Tensor, "*x C C"]:
-    """L^-1 of the Cholesky factor L, lower triangular: it makes a vector of that covariance white.
-
-    Of four blocks [[A, B^T], [B, D]], with A^-1 = P^T P by P of A, and Q of what of D the rest does not explain, D - B A^-1 B^T:
-    L^-1 = [[P, 0], [-Q B A^-1, Q]].
-    """
-    channels = covariance_xCC.shape[-1]
-    if channels <= LEAF:
-        eye_CC = torch.eye(channels, dtype=covariance_xCC.dtype, device=covariance_xCC.device)
-        return torch.linalg.solve_triangular(torch.linalg.cholesky(covariance_xCC), eye_CC, upper=False)
-    half = channels // 2
-    upper, lower = slice(None, half), slice(half, None)
-    inverse_xCC = torch.zeros_like(covariance_xCC)
-    inverse_xCC[..., upper, upper] = inverse_factor(covariance_xCC[..., upper, upper])
-    across = covariance_xCC[..., lower, upper] @ inverse_xCC[..., upper, upper].mT
-    rest = inverse_factor(covariance_xCC[..., lower, lower] - across @ across.mT)
-    inverse_xCC[..., lower, lower] = rest
-    inverse_xCC[..., lower, upper] = (rest @ (across @ inverse_xCC[..., upper, upper])).neg_()
-    return inverse_xCC
-
-
-def _mean_squares(
-    whitening_PCC: Float[Tensor, "P C C"], covariance_PCC: Float[Tensor, "P C C"]
-) -> Float[Tensor, " P"]:
-    """tr(W S W^T) with W lower triangular: the mean squared distance of samples of covariance S."""
-    total_P = whitening_PCC.new_zeros(len(whitening_PCC))
-    for start in range(0, whitening_PCC.shape[-1], BAND):
-        end = start + BAND
-        band = whitening_PCC[:, start:end, :end]
-        total_P += (band @ covariance_PCC[:, :end, :end]).mul_(band).sum((1, 2))
-    return total_P
-
-
-def _places_at_once(x_PxC: Tensor) -> int:
-    """How many places to work on at a time: all of them on a GPU, and in an exported graph."""
-    return len(x_PxC) if x_PxC.device.type != "cpu" or torch.compiler.is_exporting() else PLACES_AT_ONCE
-
-
 class ErrorMap(nn.Module):
     """The size of the error at every location: its L2 norm, or its Mahalanobis distance, finely and coarsely seen.
 
     Coarsely, errors are averaged over 3 x 3 locations (of a finer grid over more, `coarse_side`) before their distance
-    is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image scores, and small defects blur, which harms
-    maps. The norm may be added to the distance: it finds small defects better, and less of what is unusual at large.
-    All are in units of their root mean square on normal images of the route, or of all routes where it has none.
+    is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
+    scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
+    better, and less of what is unusual at large. All are in units of their root mean square on normal images of the
+    route, or of all routes where it has none.
     """
 
     norm_rms_R: Tensor
@@ -266,10 +177,10 @@ class ErrorMap(nn.Module):
         num_routes: int,
         channels: int,
         grid_size: tuple[int, int],
-        grid_stride: int = 16,
+        grid_stride: int,
     ) -> None:
         super().__init__()
-        self.coarse_side = coarse_side(grid_stride)
+        self.coarse_side = coarse_side(grid_stride, grid_size[0])
         self.coarse_weight, self.norm_weight = config.map_coarse_weight, config.map_norm_weight
         self.score_from = config.score_from
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import SquadConfig
@@ -115,21 +115,10 @@ class SquadModel(nn.Module):
             level.update(self.all_reduce_sum_)
 
     @torch.no_grad()
-    def routes(self, batch: Batch) -> Int[Tensor, " B"]:
-        """Which normal errors the images' errors are judged by."""
-        with evaluating(self):
-            route_B: Tensor = self.router(batch.features_BChw, batch.class_index_B)
-        return route_B
-
-    @torch.no_grad()
     def calibrate(self, images: Iterable[RouteImages]) -> None:
         """On normal images the distribution of errors, then mean and deviation of every component of the map."""
         with evaluating(self):
             self.component_map.fit(self._fit_errors(images), self.all_reduce_sum_)
-
-    def measured(self, route: int) -> list[Tensor]:
-        """The route's distribution of errors."""
-        return [of_routes[route] for of_routes in self.error_map.buffers()]
 
     def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[dict[str, Tensor]]:
         """Measure the errors' distribution for each of the routes, and give the components of its images, which take it."""

@@ -18,7 +18,7 @@ from hvqray.data.dataset import Split
 from hvqray.models.interface import AnomalyModel, Batch, RouteImages
 from hvqray.training.batches import make_batch
 from hvqray.training.communicator import Communicator
-from hvqray.training.evaluation import deal
+from hvqray.training.evaluation import deal, evaluating
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Calibrator:
     def calibrate(self, model: AnomalyModel) -> None:
         """Have `model` measure the maps of all of its routes; those that no image takes, on all images. Called by every rank."""
         if self._members is None:  # what images are told apart by does not change while a model is trained
-            self._members = members_of_routes(self._routes(model), num_routes=len(model.image_score.chosen_R))
+            self._members = members_of_routes(self._routes(model), num_routes=model.router.num_routes)
         num_images = {number: len(members.index_n) for number, members in enumerate(self._members)}
         owners = deal(num_images, self._communicator.world_size)
         with self._precision_context():
@@ -59,15 +59,21 @@ class Calibrator:
             )
         for rank, numbers in enumerate(owners):
             for route in (route for number in numbers for route in self._members[number].routes):
-                for tensor in model.measured(route):
-                    self._communicator.broadcast_(tensor, src=rank)
+                for of_routes in model.error_map.buffers():
+                    self._communicator.broadcast_(of_routes[route], src=rank)
 
     def _routes(self, model: AnomalyModel) -> np.ndarray:
-        """The route of each image, (n,) int64, as rank 0 sees it: ranks that differed in one would wait for each other forever."""
-        route_n = torch.empty(len(self._positions), dtype=torch.int64, device=self._communicator.device)
+        """The route of each image, (n,) int64."""
+        class_index_n = torch.from_numpy(self._split.class_index[self._positions])
+        if model.router.mode != "predicted":
+            return model.router.true_route(class_index_n).numpy()
+        # As rank 0 sees them: ranks that differed in one would wait for each other forever.
+        route_n = class_index_n.to(self._communicator.device)
         if self._communicator.rank == 0:
-            routes = [model.routes(batch) for batch in self._batches(self._positions, images=False)]
-            torch.cat(routes, out=route_n)
+            with evaluating(model):
+                batches = self._batches(self._positions, images=False)
+                routes = [model.router(batch.features_BChw, batch.class_index_B) for batch in batches]
+            route_n.copy_(torch.cat(routes))
         return self._communicator.broadcast_(route_n).cpu().numpy()
 
     def _images(self, members: RouteMembers, model: AnomalyModel) -> RouteImages:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from hvqray.metrics import CodePairs, codebook_use, count_codes, count_pairs, perplexity_given
+from hvqray.metrics import CodePairs, add_pairs, codebook_use, count_codes, count_pairs, perplexity_given
 
 
 @dataclass
@@ -28,8 +28,8 @@ class CodeTally:
     per_class: Collection[str]
     """Levels at which every class has its own."""
     codes: dict[int, dict[str, Counter[int]]] = field(default_factory=dict)
-    pairs: dict[int, dict[str, list[CodePairs]]] = field(default_factory=dict)
-    """Of levels below the top that are on the same grid; summed when the health is worked out."""
+    pairs: dict[int, dict[str, CodePairs]] = field(default_factory=dict)
+    """Of levels below the top that are on the same grid."""
 
     def add(
         self,
@@ -50,7 +50,7 @@ class CodeTally:
             sizes = (self.sizes[self._top], self.sizes[level])
             for owner in np.unique(owner_B).tolist():
                 pairs = count_pairs(top_BL[owner_B == owner], codes_BL[owner_B == owner], sizes=sizes)
-                self.pairs.setdefault(owner, {}).setdefault(level, []).append(pairs)
+                self._add_pairs(owner, level, pairs)
 
     def update(self, other: CodeTally) -> None:
         """Add what another one counted."""
@@ -59,7 +59,11 @@ class CodeTally:
                 self.codes.setdefault(owner, {}).setdefault(level, Counter()).update(counts)
         for owner, of_levels in other.pairs.items():
             for level, pairs in of_levels.items():
-                self.pairs.setdefault(owner, {}).setdefault(level, []).extend(pairs)
+                self._add_pairs(owner, level, pairs)
+
+    def _add_pairs(self, owner: int, level: str, pairs: CodePairs) -> None:
+        levels = self.pairs.setdefault(owner, {})
+        levels[level] = add_pairs([levels[level], pairs]) if level in levels else pairs
 
     def health(self, class_names: Sequence[str]) -> dict[str, float | None]:
         """`codebook/LEVEL/use`, `codebook/LEVEL/perplexity`, and below the top, on its grid, `codebook/LEVEL/perplexity_given_top`; with `/CLASS`
@@ -89,8 +93,8 @@ class CodeTally:
         pairs = {owner: levels[level] for owner, levels in sorted(self.pairs.items()) if level in levels}
         if not pairs:
             return {}
-        given = {owner: perplexity_given(parts) for owner, parts in pairs.items()}
-        together: float | None = perplexity_given([part for parts in pairs.values() for part in parts])
+        given = {owner: perplexity_given(each) for owner, each in pairs.items()}
+        together: float | None = perplexity_given(add_pairs(list(pairs.values())))
         if self._has_own_pairs(level):
             together = _mean(list(given.values()))
         return {f"codebook/{level}/perplexity_given_top": together} | {

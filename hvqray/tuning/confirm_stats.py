@@ -116,13 +116,18 @@ class _Combined:
     of_seeds: list[np.ndarray]
     """Each side's values a seed, (S,)."""
 
-    def interval(self, lowest: float) -> tuple[float, float] | None:
-        """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within `lowest` to 1.
+    def interval(self, *, is_difference: bool) -> tuple[float, float] | None:
+        """Percentiles stretched to Student's t, with degrees of freedom after Welch and Satterthwaite; within what the metric can be.
 
         None where a resample is undefined, or the resamples of a class do not differ: then they cannot say how far off it is.
+        Of a difference, classes in which two models rank every image alike say that there they are wrong together: it is
+        None only where that is so in all.
         """
-        if not np.isfinite(self.values_R).all() or min(variance for variance, _ in self.of_images) < _NONE:
+        variances = [variance for variance, _ in self.of_images]
+        telling = max(variances) if is_difference else min(variances)
+        if not np.isfinite(self.values_R).all() or telling < _NONE:
             return None
+        lowest = -1.0 if is_difference else 0.0
         parts = [*self.of_images, *_seed_parts(self.of_seeds)]
         squares = sum(variance**2 / degrees for variance, degrees in parts)
         total = sum(variance for variance, _ in parts)
@@ -179,7 +184,7 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
         for metric, classes in by_class.items()
         if classes and metric not in ragged
     }
-    found_intervals = {name: each.interval(-1.0 if others else 0.0) for name, each in combined.items()}
+    found_intervals = {name: each.interval(is_difference=bool(others)) for name, each in combined.items()}
     return {name: interval for name, interval in found_intervals.items() if interval is not None}
 
 

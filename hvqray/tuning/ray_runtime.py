@@ -39,6 +39,8 @@ _DIED = "A worker died or was killed while executing a task"
 `tuning.relay` tells; a task Ray tries again, or the sweep ends by its error."""
 
 
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a local Ray. Trials read mapped files, and what they report is small."""
 _CONNECT_S = 10.0
 """How long the port of a cluster may take to answer."""
 
@@ -82,6 +84,8 @@ def ray_session(
                 dashboard_host="127.0.0.1",
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                # Little goes through it, and the third of the memory that it would take is the trials' then.
+                object_store_memory=OBJECT_STORE_BYTES,
                 # Else it waits for an idle worker a core: those that trials take start when there are trials.
                 _system_config={"prestart_worker_first_driver": False},
             )

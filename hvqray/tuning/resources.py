@@ -21,7 +21,7 @@ class TrialResources:
     gpus_per_worker: float
     max_concurrent_trials: int
     memory_per_worker: int = 0
-    """Bytes that each worker reserves of its node: where memory, not cores or GPUs, decides how many fit; else 0."""
+    """Bytes that each worker reserves of its node, where a node's memory holds fewer workers than its cores and GPUs; else 0."""
     warning: str | None = None
     """What may go wrong for want of memory."""
 
@@ -31,16 +31,14 @@ class TrialResources:
         return max(1, int(self.cpus_per_worker))
 
     def describe(self) -> str:
-        """`2 trials at once, each 1 worker with 1 CPU`."""
+        """`2 trials at once, each 1 worker with 1 CPU`, and `and 2.0 GB of memory` where that is reserved."""
         each = f"{self.cpus_per_worker:g} CPU" + (
             f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
         )
         plural = "s" if self.workers > 1 else ""
         trials = f"{self.max_concurrent_trials} trial{'s' if self.max_concurrent_trials > 1 else ''} at once"
-        plan = f"{trials}, each {self.workers} worker{plural} with {each}"
-        if not self.memory_per_worker:
-            return plan
-        return f"{plan} (memory holds no more, at {self.memory_per_worker / 1e9:.1f} GB a worker)"
+        reserved = f" and {self.memory_per_worker / 1e9:.1f} GB of memory" if self.memory_per_worker else ""
+        return f"{trials}, each {self.workers} worker{plural} with {each}{reserved}"
 
 
 def plan_resources(
@@ -76,17 +74,21 @@ def plan_resources(
     wanted = config.max_concurrent_trials
     limit = fitting if wanted == "auto" else min(fitting, wanted)
     slot_bytes = worker_bytes and worker_bytes + (DRIVER_MEMORY_BYTES if config.workers > 1 else 0)
-    in_memory = sum(slots_on(node, cpus, gpus, slot_bytes) for node in nodes) // config.workers
-    if limit <= in_memory:
-        return TrialResources(config.workers, cpus, gpus, limit)
-    if wanted == "auto" and in_memory:
-        return TrialResources(config.workers, cpus, gpus, in_memory, memory_per_worker=worker_bytes)
+    in_memory = [slots_on(node, cpus, gpus, slot_bytes) for node in nodes]
+    fitting_memory = sum(in_memory) // config.workers
+    if limit <= fitting_memory or (wanted == "auto" and fitting_memory):
+        # Ray places by what is reserved: else a node that is short might get more than its memory holds.
+        is_short = any(held < slots_on(node, cpus, gpus) for held, node in zip(in_memory, nodes, strict=True))
+        reserved = worker_bytes if is_short else 0
+        return TrialResources(
+            config.workers, cpus, gpus, min(limit, fitting_memory), memory_per_worker=reserved
+        )
     limit = 1 if wanted == "auto" else limit
     have = ", ".join(f"{node['memory'] / 1e9:.1f} GB" for node in nodes if "memory" in node)
     mend = (
-        f"lower it to {in_memory}"
-        if in_memory
-        else "fewer data.classes, or map_distance mahalanobis, take less"
+        f"lower it to {fitting_memory}"
+        if fitting_memory
+        else "free some, or take a smaller model, fewer data.classes, or map_distance mahalanobis"
     )
     warning = (
         f"resources.max_concurrent_trials: {limit} at once may not fit into memory: a trial may take"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
@@ -18,15 +19,15 @@ shipped search spaces (0.75 GB on a CPU without Ray, the same on any number of c
 def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
     """Bytes of the Gaussians of the largest map that the sweep's parameters allow, as if all of their values went together.
 
-    Each trial's model holds them once, from its start to its end.
+    Each trial's model holds them once, from its start to its end. `context` is that of the fixed data; where the backbone is
+    searched, others may give more channels, which is not told.
     """
     model = SquadConfig if sweep.model.get("name") == "squad" else HvqConfig
+    context = _with_largest_grid(sweep, context)
 
     def values(field: str) -> list[Any]:
-        name = f"model.{field}"
-        if name in sweep.parameters:
-            return sweep.parameters[name].domain().samples()
-        return [sweep.model.get(field, model.model_fields[field].default)]
+        fixed = sweep.model.get(field, model.model_fields[field].default)
+        return _searched(sweep, f"model.{field}") or [fixed]
 
     if "local_mahalanobis" not in values("map_distance"):
         return 0
@@ -37,6 +38,18 @@ def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
         num_routes=1 if has_one_route else len(context.class_names),
         num_distances=2 if has_coarse else 1,
     )
+
+
+def _with_largest_grid(sweep: SweepFile, context: ModelContext) -> ModelContext:
+    image_size = max(_searched(sweep, "data.image_size") or [context.image_size])
+    stride = min(_searched(sweep, "data.backbone.grid_stride") or [context.grid_stride])
+    side = int(image_size) // int(stride)
+    return replace(context, grid_size=(side, side), image_size=int(image_size))
+
+
+def _searched(sweep: SweepFile, name: str) -> list[Any]:
+    """Values of a parameter that stand for all; none where it is not searched."""
+    return sweep.parameters[name].domain().samples() if name in sweep.parameters else []
 
 
 def gpu_warning(map_bytes: int, total_bytes: int, gpus: float) -> str | None:

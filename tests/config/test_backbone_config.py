@@ -23,12 +23,14 @@ DINOV2 = "vit_base_patch14_reg4_dinov2.lvd142m"
         (DINOV2, 14),
         ("vit_base_patch16_dinov3", 16),
         ("vit_base_patch32_224", 32),
-        ("vit_small_patch8_224", 16),
+        ("vit_small_patch8_224", 8),
         ("swin_tiny_patch4_window7_224", 16),
     ],
 )
 def test_unit_of_image_sizes(name: str, unit: int) -> None:
     assert BackboneConfig(name=name).size_unit() == unit
+    fine = BackboneConfig(name=name, grid_stride=8)
+    assert fine.size_unit() == (unit if fine.is_named_vit() else 8)
 
 
 def test_a_plain_vit_is_known_by_its_name() -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hvqray.metrics.codebook import CodePairs, codebook_use, count_codes, count_pairs, perplexity_given
+from hvqray.metrics.codebook import (
+    CodePairs,
+    add_pairs,
+    codebook_use,
+    count_codes,
+    count_pairs,
+    perplexity_given,
+)
 
 
 def test_even_use_of_a_quarter_of_the_codes() -> None:
@@ -51,15 +58,17 @@ def test_perplexity_given_the_level_above_is_that_of_a_plain_loop(scale: int) ->
         count_pairs(upper[rows], lower[rows], sizes=(5 * scale, 7 * scale))
         for rows in (slice(2), slice(2, None))
     ]
-    assert perplexity_given(parts) == pytest.approx(literal_perplexity_given(upper, lower), rel=1e-12)
-    assert perplexity_given(parts[:1]) == pytest.approx(literal_perplexity_given(upper[:2], lower[:2]))
+    assert perplexity_given(add_pairs(parts)) == pytest.approx(
+        literal_perplexity_given(upper, lower), rel=1e-12
+    )
+    assert perplexity_given(parts[0]) == pytest.approx(literal_perplexity_given(upper[:2], lower[:2]))
     assert all(isinstance(part, CodePairs) for part in parts)
 
 
 def test_what_the_level_above_tells_has_a_perplexity_of_one_and_what_it_does_not_its_own() -> None:
     upper = np.repeat(np.arange(4), 6)
     told = count_pairs(upper, 3 - upper, sizes=(4, 4))
-    assert perplexity_given([told]) == 1.0
+    assert perplexity_given(told) == 1.0
     lower = np.tile([0, 0, 0, 1, 1, 2], 4)
     untold = count_pairs(upper, lower, sizes=(4, 4))
-    assert perplexity_given([untold]) == pytest.approx(codebook_use(count_codes(lower), 4)[1])
+    assert perplexity_given(untold) == pytest.approx(codebook_use(count_codes(lower), 4)[1])

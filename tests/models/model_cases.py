@@ -49,7 +49,7 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "hvq-vq-one-route": hvq(router="none", ot_levels=[0, 1]),
     "hvq-vq-mahalanobis": hvq(map_distance="mahalanobis"),
     "hvq-fsq": hvq(quantizer="fsq"),
-    "hvq-fsq-local": hvq(quantizer="fsq", map_distance="local_mahalanobis", map_coarse_weight=0.1),
+    "hvq-fsq-local": hvq(quantizer="fsq", map_distance="local_mahalanobis", map_coarse_weight=0.5),
     "hvq-mixed-levels": hvq(quantizer=["fsq", "vq", "vq"], codebook_size=[8, 12, 6]),
     "hvq-none-depth-1": hvq(quantizer="none", hierarchy_depth=1),
     "squad-fsq": squad(discriminator_start=0.0),

@@ -25,9 +25,14 @@ def test_gaussian_smoothing_is_scipys(sigma: float) -> None:
     np.testing.assert_allclose(gaussian_smooth(torch.from_numpy(maps), sigma), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("grid_stride", "side"), [(32, 3), (16, 3), (14, 3), (8, 7), (4, 13)])
-def test_what_is_seen_coarsely_is_about_as_wide_on_every_grid(grid_stride: int, side: int) -> None:
-    assert coarse_side(grid_stride) == side
+@pytest.mark.parametrize(
+    ("grid_stride", "grid_side", "side"),
+    [(32, 7, 3), (16, 14, 3), (14, 28, 3), (8, 28, 7), (4, 56, 13), (8, 12, 5), (8, 8, 3), (8, 2, 3)],
+)
+def test_what_is_seen_coarsely_is_about_as_wide_on_every_grid(
+    grid_stride: int, grid_side: int, side: int
+) -> None:
+    assert coarse_side(grid_stride, grid_side) == side
 
 
 def test_no_smoothing() -> None:

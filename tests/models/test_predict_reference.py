@@ -64,11 +64,11 @@ def distance(gaussians: Any, errors_Chw: np.ndarray, route: int) -> np.ndarray:
 
 
 def averaged(errors_Chw: np.ndarray) -> np.ndarray:
-    """Over 7 x 7 locations, as this grid has 8 pixels a location; at the edges over those that exist."""
+    """Over 3 x 3 locations, at the edges over those that exist."""
     out = np.empty_like(errors_Chw)
     for y in range(GRID[0]):
         for x in range(GRID[1]):
-            out[:, y, x] = errors_Chw[:, max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4].mean((1, 2))
+            out[:, y, x] = errors_Chw[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].mean((1, 2))
     return out
 
 

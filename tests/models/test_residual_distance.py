@@ -12,15 +12,8 @@ from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
 from hvqray.config.model_sections import ErrorMapFields
-from hvqray.models.residual_distance import (
-    BAND,
-    LEAF,
-    RIDGE,
-    ErrorMap,
-    MahalanobisDistance,
-    inverse_factor,
-    oas_shrinkage,
-)
+from hvqray.models.gaussians import BAND, LEAF, RIDGE, inverse_factor, oas_shrinkage
+from hvqray.models.residual_distance import ErrorMap, MahalanobisDistance
 
 CHANNELS, GRID = 5, (3, 4)
 LOCATIONS = GRID[0] * GRID[1]
@@ -280,14 +273,14 @@ def test_an_estimated_shrinkage_is_used_by_the_distance() -> None:
 
 def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
     config = ErrorMapFields.model_validate({"map_distance": "local_mahalanobis"} | fields)
-    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID)
+    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID, grid_stride=16)
     made.fit([0], [fitted])
     return made
 
 
 def average(x: Tensor, reach: int = 1) -> Tensor:
     """Means over the neighbours that exist, up to `reach` locations away, one location after the other."""
-    rows, columns = GRID
+    rows, columns = x.shape[2:]
     return torch.stack(
         [
             x[:, :, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1].mean((2, 3))
@@ -319,13 +312,15 @@ def test_the_coarse_map_averages_errors_first() -> None:
 
 
 def test_a_finer_grid_is_averaged_over_more_locations() -> None:
-    fitted, asked = errors(20, seed=22), errors(3, seed=23)
+    grid, generator = (12, 12), torch.Generator().manual_seed(0)
+    fitted, asked = (torch.randn(n, CHANNELS, *grid, generator=generator) for n in (20, 3))
     config = ErrorMapFields(map_distance="local_mahalanobis", score_from="coarse")
-    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID, grid_stride=8)
+    made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=grid, grid_stride=8)
     made.fit([0], [fitted])
-    coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
-    fit(coarse, [average(fitted, 3)])
-    torch.testing.assert_close(made(asked, one_route(3))[1], coarse(average(asked, 3), one_route(3)))
+    coarse = MahalanobisDistance(1, CHANNELS, 144, local=True)
+    fit(coarse, [average(fitted, 2)])
+    found, expected = made(asked, one_route(3))[1], coarse(average(asked, 2), one_route(3))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_norm_is_added_in_units_of_normal_norms() -> None:
@@ -340,7 +335,7 @@ def test_the_norm_is_added_in_units_of_normal_norms() -> None:
 def test_every_part_of_the_map_is_measured_for_all_routes_asked_for() -> None:
     fitted, asked = errors(20, seed=34, scale=14.0), errors(3, seed=35, scale=14.0)
     config = ErrorMapFields(map_distance="local_mahalanobis", map_norm_weight=1.0, score_from="coarse")
-    made = ErrorMap(config, num_routes=3, channels=CHANNELS, grid_size=GRID)
+    made = ErrorMap(config, num_routes=3, channels=CHANNELS, grid_size=GRID, grid_stride=16)
     made.fit([0, 2], fitted.split(7))
     first, untouched, last = (made(asked, one_route(3) + route) for route in range(3))
     for expected, found, other in zip(first, last, untouched, strict=True):
@@ -358,7 +353,7 @@ def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, obje
 
 
 def test_the_l2_norm_needs_no_normal_images() -> None:
-    made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID)
+    made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID, grid_stride=16)
     made.fit([0, 1], (pytest.fail("asked for images") for _ in range(1)))
     asked = errors(2, seed=24)
     assert not made.state_dict()

@@ -224,6 +224,16 @@ def test_a_difference_is_that_of_the_same_images_on_every_resample() -> None:
     assert high - low < 0.7 * (alone.high - alone.low)  # type: ignore[operator]
 
 
+def test_a_class_that_both_rank_alike_leaves_the_mean_its_interval() -> None:
+    ours, others = run(0)[1], run(1)[1]
+    found = differences([ours], [others | {"cloth": ours["cloth"]}])
+    assert "test/cloth/image_auroc" not in found
+    low, high = found["test/image_auroc"]
+    of_bolt = found["test/bolt/image_auroc"]
+    assert high - low < of_bolt[1] - of_bolt[0]
+    assert low < high
+
+
 def test_where_nothing_differs_there_is_no_interval_rather_than_a_point() -> None:
     scores = [run(0)[1]]
     assert differences(scores, scores) == {}

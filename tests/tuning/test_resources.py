@@ -65,9 +65,11 @@ GB = 10**9
         ({"workers": 2}, [{"CPU": 8, "memory": 8 * GB}], 1, 2 * GB, None),
         ({"workers": 2}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, None),
         ({"gpus_per_worker": 0.25}, [{"CPU": 8, "GPU": 1, "memory": 6 * GB}], 3, 2 * GB, None),
-        ({"max_concurrent_trials": 3}, [{"CPU": 4, "memory": 6 * GB}], 3, 0, None),
+        ({"max_concurrent_trials": 3}, [{"CPU": 4, "memory": 6 * GB}], 3, 2 * GB, None),
+        # one node must not be given all eight, for which it has the cores
+        ({"max_concurrent_trials": 8}, [{"CPU": 8, "memory": 8.6 * GB}] * 2, 8, 2 * GB, None),
         ({"max_concurrent_trials": 9}, [{"CPU": 4, "memory": 6 * GB}], 4, 0, "4 at once .* may take 2.0 GB, nodes have 6.0 GB; lower it to 3"),
-        ({}, [{"CPU": 4, "memory": 1 * GB}], 1, 0, "1 at once may not fit .* nodes have 1.0 GB; fewer data.classes"),
+        ({}, [{"CPU": 4, "memory": 1 * GB}], 1, 0, "1 at once may not fit .* nodes have 1.0 GB; free some, or take a smaller model"),
     ],
 )  # fmt: skip
 def test_memory_bounds_how_many_trials_run_at_once(
@@ -87,4 +89,4 @@ def test_the_plan_says_that_memory_bounds_it() -> None:
     nodes = [{"CPU": 4, "memory": 5 * GB}]
     assert plan_resources(ResourcesConfig(), nodes).describe() == "4 trials at once, each 1 worker with 1 CPU"
     bounded = plan_resources(ResourcesConfig(), nodes, worker_bytes=2 * GB).describe()
-    assert bounded == "2 trials at once, each 1 worker with 1 CPU (memory holds no more, at 2.0 GB a worker)"
+    assert bounded == "2 trials at once, each 1 worker with 1 CPU and 2.0 GB of memory"

@@ -320,7 +320,7 @@ def test_what_the_data_tell_of_a_trial_s_memory_bounds_how_many_run_at_once(
         one = SweepSession(sweep, options, nodes, Console(file=io.StringIO(), width=200))
         one.describe()
         told.append(output_of(one))
-    assert "3 trials; 1 trial at once, each 1 worker with 1 CPU (memory holds no more, at 1.1 GB" in told[0]
+    assert "3 trials; 1 trial at once, each 1 worker with 1 CPU and 1.1 GB of memory" in told[0]
     assert "3 trials; 2 trials at once, each 1 worker with 1 CPU\n" in told[1]
     (warning,) = caplog.messages
     assert warning.startswith("resources.max_concurrent_trials: 2 at once may not fit into memory")

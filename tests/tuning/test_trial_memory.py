@@ -52,6 +52,8 @@ def sweep(model: dict[str, Any], parameters: dict[str, Any] | None = None) -> Sw
         ({}, SEARCHED, 6 * ONE),
         (LOCAL, {"model.score_from": {"values": ["map", "coarse"]}}, 6 * ONE),
         (LOCAL, {"model.name": {"values": ["squad", "hvq"]}}, 3 * ONE),
+        (LOCAL, {"data.backbone.grid_stride": {"values": [16, 8]}}, 4 * 3 * ONE),
+        (LOCAL, {"data.image_size": {"values": [32, 128]}}, 4 * 3 * ONE),
     ],
 )
 def test_the_largest_map_of_a_sweep(
