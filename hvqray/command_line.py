@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,10 +73,22 @@ def _refused_by_disk(error: BaseException | None) -> tuple[int, str | None] | No
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return error.errno, None if error.filename is None else os.fsdecode(error.filename)
+        if isinstance(error, shutil.Error) and (refused := _copy_refused(error)):
+            return refused
         if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
             return errno.ENOSPC, None
         cause = getattr(error, "cause", None)
         error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None
+
+
+def _copy_refused(error: shutil.Error) -> tuple[int, str] | None:
+    """Of a folder that was copied: what it says of each file that failed is text, without a number."""
+    failed = error.args[0] if isinstance(error.args[0], list) else []
+    for _, place, reason in failed:
+        for number in _NO_ROOM:
+            if os.strerror(number) in reason:
+                return number, place
     return None
 
 

@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
 from hvqray.__main__ import COMMANDS
 from hvqray.__main__ import main as hvqray
@@ -152,6 +154,26 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line(
         )
 
 
+def test_a_disk_that_grows_full_while_a_folder_is_copied_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "from").mkdir()
+    for name in "ab":
+        (tmp_path / "from" / name).write_bytes(bytes(1000))
+    with files_of_at_most(100), pytest.raises(shutil.Error) as raised:
+        # never by a copy within the system's kernel, which sees no limit on files
+        shutil.copytree(tmp_path / "from", tmp_path / "to", copy_function=_copy_by_hand)
+    assert raising(raised.value) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"hvqray: error: {tmp_path}/to/")
+    assert "File too large; raise the limit" in told
+    assert told.count("\n") == 1
+
+
+def _copy_by_hand(source: str, target: str) -> None:
+    Path(target).write_bytes(Path(source).read_bytes())
+
+
 def test_a_full_disk_is_told_from_another_process_and_from_the_study_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -179,6 +201,8 @@ def test_a_full_disk_is_told_from_another_process_and_from_the_study_too(
         PermissionError(errno.EACCES, "Permission denied", "x"),
         OSError(errno.EIO, "Input/output error", "x"),
         RuntimeError("No space left on device"),
+        shutil.Error("Destination path 'x' already exists"),
+        shutil.Error([("a", "b", "[Errno 13] Permission denied: 'a'")]),
         sqlite3.OperationalError("no such table"),
     ],
     ids=repr,
