@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -11,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,10 +143,18 @@ def _start_tune_sooner(*, one_environment: bool) -> None:
     from ray.air._internal import usage
     from ray.tune.execution import class_cache
 
-    if os.environ["RAY_USAGE_STATS_ENABLED"] == "0" and hasattr(usage, "tag_callbacks"):
-        usage.tag_callbacks = lambda callbacks: False
+    if hasattr(usage, "tag_callbacks") and not hasattr(usage.tag_callbacks, "__wrapped__"):
+        usage.tag_callbacks = _only_for_usage_statistics(usage.tag_callbacks)
     if one_environment and hasattr(class_cache, "DEFAULT_ENV_VARS"):
         class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+
+
+def _only_for_usage_statistics(count: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    @functools.wraps(count)
+    def counted(callbacks: Any) -> bool:
+        return os.environ.get("RAY_USAGE_STATS_ENABLED") != "0" and count(callbacks)
+
+    return counted
 
 
 def _tell_error(message: Mapping[str, Any], ignore_prefix: bool = False) -> None:
