@@ -228,9 +228,8 @@ def add_cache_limit_option(parser: argparse.ArgumentParser) -> None:
 
 def add_layout_option(parser: argparse.ArgumentParser) -> None:
     """`--layout`, for commands that are given a dataset's folder."""
-    from hvqray.config.data_sections import (
-        LayoutName,  # takes a moment that other commands' --help need not wait
-    )
+    # takes a moment that other commands' --help need not wait
+    from hvqray.config.data_sections import LayoutName
 
     parser.add_argument(
         "--layout",

@@ -155,7 +155,7 @@ def _check(arguments: argparse.Namespace) -> int:
         found = check_dataset(dataset, bit_depth=config.bit_depth, progress=progress)
     for fault in found.faults:
         sys.stdout.write(f"{fault}\n")
-    images = f"{len(dataset.samples)} images of {len(dataset.class_names)} classes"
+    images = f"{counted(len(dataset.samples), 'image')} of {counted(len(dataset.class_names), 'class')}"
     sys.stdout.write(f"{images}: {counted(len(found.faults), 'fault')}\n")
     _tell_of_16_bits(found.largest, among="all", bit_depth=config.bit_depth)
     return INPUT_AT_FAULT if found.faults else DONE

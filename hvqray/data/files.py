@@ -104,8 +104,9 @@ def check_name(path: Path) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`1 image`, `2 images`, `2 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def inside(folder: Path, relative: str, *, source: Path) -> Path:

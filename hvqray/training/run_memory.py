@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 
 import torch
@@ -48,6 +49,8 @@ def bound_slot(device: torch.device, gpus: float) -> None:
 
 def begin_run(device: torch.device) -> None:
     """Let the peaks begin anew, in a process that may have run others before."""
+    # Models refer to their own losses, and are freed only by the collector, which seldom runs: a few objects hold gigabytes.
+    gc.collect()
     keep_freed_memory()
     restart_peak()
     if device.type == "cuda":

@@ -42,6 +42,12 @@ def test_check_passes(mvtec_root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == "30 images of 2 classes: 0 faults\n"
 
 
+def test_one_class_is_one_class(mvtec_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = min(folder.name for folder in mvtec_root.iterdir() if folder.is_dir())
+    assert commands.main(["check", str(mvtec_root), "--classes", name]) == 0
+    assert capsys.readouterr().out == "15 images of 1 class: 0 faults\n"
+
+
 def test_check_names_faults(mvtec_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mvtec_root / "bolt/ground_truth/cut/01_mask.png").unlink()
     (mvtec_root / "bolt/ground_truth/cut/02_mask.png").unlink()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.models import squad
+from hvqray.models.build import build_model
+from hvqray.models.interface import AnomalyModel
+from hvqray.training import loop
 from hvqray.training.checkpoint import RESUME_FILE, load_model
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
@@ -67,6 +72,27 @@ def test_reports_count_epochs_and_carry_all_metrics(tmp_path: Path) -> None:
         assert last[f"val/{metric}"] == pytest.approx(sum(values) / 3)
     assert 0 < last["codebook/top/use"] <= 1
     assert {name for name in last if name.startswith("test/")} == set()
+
+
+def test_the_model_of_one_run_is_gone_when_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[object]] = []
+
+    def remembered(*arguments: Any, **named: Any) -> AnomalyModel:
+        assert not any(model() for model in models)
+        model = build_model(*arguments, **named)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(loop, "build_model", remembered)
+    gc.disable()  # in a process of many runs it seldom comes, as there are few objects
+    try:
+        for number in range(2):
+            reports(config(epochs=1), tmp_path / str(number))
+    finally:
+        gc.enable()
+    assert len(models) == 2
 
 
 def test_the_chosen_epoch_is_the_best_on_val_and_its_weights_are_saved(tmp_path: Path) -> None:
