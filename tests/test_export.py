@@ -33,6 +33,9 @@ SMALL_SQUAD = SquadConfig(
     width=16,
     image_width=4,
     num_residual_blocks=1,
+    map_distance="local_mahalanobis",
+    map_norm_weight=[0.0, 1.0],
+    score_from=["fine", "both"],
     score_top_fraction=[0.3, 0.01],
     router="predicted",
 )
@@ -54,6 +57,9 @@ def save_checkpoint(folder: Path, model_config: HvqConfig | SquadConfig) -> Path
     batch = Batch(features, torch.arange(6) % len(NAMES), images)
     model.prepare(lambda: iter([batch]), seed=0)
     calibrate(model, lambda: iter([batch]))
+    if model.map_choice.num_rules > 1:
+        model.map_choice.choose([1, 0, 1])
+        model.image_score.choose([3, 0, 1])
     config = RunConfig(model=model_config, data=DataConfig(image_size=SIZE, backbone=BACKBONE))
     record = {"metrics": {f"val/cap/{THRESHOLD}": 1.5}}
     save_model(folder, model, config=config, context=context, record=record)

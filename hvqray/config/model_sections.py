@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from hvqray.config.section import Fraction, NonNegativeFloat, PositiveInt, Section, distinct
 
@@ -32,6 +32,16 @@ LevelSizes = Annotated[
 
 Fractions = Annotated[
     Annotated[Fraction, Tag("one")] | Annotated[list[Fraction], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_list),
+]
+Weights = Annotated[
+    Annotated[NonNegativeFloat, Tag("one")]
+    | Annotated[list[NonNegativeFloat], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_list),
+]
+ScoreSource = Literal["map", "fine", "coarse", "both"]
+ScoreSources = Annotated[
+    Annotated[ScoreSource, Tag("one")] | Annotated[list[ScoreSource], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
 
@@ -66,24 +76,39 @@ class ErrorMapFields(Section):
     """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (on finer grids more: 7 x 7 at 8 pixels a location; not with `map_distance: l2`)."""
-    map_norm_weight: NonNegativeFloat = 0.0
-    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm)."""
-    score_from: Literal["map", "coarse", "both"] = "map"
-    """What the image score is taken from: the map, the distance of errors averaged over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location), or that plus the plain one."""
+    map_norm_weight: Weights = 0.0
+    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list each class that the router tells apart has the weight whose map is best on `val`."""
+    score_from: ScoreSources = "map"
+    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location), or the sum of these two. Of a list each class has the one that is best on `val`."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
     score_top_fraction: Fractions = 0.0
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
 
+    def norm_weights(self) -> list[float]:
+        """The weights among which each class's `map_norm_weight` is chosen."""
+        return _listed(self.map_norm_weight)
+
+    def score_sources(self) -> list[ScoreSource]:
+        """What each class's image score may be taken from."""
+        return _listed(self.score_from)
+
     def score_top_fractions(self) -> list[float]:
         """The shares that the image score may be taken from."""
-        given = self.score_top_fraction
-        return given if isinstance(given, list) else [given]
+        return _listed(self.score_top_fraction)
 
-    @field_validator("score_top_fraction")
+    def measures_coarse(self) -> bool:
+        """Whether map or score want the distance of averaged errors."""
+        return self.map_coarse_weight > 0 or any(
+            source in ("coarse", "both") for source in self.score_sources()
+        )
+
+    @field_validator("map_norm_weight", "score_from", "score_top_fraction")
     @classmethod
-    def _each_share_once(cls, given: float | list[float]) -> float | list[float]:
-        return distinct(given, "a share") if isinstance(given, list) else given
+    def _each_once(cls, given: Any, info: ValidationInfo) -> Any:
+        kinds = {"map_norm_weight": "a weight", "score_from": "a source", "score_top_fraction": "a share"}
+        assert info.field_name is not None
+        return distinct(given, kinds[info.field_name]) if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _is_beside_a_distance(self) -> ErrorMapFields:
@@ -94,7 +119,16 @@ class ErrorMapFields(Section):
                     raise ValueError(
                         f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
                     )
+        if len(self.norm_weights()) > 1 and "map" in self.score_sources():
+            raise ValueError(
+                f"score_from: {self.score_from} takes scores from a map of which map_norm_weight {self.map_norm_weight}"
+                " leaves open which it is; take fine, coarse or both, or a single weight"
+            )
         return self
+
+
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given]
 
 
 class HvqConfig(ErrorMapFields, QuantizerFields):

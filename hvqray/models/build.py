@@ -43,7 +43,7 @@ def check_map_fits(config: HvqConfig | SquadConfig, context: ModelContext) -> No
     channels = context.feature_channels
     matrix_numbers = rows * columns * channels**2
     num_routes = 1 if config.router == "none" else len(context.class_names)
-    num_distances = 2 if config.map_coarse_weight > 0 or config.score_from != "map" else 1
+    num_distances = 2 if config.measures_coarse() else 1
     # Of one class at a time sums of 4 bytes, and four matrices of 4 while they are factored.
     num_bytes = map_bytes(context, num_routes=num_routes, num_distances=num_distances)
     num_bytes += matrix_numbers * (num_distances * 4 + 4 * 4)

@@ -3,7 +3,8 @@
 Lu et al., "Hierarchical Vector Quantized Transformer for Multi-class Unsupervised Anomaly Detection", NeurIPS 2023,
 arXiv 2310.14228. Anomalies are what the codes of normal images cannot reconstruct.
 
-Shapes: B batch, C feature channels, h x w feature grid, L = h * w tokens, D width, W = 2 D, H x W image, M routes.
+Shapes: B batch, C feature channels, h x w feature grid, L = h * w tokens, D width, W = 2 D, H x W image, M routes,
+A alternative maps.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hvqray.models.interface import (
 from hvqray.models.levels import Level, build_level, code_tokens
 from hvqray.models.map_ops import upsample_map
 from hvqray.models.residual_distance import ErrorMap
+from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router, shared_route
 from hvqray.models.standardize import FeatureStandardizer
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
@@ -156,6 +158,7 @@ class HvqModel(nn.Module):
             grid_stride=context.grid_stride,
         )
         self.image_score = ImageScore(config, num_routes=self.router.num_routes)
+        self.map_choice = RouteChoice(len(config.norm_weights()), num_routes=self.router.num_routes)
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
 
@@ -228,26 +231,33 @@ class HvqModel(nn.Module):
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             codes_route_B = shared_route(route_B)
             output_BChw, latents = self.network(features_BChw, codes_route_B)
-            map_Bhw, score_map_Bhw = self.error_map(output_BChw - features_BChw, route_B)
+            maps_BAhw, scored_BUhw = self.error_map(output_BChw - features_BChw, route_B)
             if self.network.vector_quantizers() and self.config.ot_weight > 0:
                 for i in self.config.ot_levels:
                     level = cast(VectorQuantizer, self.network.lower[i])
                     cost_BL = level.transport_cost(latents.lower_input_BLW[i], codes_route_B)
-                    cost_Bhw = self.config.ot_weight * cost_BL.view_as(map_Bhw)
-                    map_Bhw, score_map_Bhw = map_Bhw + cost_Bhw, score_map_Bhw + cost_Bhw
-        maps_BHW = upsample_map(map_Bhw, self.context.image_size)
-        scored_BHW = (
-            upsample_map(score_map_Bhw, self.context.image_size)
-            if self.config.score_from != "map"
-            else maps_BHW
-        )
+                    cost_B1hw = self.config.ot_weight * cost_BL.view_as(maps_BAhw[:, :1])
+                    maps_BAhw, scored_BUhw = maps_BAhw + cost_B1hw, scored_BUhw + cost_B1hw
+        maps_BAHW = self._at_image_size(maps_BAhw)
+        from_map = self.config.score_sources() == ["map"]
+        scores_BS = self.image_score(maps_BAHW if from_map else self._at_image_size(scored_BUhw))
         outputs = {"top": latents.top} | {
             f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
         }
         codes = {name: output.indices_BL for name, output in outputs.items() if output.indices_BL is not None}
-        scores_B, candidates = self.image_score(scored_BHW, route_B)
-        routed_class_B = route_B if self.router.mode == "predicted" else None
-        return Prediction(maps_BHW, scores_B, codes, routed_class_B, candidates)
+        return Prediction.chosen(
+            maps_BAHW,
+            scores_BS,
+            codes,
+            route_B,
+            router=self.router,
+            map_choice=self.map_choice,
+            image_score=self.image_score,
+        )
+
+    def _at_image_size(self, maps_BAhw: Float[Tensor, "B A h w"]) -> Float[Tensor, "B A H W"]:
+        maps_nHW = upsample_map(maps_BAhw.flatten(0, 1), self.context.image_size)
+        return maps_nHW.unflatten(0, (-1, maps_BAhw.shape[1]))
 
 
 @contextmanager

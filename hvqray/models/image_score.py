@@ -1,56 +1,33 @@
 """One number of an image's anomaly map, by the rule that suits its class.
 
-What share of the map a defect covers is a product's own matter: where defects are scratches the highest value tells best, where they are
-stains the mean of the highest tenth. Given several shares, each route (class) has the one that is best on `val`.
-
-Legend: B batch, S shares, R routes.
+Legend: B batch, U sources, S rules, H x W image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import product
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from hvqray.config.model_sections import ErrorMapFields
 from hvqray.models.map_ops import pooled_scores
+from hvqray.models.route_choice import RouteChoice
 
 
-@dataclass(frozen=True)
-class ScoreCandidates:
-    """Image scores by each of several rules (S), of which the one chosen for an image's route counts."""
+class ImageScore(RouteChoice):
+    """The pooled map's highest value, or the mean of its highest share.
 
-    scores_BS: Tensor
-    """float32."""
-    route_B: Tensor
-    """int64, in [0, number of routes)."""
-
-
-class ImageScore(nn.Module):
-    """The pooled map's highest value, or the mean of its highest share."""
-
-    chosen_R: Tensor
+    Its rules are all pairs of a source, the map that the score is taken from, and a share of it.
+    """
 
     def __init__(self, config: ErrorMapFields, *, num_routes: int) -> None:
-        super().__init__()
-        self.pool_size, self.fractions = config.score_pool_size, config.score_top_fractions()
-        # A single rule needs no state: checkpoints of models that have one are as they were.
-        persistent = len(self.fractions) > 1
-        self.register_buffer("chosen_R", torch.zeros(num_routes, dtype=torch.int64), persistent=persistent)
+        rules = list(product(config.score_sources(), config.score_top_fractions()))
+        super().__init__(len(rules), num_routes=num_routes)
+        self.rules, self.fractions = rules, config.score_top_fractions()
+        self.pool_size = config.score_pool_size
 
-    def forward(
-        self, maps_BHW: Float[Tensor, "B H W"], route_B: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, " B"], ScoreCandidates | None]:
-        """The scores by the rule of each image's route; and where there are several rules, those by every one."""
-        scores_BS = pooled_scores(maps_BHW, self.pool_size, self.fractions)
-        if len(self.fractions) == 1:
-            return scores_BS[:, 0], None
-        chosen_B = self.chosen_R[route_B]
-        return scores_BS.gather(1, chosen_B[:, None])[:, 0], ScoreCandidates(scores_BS, route_B)
-
-    def choose(self, rule_R: Sequence[int]) -> None:
-        """Take rule number `rule_R[r]` for the images of route r from now on."""
-        self.chosen_R.copy_(torch.tensor(rule_R, dtype=torch.int64))
+    def forward(self, maps_BUHW: Float[Tensor, "B U H W"]) -> Float[Tensor, "B S"]:
+        """The scores by every rule, float32, of the maps of every source."""
+        scores_nF = pooled_scores(maps_BUHW.flatten(0, 1), self.pool_size, self.fractions)
+        return scores_nF.unflatten(0, (-1, maps_BUHW.shape[1])).flatten(1)

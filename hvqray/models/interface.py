@@ -1,6 +1,7 @@
 """What the training loop, evaluation and commands ask of a model. Imports no Ray.
 
-Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x W image, M classes.
+Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x W image, M classes, A alternative maps,
+S rules for the image score.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.models.image_score import ImageScore, ScoreCandidates
+from hvqray.models.image_score import ImageScore
+from hvqray.models.route_choice import Candidates, RouteChoice
 
 if TYPE_CHECKING:
     from hvqray.models.residual_distance import ErrorMap
@@ -138,8 +141,34 @@ class Prediction:
     """Level name (`top`, `q0`, ...) to int64 (B, n) codes in [0, codebook_size(level)); empty without a quantiser."""
     routed_class_B: Tensor | None = None
     """int64 class that the model took each image for; None where it is told the class, or asks for none."""
-    candidates: ScoreCandidates | None = None
-    """What `val` has to choose from; None where there is a single rule."""
+    candidates: Candidates | None = None
+    """What `val` has to choose from; None where there is a single rule of everything."""
+
+    @staticmethod
+    def chosen(
+        maps_BAHW: Float[Tensor, "B A H W"],
+        scores_BS: Float[Tensor, "B S"],
+        codes: dict[str, Tensor],
+        route_B: Int[Tensor, " B"],
+        *,
+        router: Router,
+        map_choice: RouteChoice,
+        image_score: ImageScore,
+    ) -> Prediction:
+        """The map and the score by the rules of each image's route, of those by every rule."""
+        has_maps, has_scores = map_choice.num_rules > 1, image_score.num_rules > 1
+        candidates = Candidates(
+            route_B,
+            scores_BS=scores_BS if has_scores else None,
+            maps_BAHW=maps_BAHW if has_maps else None,
+        )
+        return Prediction(
+            map_choice.pick(maps_BAHW, route_B),
+            image_score.pick(scores_BS, route_B),
+            codes,
+            route_B if router.mode == "predicted" else None,
+            candidates if has_maps or has_scores else None,
+        )
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -159,6 +188,8 @@ class AnomalyModel(Protocol):
     """Which codebooks, output weights and normal errors an image is predicted with: its route."""
     error_map: ErrorMap
     """What is measured for each route on normal images."""
+    map_choice: RouteChoice
+    """Which of several maps the images of a route have; an evaluation on `val` chooses."""
     image_score: ImageScore
     """Which rule gives the image score of a route; an evaluation on `val` chooses among several."""
     random: RandomStream

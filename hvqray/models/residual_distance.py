@@ -1,7 +1,7 @@
 """How large a reconstruction's error is, judged by the errors on normal images.
 
 Shapes: B batch, C feature channels, h x w feature grid, L = h * w locations, R routes (classes, or one for all), P places:
-1 where all locations share a Gaussian, L where each has its own.
+1 where all locations share a Gaussian, L where each has its own, A alternative maps, U sources of an image's score.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class ErrorMap(nn.Module):
     is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
     scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
     better, and less of what is unusual at large. All are in units of their root mean square on normal images of the
-    route, or of all routes where it has none.
+    route, or of all routes where it has none. There is a map for each of the norm's weights, of which each route has one.
     """
 
     norm_rms_R: Tensor
@@ -181,8 +181,8 @@ class ErrorMap(nn.Module):
     ) -> None:
         super().__init__()
         self.coarse_side = coarse_side(grid_stride, grid_size[0])
-        self.coarse_weight, self.norm_weight = config.map_coarse_weight, config.map_norm_weight
-        self.score_from = config.score_from
+        self.coarse_weight, self.norm_weights = config.map_coarse_weight, config.norm_weights()
+        self.score_sources = config.score_sources()
 
         def distance() -> MahalanobisDistance:
             return MahalanobisDistance(
@@ -193,10 +193,10 @@ class ErrorMap(nn.Module):
                 shrinkage=config.map_shrinkage,
             )
 
-        wants_coarse = config.map_coarse_weight > 0 or config.score_from != "map"
         self.fine = distance() if config.map_distance != "l2" else None
-        self.coarse = distance() if wants_coarse else None
-        if self.norm_weight > 0:
+        self.coarse = distance() if config.measures_coarse() else None
+        self.wants_norm = any(weight > 0 for weight in self.norm_weights)
+        if self.wants_norm:
             self.register_buffer("norm_rms_R", torch.ones(num_routes))
 
     @torch.no_grad()
@@ -209,29 +209,32 @@ class ErrorMap(nn.Module):
             self.fine.add(error_BChw)
             if self.coarse is not None:
                 self.coarse.add(average_neighbourhood(error_BChw, self.coarse_side))
-            if self.norm_weight > 0:
+            if self.wants_norm:
                 count += error_BChw[:, 0].numel()
                 square += error_BChw.double().square().sum()
         self.fine.finish(routes)
         if self.coarse is not None:
             self.coarse.finish(routes)
-        if self.norm_weight > 0:
+        if self.wants_norm:
             self.norm_rms_R[list(routes)] = (square / count).sqrt().clamp_min(1e-6).float()
 
     def forward(
         self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B h w"], Float[Tensor, "B h w"]]:
-        """The map, and the map that the image score is taken from."""
+    ) -> tuple[Float[Tensor, "B A h w"], Float[Tensor, "B U h w"]]:
+        """The map by each of the norm's weights, and the map of each of the sources of the image's score."""
         if self.fine is None:
-            map_Bhw = error_BChw.float().norm(dim=1)
-            return map_Bhw, map_Bhw
-        fine_Bhw = map_Bhw = self.fine(error_BChw, route_B)
-        if self.norm_weight > 0:
+            map_B1hw = error_BChw.float().norm(dim=1, keepdim=True)
+            return map_B1hw, map_B1hw
+        fine_Bhw = rest_Bhw = self.fine(error_BChw, route_B)
+        sources = {"fine": fine_Bhw}
+        if self.coarse is not None:
+            coarse_Bhw = self.coarse(average_neighbourhood(error_BChw, self.coarse_side), route_B)
+            rest_Bhw = fine_Bhw + self.coarse_weight * coarse_Bhw
+            sources |= {"coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
+        maps_BAhw = torch.stack([rest_Bhw] * len(self.norm_weights), dim=1)
+        if self.wants_norm:
             norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
-            map_Bhw = map_Bhw + self.norm_weight * norm_Bhw
-        if self.coarse is None:
-            return map_Bhw, map_Bhw
-        coarse_Bhw = self.coarse(average_neighbourhood(error_BChw, self.coarse_side), route_B)
-        map_Bhw = map_Bhw + self.coarse_weight * coarse_Bhw
-        scores = {"map": map_Bhw, "coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
-        return map_Bhw, scores[self.score_from]
+            weights_A11 = norm_Bhw.new_tensor(self.norm_weights)[:, None, None]
+            maps_BAhw = maps_BAhw + weights_A11 * norm_Bhw[:, None]
+        sources["map"] = maps_BAhw[:, 0]
+        return maps_BAhw, torch.stack([sources[name] for name in self.score_sources], dim=1)

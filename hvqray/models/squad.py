@@ -4,13 +4,14 @@ After Lin and Lai, ECCV Workshops 2024, doi 10.1007/978-3-031-92805-5_11, of whi
 project's design (docs/models.md). FSQ: Mentzer et al., arXiv 2309.15505. Hierarchy: VQ-VAE-2, arXiv 1906.00446. Adversarial
 term: VQGAN, arXiv 2012.09841.
 
-Shapes: B batch, C feature channels, h x w feature grid, S x S image, T x T image as the image head makes it, L tokens.
+Shapes: B batch, C feature channels, h x w feature grid, S x S image, T x T image as the image head makes it, L tokens,
+A alternative maps, U sources of the image score.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ from hvqray.models.interface import (
 )
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
 from hvqray.models.residual_distance import ErrorMap
+from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router
 from hvqray.models.squad_blocks import Generator, Reconstruction
 from hvqray.models.squad_map import ComponentMap
@@ -77,17 +79,18 @@ class SquadModel(nn.Module):
             grid_stride=context.grid_stride,
         )
         self.map_weights = self._component_weights()
-        self.score_weights = dict(self.map_weights)
-        if config.score_from != "map" and "l2" in self.map_weights:
-            self.score_weights = {
-                "score" if name == "l2" else name: w for name, w in self.map_weights.items()
-            }
+        self.map_parts = self._with_errors(_numbered("l2", len(config.norm_weights())))
+        """The components of each alternative map, and their weights; likewise of what each source of the score is."""
+        self.score_parts = self.map_parts
+        if config.score_sources() != ["map"]:
+            self.score_parts = self._with_errors(_numbered("score", len(config.score_sources())))
         self.component_map = ComponentMap(
-            sorted(self.map_weights | self.score_weights),
+            sorted({name for parts in self.map_parts + self.score_parts for name in parts}),
             image_size=context.image_size,
             smoothing_sigma=config.smoothing_sigma,
         )
         self.image_score = ImageScore(config, num_routes=self.router.num_routes)
+        self.map_choice = RouteChoice(len(self.map_parts), num_routes=self.router.num_routes)
         self.objectives = [Objective("generator", self.generator, self._generator_loss)]
         if self.discriminator is not None:
             self.objectives.append(
@@ -135,20 +138,24 @@ class SquadModel(nn.Module):
         with evaluating(self):
             components, reconstruction = self._components(batch)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-        maps_BHW = self.component_map(components, self.map_weights)
-        scored_BHW = (
-            maps_BHW
-            if self.score_weights == self.map_weights
-            else self.component_map(components, self.score_weights)
+        maps_BAHW = self._maps(components, self.map_parts)
+        scored_BUHW = (
+            maps_BAHW if self.score_parts is self.map_parts else self._maps(components, self.score_parts)
         )
-        scores_B, candidates = self.image_score(scored_BHW, route_B)
         codes = {
             name: output.indices_BL
             for name, output in reconstruction.quantized.levels.items()
             if output.indices_BL is not None
         }
-        routed_class_B = route_B if self.router.mode == "predicted" else None
-        return Prediction(maps_BHW, scores_B, codes, routed_class_B, candidates)
+        return Prediction.chosen(
+            maps_BAHW,
+            self.image_score(scored_BUHW),
+            codes,
+            route_B,
+            router=self.router,
+            map_choice=self.map_choice,
+            image_score=self.image_score,
+        )
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -236,6 +243,18 @@ class SquadModel(nn.Module):
             weights["discriminator"] = config.map_discriminator_weight
         return {name: weight for name, weight in weights.items() if weight > 0}
 
+    def _with_errors(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """The map's components, `l2` being each of `names` in turn."""
+        return [
+            {name if part == "l2" else part: weight for part, weight in self.map_weights.items()}
+            for name in names
+        ]
+
+    def _maps(
+        self, components: Mapping[str, Tensor], parts: Sequence[Mapping[str, float]]
+    ) -> Float[Tensor, "B A S S"]:
+        return torch.stack([self.component_map(components, weights) for weights in parts], dim=1)
+
     def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
         """Of the reconstructed features, without the image."""
         features_BChw = self.standardizer(batch.features_BChw)
@@ -251,9 +270,9 @@ class SquadModel(nn.Module):
             components["cosine"] = 1 - F.cosine_similarity(reconstruction.features_BChw, features_BChw, dim=1)
         if "l2" in wanted:
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-            components["l2"], components["score"] = self.error_map(
-                reconstruction.features_BChw - features_BChw, route_B
-            )
+            maps_BAhw, scored_BUhw = self.error_map(reconstruction.features_BChw - features_BChw, route_B)
+            for name, found in (("l2", maps_BAhw), ("score", scored_BUhw)):
+                components |= zip(_numbered(name, found.shape[1]), found.unbind(1), strict=True)
         if reconstruction.image_B3TT is not None and wanted.keys() & {"image", "discriminator"}:
             target_B3TT = self._target_image(batch)
             if "image" in wanted:
@@ -296,6 +315,11 @@ class SquadModel(nn.Module):
             for batch in batches():
                 self.generator.quantize(self.standardizer(batch.features_BChw))
         return torch.cat(kept)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """`name` itself where there is one of it."""
+    return [name] if count == 1 else [f"{name}{number}" for number in range(count)]
 
 
 def _to_float(images_B3SS: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:

@@ -1,14 +1,13 @@
 """Evaluation of a model on a split: class by class, classes dealt to the ranks, the same numbers on every rank.
 
-Legend: n images of one class, H x W pixels.
+Legend: n images of one class, A alternative maps, H x W pixels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 
 from hvqray.data.dataset import Split
 from hvqray.metrics import (
+    PIXEL_METRICS,
     ROUTER_ACCURACY,
     MaskRegions,
     image_metrics,
@@ -27,24 +27,16 @@ from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
 from hvqray.training.batches import make_batch
 from hvqray.training.code_tally import CodeTally
 from hvqray.training.communicator import Communicator
+from hvqray.training.rule_choice import (
+    ChosenBy,
+    ClassResult,
+    Metrics,
+    of_mixed_maps,
+    with_best_maps,
+    with_best_scores,
+)
 
 logger = logging.getLogger(__name__)
-
-Metrics = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class ClassResult:
-    """What one rank found out about one class."""
-
-    metrics: Metrics
-    codes: CodeTally
-    scores_n: np.ndarray
-    """Image scores, float32, in the order of the class's positions in the split."""
-    candidates_nS: np.ndarray | None
-    """By each of several rules, float32, where there is a choice."""
-    route_n: np.ndarray
-    """What the rule is chosen for; all 0 where there is no choice."""
 
 
 class Evaluator:
@@ -72,12 +64,12 @@ class Evaluator:
         self.scores_n = np.full(len(split), np.nan, dtype=np.float32)
 
     def evaluate(
-        self, model: AnomalyModel, *, pixel_metrics: bool, choose_scores_by: str | None = None
+        self, model: AnomalyModel, *, pixel_metrics: bool, choose_by: ChosenBy | None = None
     ) -> Metrics:
         """All metrics of `model`, equal on every rank and to those of a single rank.
 
-        With `choose_scores_by`, one of the image metrics, a model that has several rules for the image score is first given the
-        best one of each route on these very images.
+        With `choose_by` a model that has several rules for the image score, or several maps, is given the best ones of each
+        route on these very images, and measured with them.
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
@@ -87,18 +79,26 @@ class Evaluator:
         """
         members = {c: positions for c, positions in self._split.by_class() if len(positions)}
         owners = deal({c: len(positions) for c, positions in members.items()}, self._communicator.world_size)
-        mine: dict[int, ClassResult] = {}
-        with evaluating(model):
-            for class_index in owners[self._communicator.rank]:
-                mine[class_index] = self._evaluate_class(
-                    model, class_index, members[class_index], pixel_metrics=pixel_metrics
-                )
-        results: dict[int, ClassResult] = {}
-        for part in self._communicator.all_gather_object(mine):
-            results |= part
-        results = dict(sorted(results.items()))
-        if choose_scores_by is not None and len(model.image_score.fractions) > 1:
-            results = self._with_best_rules(model, results, members, choose_scores_by)
+        names = PIXEL_METRICS if pixel_metrics else ()
+        maps_by = choose_by.map_metric if choose_by is not None and model.map_choice.num_rules > 1 else None
+
+        def gathered(wanted: Collection[int], maps_by: str | None) -> dict[int, ClassResult]:
+            mine: dict[int, ClassResult] = {}
+            with evaluating(model):
+                for c in owners[self._communicator.rank]:
+                    if c in wanted:
+                        mine[c] = self._evaluate_class(model, c, members[c], names=names, maps_by=maps_by)
+            parts = self._communicator.all_gather_object(mine)
+            return dict(sorted((c, result) for part in parts for c, result in part.items()))
+
+        results = gathered(members, maps_by)
+        if maps_by is not None:
+            results = with_best_maps(model, results, maps_by, names=names)
+        if choose_by is not None and model.image_score.num_rules > 1:
+            labels = {c: self._split.is_anomalous[positions] for c, positions in members.items()}
+            results = with_best_scores(model, results, labels, choose_by.score_metric)
+        if maps_by is not None and names and (mixed := of_mixed_maps(model, results)):
+            results |= gathered(mixed, None)
         for c, result in results.items():
             self.scores_n[members[c]] = result.scores_n
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
@@ -108,41 +108,24 @@ class Evaluator:
             codes.update(result.codes)
         return flat | codes.health(self._context.class_names)
 
-    def _with_best_rules(
+    def _evaluate_class(
         self,
         model: AnomalyModel,
-        results: dict[int, ClassResult],
-        members: Mapping[int, np.ndarray],
-        metric: str,
-    ) -> dict[int, ClassResult]:
-        """Have the model take the best rule of each route, and the results tell of that."""
-        num_routes = len(model.image_score.chosen_R)
-        values_S: dict[int, list[float | None]] = {}
-        for c, result in results.items():
-            assert result.candidates_nS is not None
-            labels_n = self._split.is_anomalous[members[c]]
-            values_S[c] = [image_metrics(labels_n, scores_n)[metric] for scores_n in result.candidates_nS.T]
-        rule_R = best_rules(values_S, num_routes=num_routes)
-        model.image_score.choose(rule_R)
-        chosen = {}
-        for c, result in results.items():
-            assert result.candidates_nS is not None
-            rule_n = np.array(rule_R)[result.route_n]
-            scores_n = np.take_along_axis(result.candidates_nS, rule_n[:, None], axis=1)[:, 0]
-            metrics = result.metrics | image_metrics(self._split.is_anomalous[members[c]], scores_n)
-            chosen[c] = replace(result, metrics=metrics, scores_n=scores_n)
-        return chosen
-
-    def _evaluate_class(
-        self, model: AnomalyModel, class_index: int, positions: np.ndarray, *, pixel_metrics: bool
+        class_index: int,
+        positions: np.ndarray,
+        *,
+        names: Sequence[str],
+        maps_by: str | None,
     ) -> ClassResult:
+        """With the pixel metrics `names`; and those, or else `maps_by`, by each of the model's maps where one is to be chosen by that."""
         labels_n = self._split.is_anomalous[positions]
         scores_n = np.empty(len(positions), dtype=np.float32)
-        num_rules = len(model.image_score.fractions)
+        num_rules = model.image_score.num_rules
         candidates_nS = np.empty((len(positions), num_rules), dtype=np.float32) if num_rules > 1 else None
         route_n = np.zeros(len(positions), dtype=np.int64)
-        size = self._context.image_size if pixel_metrics else 0
-        maps_nHW = np.empty((len(positions), size, size), dtype=np.float32)
+        num_maps = model.map_choice.num_rules if maps_by is not None else 1 if names else 0
+        size = self._context.image_size
+        maps_AnHW = np.empty((num_maps, len(positions), size, size), dtype=np.float32)
         tally = _tally(model)
         num_routed_right: int | None = None
         for rows, prediction in predictions(
@@ -154,16 +137,20 @@ class Evaluator:
             precision_context=self._precision_context,
         ):
             scores_n[rows] = prediction.scores_B.cpu().numpy()
-            if candidates_nS is not None and prediction.candidates is not None:
-                candidates_nS[rows] = prediction.candidates.scores_BS.cpu().numpy()
-                route_n[rows] = prediction.candidates.route_B.cpu().numpy()
+            candidates = prediction.candidates
+            if candidates is not None:
+                route_n[rows] = candidates.route_B.cpu().numpy()
+            if candidates_nS is not None and candidates is not None and candidates.scores_BS is not None:
+                candidates_nS[rows] = candidates.scores_BS.cpu().numpy()
             routed_B = np.full(len(scores_n[rows]), class_index)
             if prediction.routed_class_B is not None:
                 routed_B = prediction.routed_class_B.cpu().numpy()
                 num_routed_right = int((routed_B == class_index).sum()) + (num_routed_right or 0)
             has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
-            if pixel_metrics:
-                maps_nHW[rows] = prediction.maps_BHW.cpu().numpy()
+            if maps_by is not None and candidates is not None and candidates.maps_BAHW is not None:
+                maps_AnHW[:, rows] = candidates.maps_BAHW.transpose(0, 1).cpu().numpy()
+            elif names:
+                maps_AnHW[0, rows] = prediction.maps_BHW.cpu().numpy()
             codes = {
                 level: codes_BL.cpu().numpy()[has_codes_B] for level, codes_BL in prediction.codes.items()
             }
@@ -171,23 +158,31 @@ class Evaluator:
         metrics = image_metrics(labels_n, scores_n)
         if num_routed_right is not None:
             metrics[ROUTER_ACCURACY] = num_routed_right / len(positions)
-        if pixel_metrics:
-            metrics |= self._pixel_metrics(class_index, positions, maps_nHW)
-        if not (np.isfinite(scores_n).all() and np.isfinite(maps_nHW).all()):
+        map_metrics_A = None
+        if maps_by is not None:
+            map_metrics_A = [
+                self._pixel_metrics(class_index, positions, maps_nHW, names or (maps_by,))
+                for maps_nHW in maps_AnHW
+            ]
+        elif names:
+            metrics |= self._pixel_metrics(class_index, positions, maps_AnHW[0], names)
+        if not (np.isfinite(scores_n).all() and np.isfinite(maps_AnHW).all()):
             class_name = self._context.class_names[class_index]
             logger.warning(
                 "%s/%s: scores or maps are not finite; metrics undefined", self._split.name, class_name
             )
-        return ClassResult(metrics, tally, scores_n, candidates_nS, route_n)
+        return ClassResult(metrics, tally, scores_n, candidates_nS, map_metrics_A, route_n)
 
-    def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
+    def _pixel_metrics(
+        self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray, names: Sequence[str]
+    ) -> Metrics:
         if class_index not in self._regions:
             has_masks = self._split.has_mask[positions].all()
             self._regions[class_index] = (
                 MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
             )
         regions = self._regions[class_index]
-        metrics = pixel_metrics(maps_nHW, regions)
+        metrics = pixel_metrics(maps_nHW, regions, names=names)
         if self._histograms is not None:
             self._histograms.add_maps(self._context.class_names[class_index], maps_nHW, regions, metrics)
         return metrics
@@ -195,26 +190,6 @@ class Evaluator:
 
 def _tally(model: AnomalyModel) -> CodeTally:
     return CodeTally(model.codebook_sizes(), model.codebooks_per_class)
-
-
-def best_rules(values_S: Mapping[int, Sequence[float | None]], *, num_routes: int) -> list[int]:
-    """The number of the best rule of each route, of classes' metrics by every rule.
-
-    Where there is a route a class, the best of the class; of equals, where the metric is undefined for the class, and where there is
-    one route for all, the best of the mean over the classes; the first where that decides nothing either.
-    """
-    defined = {c: values for c, values in values_S.items() if None not in values}
-    if not defined:
-        return [0] * num_routes
-    mean_S = np.mean([np.array(values, dtype=float) for values in defined.values()], axis=0)
-    rules = range(len(mean_S))
-    of_all = max(rules, key=lambda rule: mean_S[rule])
-    if num_routes == 1:
-        return [of_all]
-    return [
-        max(rules, key=lambda rule: (defined[c][rule], mean_S[rule])) if c in defined else of_all
-        for c in range(num_routes)
-    ]
 
 
 def predictions(

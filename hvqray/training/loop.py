@@ -22,7 +22,7 @@ from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.environment import code_version, hardware, library_versions
 from hvqray.errors import InputError
-from hvqray.metrics import IMAGE_METRICS
+from hvqray.metrics import IMAGE_METRICS, PIXEL_METRICS
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
 from hvqray.training import run_memory, sampling
@@ -40,6 +40,7 @@ from hvqray.training.communicator import Communicator
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.evaluation import Evaluator
 from hvqray.training.optimisation import ObjectiveTrainer, autocast
+from hvqray.training.rule_choice import ChosenBy
 
 REFERENCE_IMAGES_PER_CLASS = 48
 """Normal training images per class from which statistics and first codes are taken."""
@@ -231,7 +232,10 @@ class _Run:
         return self.evaluator.evaluate(
             self.model,
             pixel_metrics=wanted or is_last,
-            choose_scores_by=metric if metric in IMAGE_METRICS else "image_auroc",
+            choose_by=ChosenBy(
+                score_metric=metric if metric in IMAGE_METRICS else "image_auroc",
+                map_metric=metric if metric in PIXEL_METRICS else "pixel_aupro",
+            ),
         )
 
     def _select(self, metrics: dict[str, float | None]) -> None:
@@ -258,7 +262,7 @@ class _Run:
             "epoch": self.best_epoch,
             "selected_on_test": self.data.selected_on_test,
             "metrics": self.selected,
-            "score_top_fraction": self._chosen_shares(),
+            **self._chosen_rules(),
             "data_fingerprint": self.data.fingerprint,
             "environment": {
                 "code_version": code_version(),
@@ -268,11 +272,21 @@ class _Run:
             },
         }
 
-    def _chosen_shares(self) -> float | dict[str, float]:
-        """`score_top_fraction` as it is applied: class name to share, where each class has its own."""
-        score, names = self.model.image_score, self.data.context.class_names
-        shares = [score.fractions[rule] for rule in score.chosen_R.tolist()]
-        return dict(zip(names, shares, strict=True)) if len(shares) == len(names) > 1 else shares[0]
+    def _chosen_rules(self) -> dict[str, Any]:
+        """The fields of the configuration that may be lists, as they are applied: class name to value, where each class has its own."""
+        names, score = self.data.context.class_names, self.model.image_score
+        rule_R = [score.rules[rule] for rule in score.chosen_R.tolist()]
+        weights = self.config.model.norm_weights()
+        applied: dict[str, list[Any]] = {
+            "map_norm_weight": [weights[number] for number in self.model.map_choice.chosen_R.tolist()],
+            "score_from": [source for source, _ in rule_R],
+            "score_top_fraction": [share for _, share in rule_R],
+        }
+        has_classes = len(rule_R) == len(names) > 1
+        return {
+            field: dict(zip(names, values, strict=True)) if has_classes else values[0]
+            for field, values in applied.items()
+        }
 
     # -- state --------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from hvqray.metrics.histogram_file import StoredHistograms, writing_histograms
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.checkpoint import METRICS_FILE, load_model, write_record
 from hvqray.training.communicator import SingleProcess
-from hvqray.training.evaluation import Evaluator, Metrics
+from hvqray.training.evaluation import Evaluator
 from hvqray.training.optimisation import autocast
+from hvqray.training.rule_choice import Metrics
 
 SCORES_FILE = "test_scores.parquet"
 PIXELS_FILE = "test_pixels.npz"

@@ -32,7 +32,10 @@ def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
     if "local_mahalanobis" not in values("map_distance"):
         return 0
     has_one_route = values("router") == ["none"] and "model.name" not in sweep.parameters
-    has_coarse = max(values("map_coarse_weight")) > 0 or values("score_from") != ["map"]
+    has_coarse = max(values("map_coarse_weight")) > 0 or any(
+        {"coarse", "both"} & {*(given if isinstance(given, list) else [given])}
+        for given in values("score_from")
+    )
     return map_bytes(
         context,
         num_routes=1 if has_one_route else len(context.class_names),

@@ -296,19 +296,22 @@ def test_the_coarse_map_averages_errors_first() -> None:
     coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
     fit(coarse, [average(fitted)])
     expected = coarse(average(asked), routes)
-    fine, _ = error_map(fitted)(asked, routes)
+    fine = error_map(fitted)(asked, routes)[0][:, 0]
 
-    map_Bhw, score_map_Bhw = error_map(fitted, map_coarse_weight=0.5)(asked, routes)
-    torch.testing.assert_close(map_Bhw, fine + 0.5 * expected)
-    torch.testing.assert_close(score_map_Bhw, map_Bhw)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_coarse_weight=0.5)(asked, routes)
+    torch.testing.assert_close(maps_BAhw[:, 0], fine + 0.5 * expected)
+    assert torch.equal(scored_BUhw, maps_BAhw)
 
-    map_Bhw, score_map_Bhw = error_map(fitted, score_from="coarse")(asked, routes)
-    torch.testing.assert_close(map_Bhw, fine)
-    torch.testing.assert_close(score_map_Bhw, expected)
+    maps_BAhw, scored_BUhw = error_map(fitted, score_from="coarse")(asked, routes)
+    torch.testing.assert_close(maps_BAhw[:, 0], fine)
+    torch.testing.assert_close(scored_BUhw[:, 0], expected)
 
-    map_Bhw, score_map_Bhw = error_map(fitted, score_from="both", map_norm_weight=1.0)(asked, routes)
-    assert (map_Bhw > fine).all()
-    torch.testing.assert_close(score_map_Bhw, fine + expected)
+    sources = ["both", "fine", "coarse", "map"]
+    maps_BAhw, scored_BUhw = error_map(fitted, score_from=sources, map_norm_weight=1.0)(asked, routes)
+    assert (maps_BAhw[:, 0] > fine).all()
+    torch.testing.assert_close(
+        scored_BUhw, torch.stack([fine + expected, fine, expected, maps_BAhw[:, 0]], dim=1)
+    )
 
 
 def test_a_finer_grid_is_averaged_over_more_locations() -> None:
@@ -319,17 +322,20 @@ def test_a_finer_grid_is_averaged_over_more_locations() -> None:
     made.fit([0], [fitted])
     coarse = MahalanobisDistance(1, CHANNELS, 144, local=True)
     fit(coarse, [average(fitted, 2)])
-    found, expected = made(asked, one_route(3))[1], coarse(average(asked, 2), one_route(3))
+    found, expected = made(asked, one_route(3))[1][:, 0], coarse(average(asked, 2), one_route(3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_norm_is_added_in_units_of_normal_norms() -> None:
     fitted, asked, routes = errors(20, seed=25), errors(3, seed=26), one_route(3)
-    fine, _ = error_map(fitted)(asked, routes)
+    fine = error_map(fitted)(asked, routes)[0][:, 0]
     norm = asked.norm(dim=1) / fitted.square().sum(1).mean().sqrt()
-    map_Bhw, score_map_Bhw = error_map(fitted, map_norm_weight=2.0)(asked, routes)
-    torch.testing.assert_close(map_Bhw, fine + 2 * norm)
-    torch.testing.assert_close(score_map_Bhw, map_Bhw)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=2.0)(asked, routes)
+    torch.testing.assert_close(maps_BAhw[:, 0], fine + 2 * norm)
+    assert torch.equal(scored_BUhw, maps_BAhw)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=[0.0, 2.0], score_from="fine")(asked, routes)
+    torch.testing.assert_close(maps_BAhw, torch.stack([fine, fine + 2 * norm], dim=1))
+    torch.testing.assert_close(scored_BUhw[:, 0], fine)
 
 
 def test_every_part_of_the_map_is_measured_for_all_routes_asked_for() -> None:
@@ -352,10 +358,17 @@ def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, obje
         ErrorMapFields.model_validate(fields)
 
 
+def test_a_score_of_a_map_that_is_still_to_be_chosen_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"score_from: .* take fine, coarse or both, or a single weight"):
+        ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[0.0, 1.0], score_from=["fine", "map"])
+    with pytest.raises(ValueError, match="names a weight twice"):
+        ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[1.0, 1.0], score_from="fine")
+
+
 def test_the_l2_norm_needs_no_normal_images() -> None:
     made = ErrorMap(ErrorMapFields(), num_routes=2, channels=CHANNELS, grid_size=GRID, grid_stride=16)
     made.fit([0, 1], (pytest.fail("asked for images") for _ in range(1)))
     asked = errors(2, seed=24)
     assert not made.state_dict()
     for found in made(asked, one_route(2)):
-        torch.testing.assert_close(found, asked.norm(dim=1))
+        torch.testing.assert_close(found, asked.norm(dim=1, keepdim=True))

@@ -13,6 +13,8 @@ from hvqray.config.model_sections import ErrorMapFields
 from hvqray.data.dataset import Sample, Split
 from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Prediction
+from hvqray.models.route_choice import RouteChoice
+from hvqray.models.router import Router
 
 SIZE = 16
 CLASS_NAMES = ("bolt", "cloth", "pill")
@@ -58,16 +60,28 @@ def make_split(
 
 
 class FeatureNormModel(nn.Module):
-    """Its map is the features' norm per location, upsampled; its codes are the features' rounded first channel."""
+    """Its map is the features' norm per location, upsampled; its codes are the features' rounded first channel.
+
+    With `num_maps` there are other maps, each of fewer channels. With `stray` images whose first feature is large take another class's route.
+    """
 
     needs_images = False
 
     def __init__(
-        self, *, codebooks_per_class: bool = False, shares: Sequence[float] = (0.0,), num_routes: int = 1
+        self,
+        *,
+        codebooks_per_class: bool = False,
+        shares: Sequence[float] = (0.0,),
+        num_routes: int = 1,
+        num_maps: int = 1,
+        stray: bool = False,
     ) -> None:
         super().__init__()
         fields = ErrorMapFields(score_top_fraction=[*shares], score_pool_size=1)
         self.image_score = ImageScore(fields, num_routes=num_routes)
+        self.map_choice = RouteChoice(num_maps, num_routes=num_routes)
+        self.stray = stray
+        self.router = Router("oracle", num_classes=len(CLASS_NAMES), channels=3)
         self.codebooks_per_class = frozenset({"q0"} if codebooks_per_class else ())
         self.scale = nn.Parameter(torch.ones(()))
         self.batch_sizes: list[int] = []
@@ -80,9 +94,19 @@ class FeatureNormModel(nn.Module):
         assert torch.is_inference_mode_enabled()
         assert (batch.images_B3HW is not None) == self.needs_images
         self.batch_sizes.append(len(batch.class_index_B))
-        norms = (self.scale * batch.features_BChw).norm(dim=1, keepdim=True)
-        maps: Tensor = nn.functional.interpolate(norms, size=(SIZE, SIZE), mode="bilinear").squeeze(1)
+        scaled = self.scale * batch.features_BChw
+        norms = torch.stack([scaled[:, a:].norm(dim=1) for a in range(self.map_choice.num_rules)], dim=1)
+        maps_BAHW: Tensor = nn.functional.interpolate(norms, size=(SIZE, SIZE), mode="bilinear")
         codes = (batch.features_BChw[:, 0].flatten(1) * 2 + 8).round().clamp(0, 15).long()
         route_B = batch.class_index_B if len(self.image_score.chosen_R) > 1 else 0 * batch.class_index_B
-        scores_B, candidates = self.image_score(maps, route_B)
-        return Prediction(maps, scores_B, {"q0": codes}, candidates=candidates)
+        if self.stray:
+            route_B = torch.where(batch.features_BChw[:, 0, 0, 0] > 0, (route_B + 1) % 3, route_B)
+        return Prediction.chosen(
+            maps_BAHW,
+            self.image_score(maps_BAHW[:, :1]),
+            {"q0": codes},
+            route_B,
+            router=self.router,
+            map_choice=self.map_choice,
+            image_score=self.image_score,
+        )

@@ -18,7 +18,8 @@ from hvqray.data.dataset import Split
 from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
 from hvqray.models.interface import Batch, Prediction
 from hvqray.training.communicator import SingleProcess
-from hvqray.training.evaluation import Evaluator, best_rules, deal
+from hvqray.training.evaluation import Evaluator, deal
+from hvqray.training.rule_choice import ChosenBy
 
 UNEVEN = ((5, 4), (2, 2), (9, 3))
 
@@ -35,7 +36,9 @@ class ThreadRank:
     def all_gather_object(self, value: Any) -> list[Any]:
         self._shared[self.rank] = value
         self._barrier.wait(timeout=30)
-        return list(self._shared)
+        gathered = list(self._shared)
+        self._barrier.wait(timeout=30)  # before another value takes the place of one that is still to be read
+        return gathered
 
     def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -281,7 +284,7 @@ def test_each_class_gets_the_share_that_is_best_for_it(world_size: int) -> None:
     def evaluate_rank(rank: int) -> None:
         evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier))
         model = FeatureNormModel(shares=SHARES, num_routes=3)
-        metrics = evaluator.evaluate(model, pixel_metrics=False, choose_scores_by="image_auroc")
+        metrics = evaluator.evaluate(model, pixel_metrics=False, choose_by=ChosenBy())
         found.append((model, metrics))
 
     threads = [threading.Thread(target=evaluate_rank, args=(rank,)) for rank in range(world_size)]
@@ -303,19 +306,10 @@ def test_one_route_for_all_gets_the_share_of_the_best_mean() -> None:
     means = [np.mean(aurocs(split, share)) for share in SHARES]  # type: ignore[arg-type]
     model = FeatureNormModel(shares=SHARES)
     metrics = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
-        model, pixel_metrics=False, choose_scores_by="image_auroc"
+        model, pixel_metrics=False, choose_by=ChosenBy()
     )
     assert metrics["val/image_auroc"] == pytest.approx(max(means))
     assert model.image_score.chosen_R.tolist() == [int(np.argmax(means))]
-
-
-def test_where_a_class_decides_nothing_the_mean_over_the_others_does() -> None:
-    values: dict[int, list[float | None]] = {0: [0.5, 0.9, 0.8], 1: [None, None, None], 2: [1.0, 0.7, 1.0]}
-    # Means of the defined: .75, .8, .9.
-    assert best_rules(values, num_routes=3) == [1, 2, 2]
-    assert best_rules(values, num_routes=1) == [2]
-    assert best_rules({0: [None, None]}, num_routes=2) == [0, 0]
-    assert best_rules({1: [0.5, 0.6]}, num_routes=3) == [1, 1, 1], "of no image of class 0 and 2 neither"
 
 
 def test_classes_are_dealt_largest_first_to_the_rank_with_the_fewest_images() -> None:

@@ -1,0 +1,112 @@
+"""Each route gets the map that is best for its classes, also where images stray to other routes, and on several ranks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_doubles import CLASS_NAMES, CONTEXT, FeatureNormModel, make_split
+from test_evaluation import ThreadRank
+
+from hvqray.data.dataset import Split
+from hvqray.metrics import PIXEL_METRICS
+from hvqray.training.communicator import SingleProcess
+from hvqray.training.evaluation import Evaluator
+from hvqray.training.rule_choice import ChosenBy, Metrics, best_rules
+
+NUM_MAPS = 3
+
+
+def uneven_split() -> Split:
+    """Each class's defects show in other channels."""
+    split = make_split(((9, 8), (7, 9), (8, 8)))
+    features = split.all_features
+    for c in range(3):
+        rows = split.rows[(split.class_index == c) & split.is_anomalous]
+        features[rows, c] *= 2
+        features[rows, :c] *= np.float16(0.2)
+    return split
+
+
+def with_map(split: Split, number: int) -> Metrics:
+    """Where all classes have this map."""
+    model = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3)
+    model.map_choice.choose([number] * 3)
+    return Evaluator(split, CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=True)
+
+
+def evaluated(split: Split, world_size: int, **model: Any) -> list[tuple[FeatureNormModel, Metrics]]:
+    barrier, shared = threading.Barrier(world_size), [None] * world_size
+    found: list[tuple[FeatureNormModel, Metrics]] = []
+
+    def evaluate_rank(rank: int) -> None:
+        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier))
+        one = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3, **model)
+        found.append((one, evaluator.evaluate(one, pixel_metrics=True, choose_by=ChosenBy())))
+
+    threads = [threading.Thread(target=evaluate_rank, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == world_size
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_each_class_gets_the_map_that_is_best_for_it(world_size: int) -> None:
+    split = uneven_split()
+    by_map = [with_map(split, number) for number in range(NUM_MAPS)]
+    best = {
+        name: int(np.argmax([metrics[f"val/{name}/pixel_aupro"] for metrics in by_map]))  # type: ignore[arg-type]
+        for name in CLASS_NAMES
+    }
+    assert len({*best.values()}) > 1, "no single map is best for all"
+    for model, metrics in evaluated(split, world_size):
+        assert model.map_choice.chosen_R.tolist() == list(best.values())
+        for name, number in best.items():
+            for metric in PIXEL_METRICS:
+                assert metrics[f"val/{name}/{metric}"] == by_map[number][f"val/{name}/{metric}"]
+        # What was chosen stays, and is what counts where there is no choice to make, as on test.
+        again = Evaluator(split, CONTEXT, SingleProcess())
+        assert again.evaluate(model, pixel_metrics=True) == metrics
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_images_that_stray_have_the_map_of_the_route_that_they_take(world_size: int) -> None:
+    split = uneven_split()
+    for model, metrics in evaluated(split, world_size, stray=True):
+        assert len({*model.map_choice.chosen_R.tolist()}) > 1
+        assert Evaluator(split, CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=True) == metrics
+
+
+def test_maps_are_chosen_where_no_pixel_metric_is_told() -> None:
+    split = uneven_split()
+    model = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3)
+    told = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
+        model, pixel_metrics=False, choose_by=ChosenBy()
+    )
+    assert not [name for name in told if "pixel" in name]
+    (chosen, _), *_ = evaluated(split, 1)
+    assert model.map_choice.chosen_R.tolist() == chosen.map_choice.chosen_R.tolist()
+
+
+def test_without_masks_the_first_map_stays() -> None:
+    split = make_split(((4, 4),), unmasked=(0,))
+    model = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3)
+    metrics = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
+        model, pixel_metrics=True, choose_by=ChosenBy()
+    )
+    assert model.map_choice.chosen_R.tolist() == [0, 0, 0]
+    assert metrics["val/pixel_aupro"] is None
+
+
+def test_where_a_class_decides_nothing_the_mean_over_the_others_does() -> None:
+    values: dict[int, list[float | None]] = {0: [0.5, 0.9, 0.8], 1: [None, None, None], 2: [1.0, 0.7, 1.0]}
+    # Means of the defined: .75, .8, .9.
+    assert best_rules(values, num_routes=3) == [1, 2, 2]
+    assert best_rules(values, num_routes=1) == [2]
+    assert best_rules({0: [None, None]}, num_routes=2) == [0, 0]
+    assert best_rules({1: [0.5, 0.6]}, num_routes=3) == [1, 1, 1], "of no image of class 0 and 2 neither"
