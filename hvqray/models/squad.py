@@ -203,18 +203,20 @@ class SquadModel(nn.Module):
         # Gradients are taken as far as the image only, so none reaches the discriminator's parameters, and its backward
         # pass, needed for the norms anyway, is not made a second time.
         adversarial = -self.discriminator(image_B3TT).mean()
-        (image_gradient,) = torch.autograd.grad(loss, image_B3TT)
-        (adversarial_gradient,) = torch.autograd.grad(adversarial, image_B3TT)
         assert self.generator.image_head is not None
         last_weight = self.generator.image_head.last.weight
-        weight = self.config.adversarial_weight * adaptive_weight(
-            *(
-                torch.autograd.grad(image_B3TT, last_weight, gradient, retain_graph=True)[0]
-                for gradient in (image_gradient, adversarial_gradient)
-            ),
-            num_images=len(image_B3TT),
-            all_reduce_sum_=self.all_reduce_sum_,
-        )
+        # What was computed in float32 within an autocast is differentiated in bfloat16 there, SSIM's products with it.
+        with torch.autocast(image_B3TT.device.type, enabled=False):
+            (image_gradient,) = torch.autograd.grad(loss, image_B3TT)
+            (adversarial_gradient,) = torch.autograd.grad(adversarial, image_B3TT)
+            weight = self.config.adversarial_weight * adaptive_weight(
+                *(
+                    torch.autograd.grad(image_B3TT, last_weight, gradient, retain_graph=True)[0]
+                    for gradient in (image_gradient, adversarial_gradient)
+                ),
+                num_images=len(image_B3TT),
+                all_reduce_sum_=self.all_reduce_sum_,
+            )
         parts |= {"adversarial": adversarial, "adversarial_weight": weight}
         gradient_B3TT = image_gradient + weight * adversarial_gradient
         return _with_gradient(loss + weight * adversarial, image_B3TT, gradient_B3TT), parts

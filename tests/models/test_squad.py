@@ -198,6 +198,22 @@ def test_the_generators_gradient_is_that_of_the_whole_loss_written_out(adversari
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
+def test_under_bfloat16_the_image_loss_is_differentiated_as_without_a_discriminator() -> None:
+    batch, gradients = make_batch(), []
+    assert batch.images_B3HW is not None
+    batch.images_B3HW.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    fields = {"image_l1_weight": 0.0, "image_ssim_weight": 1.0, "adversarial_weight": 0.0, "image_scale": 2}
+    for discriminator in (True, False):
+        model = model_of(**fields, discriminator_start=0, discriminator=discriminator)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = model.objectives[0].loss(batch, 0.5)
+        assert ("adversarial" in losses) is discriminator
+        losses["loss"].backward()
+        assert model.generator.image_head is not None
+        gradients.append(model.generator.image_head.last.bias.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+
+
 def test_the_gradients_are_summed_over_ranks_before_their_norms() -> None:
     model = model_of(discriminator_start=0)
     frozen_discriminator(model)
