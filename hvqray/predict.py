@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
 from hvqray.atomic import check_file, make_folder, naming, replacing, write_atomically
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
@@ -40,6 +41,10 @@ BATCH_SIZE = 16
 CSV_FILE = "predictions.csv"
 _STEM_BYTES = 200
 """How much of an image's name its map bears; a name has at most 255 bytes on most file systems."""
+_FEATURES_FAULT = (
+    "its features exceed the range of float16; leave it out, or train a model on another data.backbone"
+)
+_PREDICTION_FAULT = "the model gives it no finite score and map; leave it out, or train the model anew"
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,9 @@ def predict(
     """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, and their classes.
 
     A class that is not known is the one that the model's router recognises, where it has one.
+
+    Raises:
+        InputError: an image cannot be read, or has features, a map or a score that are not finite.
     """
     from hvqray.data.backbones import load_backbone  # timm takes seconds to import
 
@@ -201,9 +209,12 @@ def predict(
             images_B3SS = torch.from_numpy(images).to(device)
             # Rounded to float16 as in the cache, so that an image scores here as it does in an evaluation.
             features_BChw = backbone(images_B3SS).half().float()
+            _check_finite(features_BChw, paths[rows], _FEATURES_FAULT)
             batch = Batch(features_BChw, torch.from_numpy(index_n[rows]).to(device), images_B3SS)
             with autocast(config.train, device):
                 prediction = loaded.model.predict(batch)
+            _check_finite(prediction.maps_BHW, paths[rows], _PREDICTION_FAULT)
+            _check_finite(prediction.scores_B[:, None], paths[rows], _PREDICTION_FAULT)
             scores_n[rows] = prediction.scores_B.cpu().numpy()
             maps_nSS[rows] = prediction.maps_BHW.cpu().numpy()
             if prediction.routed_class_B is not None:
@@ -211,6 +222,13 @@ def predict(
                 found[rows] = [given or name for given, name in zip(classes[rows], routed, strict=True)]
             progress("predicting", min(rows.stop, len(paths)), len(paths))
     return scores_n, found
+
+
+def _check_finite(values_Bn: Tensor, paths: Sequence[Path], fault: str) -> None:
+    """Raise InputError for the first image with a value that is no number: NaN lies below every threshold, as if normal."""
+    finite_B = values_Bn.flatten(1).isfinite().all(1).tolist()
+    if not all(finite_B):
+        raise InputError(fault, source=str(paths[finite_B.index(False)]))
 
 
 def draw(

@@ -15,9 +15,12 @@ import pytest
 from full_disk import files_of_at_most
 from PIL import Image
 from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
+from torch import Tensor
 
 from hvqray import predict
 from hvqray.command_line import run_command
+from hvqray.data.backbones import Backbone
+from hvqray.models.interface import Batch, Prediction
 from hvqray.training.checkpoint import LoadedModel
 
 SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
@@ -230,6 +233,56 @@ def test_faults_of_the_user_are_one_line(
         assert expected in error
         assert captured.out == ""
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("beyond", "expected"),
+    [
+        ("features", "its features exceed the range of float16; leave it out, or train a model on another"),
+        ("scores_B", "the model gives it no finite score and map; leave it out, or train the model anew"),
+        ("maps_BHW", "the model gives it no finite score and map; leave it out, or train the model anew"),
+    ],
+)
+def test_an_image_without_a_score_is_told_and_not_called_normal(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    beyond: str,
+    expected: str,
+) -> None:
+    images = sorted((place.root / "bolt" / "test" / "good").glob("*.png"))[:3]
+    really = predict.load_model
+
+    def spoilt(*arguments: Any, **options: Any) -> LoadedModel:
+        loaded = really(*arguments, **options)
+        inner = loaded.model.predict
+
+        def predicted(batch: Batch) -> Prediction:
+            prediction = inner(batch)
+            getattr(prediction, beyond)[1] = float("nan")
+            return prediction
+
+        monkeypatch.setattr(loaded.model, "predict", predicted)
+        return loaded
+
+    if beyond == "features":
+        really_forward = Backbone.forward
+
+        def forward(self: Backbone, images_B3SS: Tensor) -> Tensor:
+            features_BChw = really_forward(self, images_B3SS)
+            features_BChw[1, 0, 0, 0] = 65536
+            return features_BChw
+
+        monkeypatch.setattr(Backbone, "forward", forward)
+    else:
+        monkeypatch.setattr(predict, "load_model", spoilt)
+    assert run_command(predict.main, [str(place.oracle), *map(str, images), "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("hvqray: error: ")]
+    assert line.startswith(f"hvqray: error: {images[1]}: {expected}")
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
