@@ -154,7 +154,9 @@ def open_features(
             features = backbone(batch.to(device)).half().cpu().numpy()
             if not np.isfinite(features).all():
                 raise InputError(
-                    f"features of {name!r} exceed the range of float16", field="data.backbone.name"
+                    f"features of {name!r} exceed the range of float16; choose another backbone, or other"
+                    " data.backbone.strides or data.backbone.blocks",
+                    field="data.backbone.name",
                 )
             writer = writer or TensorWriter(
                 folder / TENSORS, {"features": Column(np.float16, features.shape[1:])}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data import tensors
-from hvqray.data.backbones import load_backbone
+from hvqray.data.backbones import Backbone, load_backbone
 from hvqray.data.cache import cache_entries
 from hvqray.data.dataset import PreparedData
 from hvqray.data.images import load_image, load_mask
@@ -231,3 +231,15 @@ def test_real_photographs(industrial: Path, tmp_path: Path) -> None:
     assert len(data.splits["train"]) == 31 + 97
     assert len(data.splits["val"]) + len(data.splits["test"]) == 14 + 32 + 36 + 159
     assert all(split.has_mask.all() for split in data.splits.values())
+
+
+def test_features_that_float16_does_not_hold_are_refused_with_a_mend(
+    mvtec_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "forward", lambda self, images: torch.full((len(images), 1, 2, 2), 65536.0))
+    with pytest.raises(InputError) as caught:
+        prepare(mvtec_root)
+    assert str(caught.value) == (
+        "data.backbone.name: features of 'resnet18' exceed the range of float16; choose another backbone, or other"
+        " data.backbone.strides or data.backbone.blocks"
+    )
