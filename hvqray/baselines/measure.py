@@ -229,7 +229,7 @@ def _measure(
 
     The pixels' histograms go to the writer of the smoothing, where there is one.
     """
-    image_size = context.image_size
+    size, at_centres = context.image_size, context.grid_of_patches
     positions = np.flatnonzero(split.class_index == class_index)
     if not len(positions):
         return {}
@@ -245,10 +245,10 @@ def _measure(
     labels_n = split.is_anomalous[positions]
     found: dict[MapSettings, Measured] = {}
     for sigma in SMOOTHING_SIGMAS:
-        maps_nHW = np.empty((len(positions), image_size, image_size), np.float32)
+        maps_nHW = np.empty((len(positions), size, size), np.float32)
         all_scores = dict(own_scores)
         for start, map_Bhw in zip(range(0, len(positions), BATCH_SIZE), maps, strict=True):
-            maps_BHW = gaussian_smooth(upsample_map(map_Bhw, image_size), sigma)
+            maps_BHW = gaussian_smooth(upsample_map(map_Bhw, size, at_centres=at_centres), sigma)
             maps_nHW[start : start + BATCH_SIZE] = maps_BHW.cpu().numpy()
             for fraction in TOP_FRACTIONS:
                 score_name = f"top {fraction:.0%}" if fraction else "maximum"

@@ -62,6 +62,10 @@ def _read(path: Path, pixels_folder: Path) -> list[BaselineResult]:
 
 def _key(name: BaselineName, data: PreparedData) -> str:
     parts = [BASELINES_VERSION, name, data.fingerprint, str(data.context), str(data.selected_on_test)]
+    if (
+        data.context.grid_of_patches
+    ):  # not in its text, which is as it was before patches were drawn otherwise
+        parts.append("a grid of patches")
     for split_name, split in data.splits.items():
         parts += [split_name, str(split.rows.tolist()), str(split.has_mask.tolist())]
         parts += [f"{sample.class_name} {sample.is_anomalous}" for sample in split.samples]

@@ -12,6 +12,10 @@ from hvqray.config.section import Section, Seed, distinct
 BlockIndex = Annotated[int, Field(ge=0)]
 LayoutName = Literal["auto", "mvtec_ad", "visa", "mpdd", "btad", "kolektor_sdd2", "real_iad", "folder"]
 BitDepth = Literal[10, 12, 14]
+_UNTOLD_PATCHES = re.compile(
+    r"cait_|convit_|convmixer_|deepseek_vit|flexivit_|gemma\d+_vit|gmixer_|gmlp_|mixer_|qwen\d+_vit|resmlp_|test_vit"
+)
+"""The families of timm's backbones of disjoint patches whose names do not tell the patch."""
 
 
 class BackboneConfig(Section):
@@ -54,6 +58,10 @@ class BackboneConfig(Section):
     def is_named_vit(self) -> bool:
         """Whether the name is that of a plain ViT: its patch is told, and coarser than the 4 pixels of a Swin."""
         return (self.named_patch() or 0) > 4
+
+    def gives_patches(self) -> bool:
+        """Whether each location of the grid is a patch of the image, disjoint from the others; told by the name alone, as timm takes seconds to import."""
+        return self.is_named_vit() or _UNTOLD_PATCHES.match(self.name) is not None
 
     def size_unit(self) -> int:
         """What image sizes are multiples of, in pixels: the grid's stride, or the patch that a ViT's name tells."""

@@ -85,6 +85,7 @@ def prepare_data(
             feature_channels=features.shape[1],
             grid_size=(features.shape[2], features.shape[3]),
             image_size=config.image_size,
+            grid_of_patches=config.backbone.gives_patches(),
         ),
         splits={name: split(name, rows) for name, rows in splits.rows.items()},
         fingerprint=fingerprint,

@@ -256,7 +256,9 @@ class HvqModel(nn.Module):
         )
 
     def _at_image_size(self, maps_BAhw: Float[Tensor, "B A h w"]) -> Float[Tensor, "B A H W"]:
-        maps_nHW = upsample_map(maps_BAhw.flatten(0, 1), self.context.image_size)
+        maps_nHW = upsample_map(
+            maps_BAhw.flatten(0, 1), self.context.image_size, at_centres=self.context.grid_of_patches
+        )
         return maps_nHW.unflatten(0, (-1, maps_BAhw.shape[1]))
 
 

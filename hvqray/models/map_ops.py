@@ -19,10 +19,16 @@ COARSE_PIXELS = 48
 """Width of 3 locations of a grid of stride 16."""
 
 
-def upsample_map(map_Bhw: Float[Tensor, "B h w"], image_size: int) -> Float[Tensor, "B H W"]:
-    """Bilinear, corners aligned: as the stages of the backbone were brought onto their common grid."""
+def upsample_map(
+    map_Bhw: Float[Tensor, "B h w"], image_size: int, *, at_centres: bool
+) -> Float[Tensor, "B H W"]:
+    """Bilinear. `at_centres`: every location is drawn at the centre of its cell, where a patch of the image lies.
+
+    Otherwise the first and last are drawn at the image's corners, as a backbone's stages are brought onto their common grid.
+    """
     size = (image_size, image_size)
-    return F.interpolate(map_Bhw[:, None].float(), size=size, mode="bilinear", align_corners=True)[:, 0]
+    maps_B1HW = F.interpolate(map_Bhw[:, None].float(), size, mode="bilinear", align_corners=not at_centres)
+    return maps_B1HW[:, 0]
 
 
 def average_neighbourhood(x_BChw: Float[Tensor, "B C h w"], side: int) -> Float[Tensor, "B C h w"]:

@@ -40,6 +40,13 @@ from hvqray.models.ssim import ssim_map
 from hvqray.models.standardize import FeatureStandardizer
 from hvqray.quantizers.vq import VectorQuantizer
 
+AT_CENTRES = ("image", "discriminator")
+"""Parts of the map whose locations lie at the centres of their cells, whatever the feature grid.
+
+A pixel of the smaller image is the mean of such a cell; and with 4 x 4 kernels of stride 2 and padding 1 the middle of what location i of the
+discriminator's first stage sees is pixel 2 i + 0.5 of that image, of its later ones 4 i + 1.5. Where a side is odd, a stage
+leaves out the last row and column, so that the far edge is drawn up to a cell off.
+"""
 TOKENS_PER_CODE = 8
 """Training tokens per code that k-means starts from (with `quantizer: vq`)."""
 
@@ -84,8 +91,10 @@ class SquadModel(nn.Module):
         self.score_parts = self.map_parts
         if config.score_sources() != ["map"]:
             self.score_parts = self._with_errors(_numbered("score", len(config.score_sources())))
+        names = sorted({name for parts in self.map_parts + self.score_parts for name in parts})
         self.component_map = ComponentMap(
-            sorted({name for parts in self.map_parts + self.score_parts for name in parts}),
+            names,
+            at_centres=names if context.grid_of_patches else AT_CENTRES,
             image_size=context.image_size,
             smoothing_sigma=config.smoothing_sigma,
         )

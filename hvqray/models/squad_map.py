@@ -5,7 +5,7 @@ Shapes: B batch, n components, a x b a component's own grid, H x W image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -27,9 +27,12 @@ class ComponentMap(nn.Module):
     mean_n: Tensor
     std_n: Tensor
 
-    def __init__(self, names: Sequence[str], *, image_size: int, smoothing_sigma: float) -> None:
+    def __init__(
+        self, names: Sequence[str], *, at_centres: Collection[str], image_size: int, smoothing_sigma: float
+    ) -> None:
+        """`at_centres` are those of `names` whose locations lie at the centres of their cells (`upsample_map`)."""
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.at_centres = tuple(names), frozenset(at_centres)
         self.image_size, self.smoothing_sigma = image_size, smoothing_sigma
         self.register_buffer("mean_n", torch.zeros(len(names)))
         self.register_buffer("std_n", torch.ones(len(names)))
@@ -68,7 +71,10 @@ class ComponentMap(nn.Module):
     ) -> Float[Tensor, "B H W"]:
         """The components that `weights` names, added up."""
         normalized = self.normalize(components)
-        maps = [weight * upsample_map(normalized[name], self.image_size) for name, weight in weights.items()]
+        maps = [
+            weight * upsample_map(normalized[name], self.image_size, at_centres=name in self.at_centres)
+            for name, weight in weights.items()
+        ]
         # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
         with torch.autocast(maps[0].device.type, enabled=False):
             return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)

@@ -85,7 +85,9 @@ def save_model(
     `batchnorm` are the backbone's batch statistics, `PreparedData.batchnorm`.
     """
     save_config(folder, config)
-    content = {"config": run_config_dict(config), "context": asdict(context), "record": record}
+    of_data = asdict(context)
+    del of_data["grid_of_patches"]  # the configuration tells
+    content = {"config": run_config_dict(config), "context": of_data, "record": record}
     header = json.dumps(content, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     tensors |= {f"{_BATCHNORM}{name}": torch.tensor(value) for name, value in (batchnorm or {}).items()}
@@ -140,7 +142,12 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
         config = RunConfig.model_validate(header["config"])
         stored = header["context"]
         context = ModelContext(
-            **{**stored, "class_names": tuple(stored["class_names"]), "grid_size": tuple(stored["grid_size"])}
+            **{
+                **stored,
+                "class_names": tuple(stored["class_names"]),
+                "grid_size": tuple(stored["grid_size"]),
+            },
+            grid_of_patches=config.data.backbone.gives_patches(),
         )
         record = header["record"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -21,8 +21,10 @@ from hvqray.metrics.histogram_file import StoredHistograms
 from hvqray.metrics.pixel_histograms import resampled_pixel_metrics
 
 
-def test_padim_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid_of_patches", [False, True])
+def test_padim_by_hand(tmp_path: Path, grid_of_patches: bool) -> None:
     data = tiny_data()
+    data = replace(data, context=replace(data.context, grid_of_patches=grid_of_patches))
     of_settings = {
         tuple(result.settings.values()): result
         for result in measure_baseline("padim", data, pixels_folder=tmp_path)
@@ -38,7 +40,9 @@ def test_padim_by_hand(tmp_path: Path) -> None:
         model.fit(torch.from_numpy(train.features(of_train)))
         map_nhw, _ = model.predict(torch.from_numpy(test.features(of_test)))
         size = (SIZE, SIZE)
-        large = torch.nn.functional.interpolate(map_nhw[:, None], size, mode="bilinear", align_corners=True)
+        large = torch.nn.functional.interpolate(
+            map_nhw[:, None], size, mode="bilinear", align_corners=not grid_of_patches
+        )
         maps = [ndimage.gaussian_filter(each.numpy(), 4.0, mode="nearest") for each in large[:, 0]]
         labels, masks = test.is_anomalous[of_test], test.masks(of_test)
         highest = [float(each.max()) for each in maps]

@@ -49,6 +49,7 @@ def test_what_decides_the_results_is_in_the_key(tmp_path: Path, measured: list[s
     for other in (
         replace(data, fingerprint="other"),
         replace(data, selected_on_test=True),
+        replace(data, context=replace(data.context, grid_of_patches=True)),
         replace(data, splits={**data.splits, "val": replace(val, rows=val.rows[::-1])}),
         replace(data, splits={**data.splits, "test": replace(test, samples=samples)}),
         replace(data, splits={**data.splits, "test": replace(test, has_mask=np.zeros_like(test.has_mask))}),

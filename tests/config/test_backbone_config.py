@@ -39,6 +39,24 @@ def test_a_plain_vit_is_known_by_its_name() -> None:
         assert not BackboneConfig(name=name).is_named_vit()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (DINOV2, True),
+        ("vit_small_patch8_224", True),
+        ("flexivit_small", True),
+        ("mixer_b16_224", True),
+        ("tf_efficientnet_lite0", False),
+        ("resnet18", False),
+        ("swin_tiny_patch4_window7_224", False),
+        ("vit_base_r50_s16_224", False),
+        ("xcit_tiny_12_p16_224", False),
+    ],
+)
+def test_which_backbones_give_disjoint_patches_of_the_image(name: str, expected: bool) -> None:
+    assert BackboneConfig(name=name).gives_patches() is expected
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"

@@ -233,6 +233,12 @@ def test_real_photographs(industrial: Path, tmp_path: Path) -> None:
     assert all(split.has_mask.all() for split in data.splits.values())
 
 
+@pytest.mark.parametrize(("name", "expected"), [("vit_tiny_patch16_224", True), ("resnet18", False)])
+def test_the_data_tell_whether_locations_are_patches(mvtec_root: Path, name: str, expected: bool) -> None:
+    data = prepare(mvtec_root, backbone=BACKBONE | {"name": name})
+    assert data.context.grid_of_patches is expected
+
+
 def test_features_that_float16_does_not_hold_are_refused_with_a_mend(
     mvtec_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

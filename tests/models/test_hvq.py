@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from model_cases import CHANNELS, GRID, IMAGE_SIZE, hvq, make_batch, make_model, train_steps, training_batches
+from model_cases import (
+    CHANNELS,
+    CONTEXT,
+    GRID,
+    IMAGE_SIZE,
+    hvq,
+    make_batch,
+    make_model,
+    train_steps,
+    training_batches,
+)
 from torch import Tensor
 
 from hvqray.models.hvq import HvqModel
@@ -276,3 +287,21 @@ def test_dropout_zero_and_eval_mode_agree() -> None:
     training, _ = model.train().network(features, route_B)
     evaluation, _ = model.eval().network(features, route_B)
     torch.testing.assert_close(training, evaluation)
+
+
+@pytest.mark.parametrize("score_from", ["map", "both"])
+@pytest.mark.parametrize(("grid_of_patches", "centre"), [(False, 47 / 5), (True, 11.5)])
+def test_a_patch_is_drawn_at_its_centre_and_a_stage_corner_to_corner(
+    monkeypatch: pytest.MonkeyPatch, grid_of_patches: bool, centre: float, score_from: str
+) -> None:
+    torch.manual_seed(0)
+    config = hvq(quantizer="fsq", map_distance="mahalanobis", score_from=score_from, score_pool_size=1)
+    model = HvqModel(config, replace(CONTEXT, grid_of_patches=grid_of_patches))
+    hot = torch.zeros(1, *GRID)
+    hot[0, 1, 1] = 1
+    monkeypatch.setattr(model.error_map, "forward", lambda *_: (hot, 2 * hot))
+    prediction = model.predict(make_batch(1))
+    rows = prediction.maps_BHW[0].sum(1)
+    assert ((rows * torch.arange(48)).sum() / rows.sum()).item() == pytest.approx(centre, abs=0.5)
+    highest = prediction.maps_BHW.max() * (1 if score_from == "map" else 2)
+    assert prediction.scores_B.item() == pytest.approx(highest.item())

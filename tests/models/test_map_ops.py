@@ -13,7 +13,18 @@ from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, up
 def test_upsampling_keeps_corners_and_is_linear_between() -> None:
     map_Bhw = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
     expected = torch.linspace(0, 1, 5)[None] + 2 * torch.linspace(0, 1, 5)[:, None]
-    torch.testing.assert_close(upsample_map(map_Bhw, 5)[0], expected)
+    torch.testing.assert_close(upsample_map(map_Bhw, 5, at_centres=False)[0], expected)
+
+
+@pytest.mark.parametrize(("at_centres", "centre"), [(True, 20.5), (False, 391 / 27)])
+def test_a_patch_is_drawn_at_its_centre_and_a_stage_corner_to_corner(at_centres: bool, centre: float) -> None:
+    # The grid of a ViT with patches of 14 pixels: patch 1 is of pixels 14 to 27.
+    map_Bhw = torch.zeros(1, 28, 28)
+    map_Bhw[0, 1, 1] = 1
+    map_HW = upsample_map(map_Bhw, 392, at_centres=at_centres)[0]
+    for rows in (map_HW.sum(0), map_HW.sum(1)):
+        found = (rows * torch.arange(392)).sum() / rows.sum()
+        assert found.item() == pytest.approx(centre, abs=0.3)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 4.0, 11.0])

@@ -25,6 +25,17 @@ def test_every_patch_is_judged_by_what_lies_in_it(discriminator: PatchDiscrimina
     assert (rows.min().item(), rows.max().item()) == (17, 42)
 
 
+@pytest.mark.parametrize(("stage", "stride"), [(0, 2), (1, 4), (2, 4)])
+def test_what_a_stage_sees_is_centred_on_its_location_s_cell(
+    discriminator: PatchDiscriminator, stage: int, stride: int
+) -> None:
+    image = torch.zeros(1, 3, 56, 56, requires_grad=True)
+    features = discriminator.eval().features(image)[stage]
+    (gradient,) = torch.autograd.grad(features[0, :, 6, 6].sum(), image)
+    rows = gradient.abs().sum((0, 1, 3)).nonzero()
+    assert (rows.min() + rows.max()).item() / 2 == 6 * stride + (stride - 1) / 2
+
+
 def test_spectral_norm_bounds_every_layer(discriminator: PatchDiscriminator) -> None:
     with torch.no_grad():
         for stage in discriminator.stages:

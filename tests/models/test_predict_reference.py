@@ -83,9 +83,11 @@ def error_maps(
     return whole, {"map": whole, "coarse": coarse, "both": fine + coarse}[config.score_from]
 
 
-def upsampled(map_hw: np.ndarray) -> np.ndarray:
-    """Bilinear, corners aligned."""
+def upsampled(map_hw: np.ndarray, *, at_centres: bool = False) -> np.ndarray:
+    """Bilinear, corners aligned or a location at the centre of its cell."""
     at = np.linspace(0, map_hw.shape[0] - 1, IMAGE_SIZE)
+    if at_centres:
+        at = (np.arange(IMAGE_SIZE) + 0.5) * map_hw.shape[0] / IMAGE_SIZE - 0.5
     grid = np.meshgrid(at, at, indexing="ij")
     out: np.ndarray = ndimage.map_coordinates(map_hw, grid, order=1, mode="nearest")
     return out
@@ -183,7 +185,7 @@ def test_squad(score_from: str) -> None:
 
         def fused(l2_part: np.ndarray, name: str) -> np.ndarray:
             total = sum(
-                weight * upsampled((parts[key] - mean[key]) / std[key])  # noqa: B023  (called at once)
+                weight * upsampled((parts[key] - mean[key]) / std[key], at_centres=key != "cosine")  # noqa: B023  (called at once)
                 for key, weight in weights.items()
                 if key != "l2"
             )

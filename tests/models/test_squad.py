@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from calibrated import calibrate
@@ -309,3 +311,25 @@ def test_the_discriminators_part_is_the_distance_of_what_it_sees_in_two_images()
     assert (distance[:, 14:18, 6:10].mean((1, 2)) > 0.05).all()
     # Nothing is felt farther away than half a patch (26 pixels) and half a cell of the coarsest grid (4 pixels).
     assert (distance[:, :, 22:] == 0).all()
+
+
+@pytest.mark.parametrize("grid_of_patches", [False, True])
+def test_parts_on_a_grid_of_cells_are_drawn_at_the_cells_centres(
+    monkeypatch: pytest.MonkeyPatch, grid_of_patches: bool
+) -> None:
+    torch.manual_seed(0)
+    model = SquadModel(squad(smoothing_sigma=0.0), replace(CONTEXT, grid_of_patches=grid_of_patches))
+    sides = {"cosine": 6, "l2": 6, "image": 12, "discriminator": 6}
+    zeros = {name: torch.zeros(1, side, side) for name, side in sides.items()}
+    _, reconstruction = model._components(make_batch(1))
+    for name, side in sides.items():
+        hot = zeros[name].clone()
+        hot[0, 1, 1] = 1
+        monkeypatch.setattr(
+            model, "_components", lambda _, name=name, hot=hot: (zeros | {name: hot}, reconstruction)
+        )
+        rows = model.predict(make_batch(1)).maps_BHW[0].sum(1)
+        found = ((rows * torch.arange(48)).sum() / rows.sum()).item()
+        at_centre = grid_of_patches or name in ("image", "discriminator")
+        expected = 1.5 * 48 / side - 0.5 if at_centre else 47 / (side - 1)
+        assert found == pytest.approx(expected, abs=0.5), name

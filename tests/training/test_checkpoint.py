@@ -6,14 +6,17 @@ import errno
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from full_disk import files_of_at_most
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.run_config import load_run_config
 from hvqray.config.sections import RunConfig, TrainConfig
@@ -67,6 +70,21 @@ def test_round_trip(tmp_path: Path, model: HvqConfig | SquadConfig, alone: bool)
     state = loaded.model.state_dict()
     assert state.keys() == saved.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in saved.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["vit_small_patch16_224", "resnet18"])
+def test_the_backbone_tells_whether_locations_are_patches(tmp_path: Path, backbone: str) -> None:
+    data = DataConfig(backbone=BackboneConfig(name=backbone))
+    context = replace(CONTEXT, grid_of_patches=backbone.startswith("vit"))
+    model = build_model(HVQ, context)
+    assert isinstance(model, torch.nn.Module)
+    save_model(tmp_path, model, config=RunConfig(model=HVQ, data=data), context=context, record=RECORD)
+    assert load_model(tmp_path).context == context
+    with safe_open(
+        tmp_path / MODEL_FILE, framework="pt"
+    ) as file:  # as in checkpoints from before it was known
+        stored = json.loads(file.metadata()[HEADER_KEY])["context"]
+    assert set(stored) == {"class_names", "feature_channels", "grid_size", "image_size"}
 
 
 def test_the_files_beside_the_weights_are_for_people(tmp_path: Path) -> None:
