@@ -299,7 +299,7 @@ def test_a_patch_is_drawn_at_its_centre_and_a_stage_corner_to_corner(
     model = HvqModel(config, replace(CONTEXT, grid_of_patches=grid_of_patches))
     hot = torch.zeros(1, *GRID)
     hot[0, 1, 1] = 1
-    monkeypatch.setattr(model.error_map, "forward", lambda *_: (hot, 2 * hot))
+    monkeypatch.setattr(model.error_map, "forward", lambda *_: (hot[None], 2 * hot[None]))
     prediction = model.predict(make_batch(1))
     rows = prediction.maps_BHW[0].sum(1)
     assert ((rows * torch.arange(48)).sum() / rows.sum()).item() == pytest.approx(centre, abs=0.5)
