@@ -104,6 +104,18 @@ def mean_squares(
     return total_P
 
 
+def left_out(square: Tensor, count: int, own_share: float) -> Tensor:
+    """Squared Mahalanobis distances of samples that are among the `count` a place that its Gaussian was measured on, as if they were not.
+
+    Of S without the sample d, n / (n - 1) (S - d d^T / (n - 1)), the inverse is that of S and a product (Sherman and Morrison, 1950).
+    What the covariance has from elsewhere, all but `own_share` of it, is taken to change with S. Exact where there is nothing from elsewhere.
+    """
+    if count < 2:
+        return square
+    rest = (1 - own_share / (count - 1) * square).clamp_min(1 / count)  # not 0 but for rounding
+    return count / (count - 1) * square / rest
+
+
 def places_at_once(x_PxC: Tensor) -> int:
     """How many places to work on at a time: all of them on a GPU, and in an exported graph."""
     return len(x_PxC) if x_PxC.device.type != "cpu" or torch.compiler.is_exporting() else PLACES_AT_ONCE

@@ -19,6 +19,7 @@ from hvqray.models.gaussians import (
     RIDGE,
     Moments,
     inverse_factor,
+    left_out,
     mean_squares,
     oas_shrinkage,
     places_at_once,
@@ -64,6 +65,8 @@ class MahalanobisDistance(nn.Module):
         self.register_buffer("scale_R", torch.ones(num_routes))
         self.register_buffer("rms_R", torch.ones(num_routes))
         self._moments: Moments | None = None
+        self._measured: dict[int, tuple[int, float]] = {}
+        """Of the routes that `finish` was for: samples a place, and the share of a place's own covariance in what it has."""
 
     @torch.no_grad()
     def add(self, error_BChw: Float[Tensor, "B C h w"]) -> None:
@@ -104,6 +107,7 @@ class MahalanobisDistance(nn.Module):
         else:
             shrinkage = self.shrinkage
         first, *others = routes
+        self._measured |= dict.fromkeys(routes, (moments.count, 1 - shrinkage))
         size, squares = places_at_once(covariance_PCC), []
         blocks = zip(covariance_PCC.split(size), self.whitening_RPCC[first].split(size), strict=True)
         for covariance_pCC, whitening_pCC in blocks:
@@ -114,16 +118,20 @@ class MahalanobisDistance(nn.Module):
             squares.append(mean_squares(factor_pCC, covariance_pCC))
         self.mean_RPC[first] = mean_PC
         self.scale_R[first] = variance.sqrt()
-        # The root of the mean of squared distances: maps of routes become comparable.
-        self.rms_R[first] = torch.cat(squares).mean().sqrt().clamp_min(1e-6)
+        # What other normal images have: those that a Gaussian was measured on lie nearer to it, the nearer the fewer they are.
+        square_P = left_out(torch.cat(squares), *self._measured[first])
+        self.rms_R[first] = square_P.mean().sqrt().clamp_min(1e-6)
         for route in others:
             for of_routes in self.buffers():
                 of_routes[route] = of_routes[first]
 
     def forward(
-        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
+        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"], *, measured: bool = False
     ) -> Float[Tensor, "B h w"]:
-        """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location over its root mean square, in float32."""
+        """sqrt((r - mean)^T covariance^-1 (r - mean)) at every location over its root mean square, in float32.
+
+        `measured`: the images are among those that their routes were measured on, and are to be judged as others would.
+        """
         distance_BL = error_BChw.new_zeros(
             (error_BChw.shape[0], error_BChw[0, 0].numel()), dtype=torch.float32
         )
@@ -131,18 +139,20 @@ class MahalanobisDistance(nn.Module):
         with torch.autocast(error_BChw.device.type, enabled=False):
             if torch.compiler.is_exporting():  # an exported graph cannot depend on the routes that it sees
                 for route in range(len(self.scale_R)):
-                    found_BL = self._of_route(error_BChw, route)
+                    found_BL = self._of_route(error_BChw, route, measured=measured)
                     distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
             else:
                 for route in route_B.unique().tolist():
                     images = (route_B == route).nonzero()[:, 0]
-                    distance_BL[images] = self._of_route(error_BChw[images], route)
+                    distance_BL[images] = self._of_route(error_BChw[images], route, measured=measured)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
 
-    def _of_route(self, error_BChw: Tensor, route: int) -> Float[Tensor, "B L"]:
+    def _of_route(self, error_BChw: Tensor, route: int, *, measured: bool) -> Float[Tensor, "B L"]:
         """The distances of images of one route."""
         x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
         square_Pn = self._squares(x_PnC / self.scale_R[route], self.whitening_RPCC[route])
+        if measured:
+            square_Pn = left_out(square_Pn, *self._measured[route])
         distance_Pn = square_Pn.sqrt() / self.rms_R[route]
         return distance_Pn.mT if self.local else distance_Pn.view(len(error_BChw), -1)
 
@@ -165,7 +175,7 @@ class ErrorMap(nn.Module):
     is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
     scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
     better, and less of what is unusual at large. All are in units of their root mean square on normal images of the
-    route, or of all routes where it has none. There is a map for each of the norm's weights, of which each route has one.
+    route that they were not measured on, or of all routes where it has none. There is a map for each of the norm's weights, of which each route has one.
     """
 
     norm_rms_R: Tensor
@@ -219,16 +229,20 @@ class ErrorMap(nn.Module):
             self.norm_rms_R[list(routes)] = (square / count).sqrt().clamp_min(1e-6).float()
 
     def forward(
-        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"]
+        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"], *, measured: bool = False
     ) -> tuple[Float[Tensor, "B A h w"], Float[Tensor, "B U h w"]]:
-        """The map by each of the norm's weights, and the map of each of the sources of the image's score."""
+        """The map by each of the norm's weights, and the map of each of the sources of the image's score.
+
+        `measured`: the images are among those of `fit`, and are to be judged as others would.
+        """
         if self.fine is None:
             map_B1hw = error_BChw.float().norm(dim=1, keepdim=True)
             return map_B1hw, map_B1hw
-        fine_Bhw = rest_Bhw = self.fine(error_BChw, route_B)
+        fine_Bhw = rest_Bhw = self.fine(error_BChw, route_B, measured=measured)
         sources = {"fine": fine_Bhw}
         if self.coarse is not None:
-            coarse_Bhw = self.coarse(average_neighbourhood(error_BChw, self.coarse_side), route_B)
+            coarse_BChw = average_neighbourhood(error_BChw, self.coarse_side)
+            coarse_Bhw = self.coarse(coarse_BChw, route_B, measured=measured)
             rest_Bhw = fine_Bhw + self.coarse_weight * coarse_Bhw
             sources |= {"coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
         maps_BAhw = torch.stack([rest_Bhw] * len(self.norm_weights), dim=1)

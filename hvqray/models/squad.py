@@ -139,7 +139,7 @@ class SquadModel(nn.Module):
                 self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
             if not each.are_of_others:
                 for batch in each.batches():
-                    yield self._components(batch)[0]
+                    yield self._components(batch, measured=True)[0]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -271,8 +271,10 @@ class SquadModel(nn.Module):
         features_BChw = self.standardizer(batch.features_BChw)
         return self.generator.reconstruct_features(features_BChw) - features_BChw
 
-    def _components(self, batch: Batch) -> tuple[dict[str, Tensor], Reconstruction]:
-        """The map's components, each (B, a, b) on its own grid, float32."""
+    def _components(
+        self, batch: Batch, *, measured: bool = False
+    ) -> tuple[dict[str, Tensor], Reconstruction]:
+        """The map's components, each (B, a, b) on its own grid, float32; `measured` as of `ErrorMap`."""
         wanted = self.map_weights
         features_BChw = self.standardizer(batch.features_BChw)
         reconstruction = self.generator(features_BChw)
@@ -281,7 +283,9 @@ class SquadModel(nn.Module):
             components["cosine"] = 1 - F.cosine_similarity(reconstruction.features_BChw, features_BChw, dim=1)
         if "l2" in wanted:
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-            maps_BAhw, scored_BUhw = self.error_map(reconstruction.features_BChw - features_BChw, route_B)
+            maps_BAhw, scored_BUhw = self.error_map(
+                reconstruction.features_BChw - features_BChw, route_B, measured=measured
+            )
             for name, found in (("l2", maps_BAhw), ("score", scored_BUhw)):
                 components |= zip(_numbered(name, found.shape[1]), found.unbind(1), strict=True)
         if reconstruction.image_B3TT is not None and wanted.keys() & {"image", "discriminator"}:

@@ -108,7 +108,7 @@ def test_parts_of_the_map_are_in_units_of_every_image_once(router: str) -> None:
     calibrate(model)
     with torch.no_grad():
         model.eval()
-        components, _ = model._components(whole(tiny_data(counts=COUNTS).splits["train"]))
+        components, _ = model._components(whole(tiny_data(counts=COUNTS).splits["train"]), measured=True)
     for name, values in model.component_map.normalize(components).items():
         assert values.mean().item() == pytest.approx(0, abs=1e-3), name
         assert values.std(correction=0).item() == pytest.approx(1, abs=1e-3), name
