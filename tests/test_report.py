@@ -95,7 +95,7 @@ def test_faults_are_one_line(
             b"metric: {name: a, goal: maximize}\ndata: 3",
             "data: 3 is no section of a sweep file",
         ),
-        ("sweep.yaml", b"\xff\xfe\xff", "is not YAML ("),
+        ("sweep.yaml", b"\xff\xfe\xff", "not a text file in UTF-8"),
     ],
 )
 def test_damaged_files_are_told_in_one_line(

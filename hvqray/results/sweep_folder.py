@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
-
+from hvqray.config.yaml_loader import load_yaml
 from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, read_baselines
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread, read_confirm_record
@@ -79,15 +78,10 @@ class BestResult:
 def read_description(folder: Path) -> SweepDescription:
     """What `sweep.yaml` says. Raises InputError where the folder has none, or it is not one of a sweep."""
     path = folder / "sweep.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            "sweep.yaml is missing: not a sweep's folder (OUT/NAME)", source=str(folder)
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"is not YAML ({error})", source=str(path)) from error
-    if not isinstance(content, dict) or "metric" not in content:
+    if not path.exists():
+        raise InputError("sweep.yaml is missing: not a sweep's folder (OUT/NAME)", source=str(folder))
+    content = load_yaml(path)  # as the sweep wrote it: to YAML 1.1 a class named 2024-01-01 would be a date
+    if "metric" not in content:
         raise InputError(
             "missing: the sweep file as resolved names its metric", source=str(path), field="metric"
         )
