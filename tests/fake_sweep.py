@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from hvqray.results.events import SweepListener, TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
@@ -163,8 +164,6 @@ def write_fake_sweep(
     if with_best and complete:
         best = max(complete, key=lambda end: end.metrics[OBJECTIVE])
         write_maps(folder / "best", classes=classes)
-        (folder / "best" / "config.yaml").write_text("model: {name: hvq}\n")
-        (folder / "best" / "model.safetensors").write_bytes(b"weights")
         test = metrics_of(0.8, classes=classes, seed=99, split="test")
         content = {
             "trial_id": best.trial_id,
@@ -178,6 +177,10 @@ def write_fake_sweep(
             },
         }
         (folder / "best" / "metrics.json").write_text(json.dumps(content))
+        config = {"model": {"name": "hvq"}, "data": data}
+        (folder / "best" / "config.yaml").write_text(yaml.safe_dump(config))
+        header = {"hvqray": json.dumps({"config": config, "context": {}, "record": content})}
+        save_file({"weight": np.zeros(3)}, folder / "best" / "model.safetensors", metadata=header)
     return folder
 
 

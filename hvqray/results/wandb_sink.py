@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,21 +17,20 @@ from typing import Any, Literal
 
 import wandb
 
-from hvqray.config.run_config import WEIGHTS
 from hvqray.errors import InputError
 from hvqray.results.class_table import METRIC_LABELS, class_table
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics
 from hvqray.results.ranking import is_better
-from hvqray.results.sweep_folder import read_best
+from hvqray.results.shared_checkpoint import copy_to_share, without_paths
+from hvqray.results.sweep_folder import BestResult, read_best
 from hvqray.training.epoch_report import EpochReport
 
 _QUEUE_SIZE = 10_000
 _INIT_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 60.0
 _MAX_EXAMPLES = 16
-_BEST_FILES = ("config.yaml", "model.safetensors", "metrics.json")
 
 
 class WandbSink:
@@ -210,24 +210,20 @@ class WandbSink:
         run = self._runs.get(best.run_id)
         if run is None:
             run = self._runs[best.run_id] = self._open_run(best.run_id)
-        artifact = wandb.Artifact(
-            f"{_artifact_name(self._sweep_name)}-best",
-            type="model",
-            metadata={
-                "trial_id": best.trial_id,
-                "run_id": best.run_id,
-                "selected_on_test": best.selected_on_test,
-                **best.metrics,
-            },
-        )
-        for name in _BEST_FILES:
-            if (folder / name).exists():
-                artifact.add_file(str(folder / name), name=name)
-        run.log_artifact(artifact, aliases=["best"])
+        # Before the model, which is large: whatever befalls that, these have been told.
         results = _per_class_table(best.metrics, "test")
         if results:
             run.log({"per_class_test": results})
         run.summary.update({**_defined(best.metrics), "selected_on_test": best.selected_on_test})
+        artifact = wandb.Artifact(
+            f"{_artifact_name(self._sweep_name)}-best", type="model", metadata=_artifact_metadata(best)
+        )
+        copies = self._folder / "wandb"
+        copies.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copies) as aside:
+            for path in copy_to_share(folder, Path(aside)):
+                artifact.add_file(str(path))  # a copy of its own, which is there for as long as it is needed
+        run.log_artifact(artifact, aliases=["best"])
 
     def _file_confirmed(self, confirmed: Sequence[ConfirmedConfiguration]) -> None:
         for each in confirmed:
@@ -274,21 +270,6 @@ def run_config(event: TrialStart) -> dict[str, Any]:
     return without_paths({**event.config, **facts})
 
 
-def without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's configuration in which the data's folder and a weights file are named, not located."""
-    data = dict(config.get("data") or {})
-    backbone = dict(data.get("backbone") or {})
-    if data.get("root"):
-        data["root"] = Path(data["root"]).name
-    if backbone.get("weights"):
-        backbone["weights"] = Path(backbone["weights"]).name
-    named = {**config, "data": {**data, "backbone": backbone}}
-    params = config.get("params") or {}
-    if WEIGHTS in params:
-        named["params"] = {**params, WEIGHTS: Path(params[WEIGHTS]).name}
-    return named
-
-
 def _defined(metrics: Metrics) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
@@ -311,6 +292,17 @@ def _example_maps(folder: Path) -> list[wandb.Image]:
         for kind in ("image", "mask", "map")
         if (path := folder / "maps" / f"{stem}_{kind}.png").exists()
     ]
+
+
+def _artifact_metadata(best: BestResult) -> dict[str, Any]:
+    """With the means only: W&B takes at most 100 keys. The classes' metrics are in the artifact's metrics.json."""
+    means = {name: value for name, value in best.metrics.items() if name.count("/") == 1 and "." not in name}
+    return {
+        "trial_id": best.trial_id,
+        "run_id": best.run_id,
+        "selected_on_test": best.selected_on_test,
+        **means,
+    }
 
 
 def _artifact_name(name: str) -> str:

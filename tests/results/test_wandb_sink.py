@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from fake_sweep import (
@@ -119,7 +120,50 @@ def test_the_best_model_is_an_artifact_of_its_run(folder: Path) -> None:
     for each in contents:
         staged = Path(each["local_path"])
         assert staged.is_relative_to(folder / "wandb")
-        assert staged.exists()
+        content = staged.read_bytes()
+        assert b"/secret" not in content
+        assert b"hardware" not in content
+
+
+def log_best_of_many_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: MagicMock
+) -> tuple[dict[str, float], list[str]]:
+    """The metrics of a best model of 15 classes, filed in `run`, and what was said."""
+    monkeypatch.setattr(wandb_sink.wandb, "init", lambda **arguments: run)
+    folder = write_fake_sweep(
+        tmp_path / "one", num_trials=1, classes=tuple(f"part {number}" for number in range(15))
+    )
+    said: list[str] = []
+    sink = new_sink(folder, said)
+    sink.log_best(folder / "best")
+    sink.close()
+    return json.loads((folder / "best" / "metrics.json").read_text())["metrics"], said
+
+
+def test_the_model_of_many_classes_is_filed_with_its_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = MagicMock()
+    metrics, said = log_best_of_many_classes(tmp_path, monkeypatch, run)
+    assert said == []
+    assert len(metrics) > 200
+    (artifact,), _ = run.log_artifact.call_args
+    assert sorted(artifact.manifest.entries) == ["config.yaml", "metrics.json", "model.safetensors"]
+    means = {f"{split}/{metric}" for split in ("val", "test") for metric in METRICS}
+    assert set(artifact.metadata) == {"trial_id", "run_id", "selected_on_test", "train/loss", *means}
+    assert artifact.metadata["test/pixel_aupro"] == metrics["test/pixel_aupro"]
+
+
+def test_results_on_test_are_told_where_the_model_cannot_be_filed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = MagicMock()
+    run.log_artifact.side_effect = ValueError("no room")
+    metrics, said = log_best_of_many_classes(tmp_path, monkeypatch, run)
+    assert said == ["W&B: ValueError: no room (the sweep goes on; its results on disk are complete)"]
+    (summary,), _ = run.summary.update.call_args
+    assert summary["test/part 7/pixel_ap"] == metrics["test/part 7/pixel_ap"]
+    assert "per_class_test" in run.log.call_args.args[0]
 
 
 @pytest.mark.parametrize("validation", ["test", "none"])
@@ -127,18 +171,6 @@ def test_every_run_says_whether_it_is_selected_on_test(validation: str) -> None:
     config = {**start_of(0).config, "data": {"validation": {"from": validation}}}
     shown = wandb_sink.run_config(dataclasses.replace(start_of(0), config=config))
     assert shown["selected_on_test"] is (validation == "none")
-
-
-def test_a_file_of_weights_is_named_not_located() -> None:
-    weights = "data.backbone.weights"
-    config = {
-        "data": {"root": "/secret/parts", "backbone": {"weights": "/secret/lite0.pth"}},
-        "params": {weights: "/secret/lite0.pth", "train.lr": 0.1},
-    }
-    assert wandb_sink.without_paths(config) == {
-        "data": {"root": "parts", "backbone": {"weights": "lite0.pth"}},
-        "params": {weights: "lite0.pth", "train.lr": 0.1},
-    }
 
 
 def test_neither_places_nor_machine_leave(folder: Path) -> None:
