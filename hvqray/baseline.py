@@ -94,7 +94,9 @@ def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
-    print_baselines(Console(), *best.held_against_baselines(), best.baselines, mark=mark)
+    print_baselines(
+        Console(markup=False, emoji=False), *best.held_against_baselines(), best.baselines, mark=mark
+    )
     sys.stdout.write(f"{report}\n")
 
 
@@ -105,7 +107,7 @@ def _of_data(
         config = DataConfig(root=None if root is None else absolute_root(root))
     else:
         config = load_run_config(source, data_root=root).data
-    console = Console()
+    console = Console(markup=False, emoji=False)
     with progress_bar() as progress:
         data = prepare_data(config, cache_dir=cache_dir, device=_device(), progress=progress)
         class_name, names = class_of(metric), data.context.class_names

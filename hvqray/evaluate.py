@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     results = class_table(metrics, split)
     assert results is not None
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(_table(results, facts))
     for remark in filter(None, [results.note, *remarks]):
         console.print(Text(remark))

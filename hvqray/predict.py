@@ -273,7 +273,7 @@ def _csv(predictions: list[Prediction], selected_on_test: bool) -> str:
 
 
 def _print(predictions: list[Prediction], selected_on_test: bool) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     for p in predictions:
         label = p.label or "no label"
         console.print(

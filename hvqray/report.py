@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.wandb:
             raise InputError("--wandb takes one sweep, and this is a folder of several; give one of them")
         joint = read_joint(arguments.folder)
-        print_joint(Console(highlight=False), joint)
+        print_joint(Console(highlight=False, markup=False, emoji=False), joint)
         sys.stdout.write(f"{build_joint_report(arguments.folder, joint)}\n")
         return DONE
     sys.stdout.write(f"{build_html_report(arguments.folder)}\n")

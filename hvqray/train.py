@@ -129,7 +129,7 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     from hvqray.training.measure import measure_on_test
 
     _check_same_run(config, out)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     gpus, workers = config.resources.gpus_per_worker, config.resources.workers
     if gpus not in ("auto", 0) and not torch.cuda.is_available():
         raise InputError(

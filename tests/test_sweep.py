@@ -306,6 +306,15 @@ def test_dry_run_says_what_would_run_and_leaves_nothing(command: Command) -> Non
     assert not command.out.exists()
 
 
+def test_a_dry_run_shows_names_in_brackets_as_they_are(command: Command, tmp_path: Path) -> None:
+    shutil.copytree(command.images / "bolt", tmp_path / "data" / "widget [v2]")
+    out = tmp_path / "o[old]"
+    assert command("--dry-run", "--out", str(out), data=tmp_path / "data") == 0
+    output = command.output()
+    assert "classes: widget [v2]\n" in output
+    assert f"results would go to {out / 'small'}\n" in output
+
+
 def test_per_class_dry_run_says_what_would_run_for_each(command: Command) -> None:
     assert command("--per-class", "--dry-run", "--wandb", "disabled") == 0
     output = command.output()

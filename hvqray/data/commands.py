@@ -260,9 +260,9 @@ def _list_entries(cache_dir: Path) -> None:
 
 
 def _print_table(table: Table) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:  # 80 columns, the default there, would fold every cell
-        console = Console(width=160)
+        console = Console(width=160, markup=False, emoji=False)
     console.print(table)
 
 

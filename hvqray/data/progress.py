@@ -26,11 +26,16 @@ def silent(description: str, done: int, total: int) -> None:
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     """A progress callback that draws one bar per description on stderr; without a terminal, a line as each work begins and ends."""
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     if not console.is_terminal:
         yield _plain_lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     tasks: dict[str, TaskID] = {}
     with RichProgress(*columns, console=console, transient=True) as bars:
 

@@ -124,7 +124,7 @@ class LiveTable:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._console = Console(quiet=True)
+        self._console = Console(quiet=True, markup=False, emoji=False)
 
     def on_trial_start(self, event: TrialStart) -> None:
         if self._first_trial_began is None:

@@ -15,7 +15,12 @@ def steady_console() -> Console:
     stderr and what else is printed goes nowhere; Rich by itself would end the process without a word."""
     # Without one, as some services start programs, Python has None.
     stdout: TextIO | None = sys.stdout
-    return Console(file=None if stdout is None else cast("IO[str]", _Steady(stdout)), highlight=False)
+    return Console(
+        file=None if stdout is None else cast("IO[str]", _Steady(stdout)),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 class _Steady:
