@@ -93,27 +93,43 @@ def field_names(section: type[BaseModel]) -> list[str]:
 
 
 def first_fault(error: ValidationError, root: type[BaseModel]) -> tuple[str, str]:
-    """`(dotted field, message)` of the first fault that pydantic found in a `root`."""
+    """`(dotted field, message)` of the first fault that pydantic found in a `root`.
+
+    A rule over several fields of a section begins with the one that it tells of, which is then a part of the field.
+    """
     details = error.errors(include_url=False)
-    field, _ = _place(details[0]["loc"], root)
+    field, _, ruled = _place(details[0]["loc"], root)
     messages = []
     for detail in details:
-        here, section = _place(detail["loc"], root)
+        here, section, _ = _place(detail["loc"], root)
         if here == field:  # the members of a union each tell their own
             messages.append(_message(dict(detail), section))
     message = "; or ".join(dict.fromkeys(messages))
-    if not field:  # a rule over several sections begins with the field that it tells of
-        field, _, message = message.partition(": ")
+    name, _, rest = message.partition(": ")
+    if not field:  # a rule over several sections begins with the dotted one
+        return name, rest
+    if ruled and details[0]["type"] == "value_error" and name in field_names(ruled):
+        return f"{field}.{name}", rest
     return field, message
 
 
-def _place(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted field at pydantic's `loc` (without the tags of unions), and the section that should hold it."""
+def breaks_rule_of(error: ValidationError, root: type[BaseModel]) -> str | None:
+    """The dotted section whose rule over several of its fields the first fault breaks; None where it is a single field's."""
+    detail = error.errors(include_url=False)[0]
+    place, _, ruled = _place(detail["loc"], root)
+    return place if ruled and detail["type"] == "value_error" else None
+
+
+def _place(
+    loc: tuple[int | str, ...], root: type[BaseModel]
+) -> tuple[str, type[BaseModel] | None, type[BaseModel] | None]:
+    """The dotted field at pydantic's `loc` (without the tags of unions), the section that should hold it, and the section that
+    it is itself, where it is one."""
     names: list[str] = []
     current: Any = root
     section: type[BaseModel] | None = None
     for part in loc:
-        if inspect.isclass(current) and issubclass(current, BaseModel):
+        if _is_section(current):
             section = current
             names.append(str(part))
             fields = {field.alias or name: field for name, field in current.model_fields.items()}
@@ -126,11 +142,15 @@ def _place(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[str, type
             current = get_args(current)[1]
         else:
             current = next((member for member in get_args(current) if _has_tag(member, part)), None)
-    return ".".join(names), section
+    return ".".join(names), section, current if _is_section(current) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, BaseModel)
 
 
 def _has_tag(member: Any, tag: str) -> bool:
-    if not (inspect.isclass(member) and issubclass(member, BaseModel)):
+    if not _is_section(member):
         return False
     literals = [f.annotation for f in member.model_fields.values() if get_origin(f.annotation) is Literal]
     return any(get_args(literal) == (tag,) for literal in literals)

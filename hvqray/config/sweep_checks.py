@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.effects import GATES, without_effect
-from hvqray.config.faults import Origin, first_fault, show
+from hvqray.config.faults import Origin, breaks_rule_of, first_fault, show
 from hvqray.config.fields import DEFAULT_MODEL, MODELS, fields_of, is_integer, paths
 from hvqray.config.parameters import Domain, Parameter, Range
 from hvqray.config.run_config import build_run_config, run_config_dict
@@ -188,12 +188,11 @@ class SpaceCheck:
     def _fault(self, error: ValidationError, params: Mapping[str, Any]) -> InputError:
         field, message = first_fault(error, RunConfig)
         path = field.partition("[")[0]
+        if params and breaks_rule_of(error, RunConfig) in RunConfig.model_fields:
+            message += "; change one, or make one parameter depend on the other with `when`"
         if path in params:
             message = f"{message} (in {show(params[path])})" if "[" in field else message
             return self._origin.fault(f"parameters.{path}", message)
-        if path in RunConfig.model_fields:  # a rule over several fields
-            mend = "change one, or make one parameter depend on the other with `when`"
-            return self._origin.fault(field, f"{message}; {mend}" if params else message)
         return self._origin.fault(field, message)
 
     def warn_of_integer_steps(self) -> None:

@@ -53,7 +53,7 @@ def test_data_root_is_made_absolute(path: Path, tmp_path: Path, monkeypatch: pyt
         ("trains.lr=1", "--set: trains.lr: unknown key; did you mean 'train'?"),
         ("model.num_heads=4", "--set: model.num_heads: unknown key"),
         ("model=hvq", "--set: model: is not a mapping"),
-        ("model={name: hvq, width: 64, num_heads: 5}", "model: num_heads: 5 does not divide width 64"),
+        ("model={name: hvq, width: 64, num_heads: 5}", "--set: model.num_heads: 5 does not divide width 64"),
     ],
 )
 def test_faults(path: Path, override: str, told: str) -> None:

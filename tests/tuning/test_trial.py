@@ -171,7 +171,7 @@ def test_parameters_that_do_not_go_together_fail_the_trial_in_one_line(tmp_path:
     refused.run["model"]["num_heads"] = 3
     result = start(refused.to_config()).train()
     assert result["done"]
-    assert result[ERROR_KEY] == "model: num_heads: 3 does not divide width 16"
+    assert result[ERROR_KEY] == "model.num_heads: 3 does not divide width 16"
     assert report_of(result) is None
 
 
