@@ -139,7 +139,7 @@ class SweepSession:
                 sink.close()
         if cut_off := read_unfinished(self.folder):
             names = ", ".join(start.trial_id for start in cut_off)
-            self._say(f"time is over; --resume goes on with what was cut off: {names}")
+            self._say(f"{self._why_over()} goes on with what was cut off: {names}")
         report = build_html_report(self.folder)
         print_summary(self.console, self.folder)
         self._say(f"report: {report}")
@@ -345,6 +345,12 @@ class SweepSession:
             return trials
         best = "the best configuration" if confirm.top_k == 1 else f"the {confirm.top_k} best configurations"
         return f"{trials}, then {best} over {len(confirm.seeds)} seeds"
+
+    def _why_over(self) -> str:
+        """Why trials that were started have not ended, and what brings them to their end."""
+        if self.num_trials is not None and len(read_trials(self.folder)) >= self.num_trials:
+            return f"the number of trials, {self.num_trials}, is reached; --resume with a larger --num-trials"
+        return "time is over; --resume"
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)

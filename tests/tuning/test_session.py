@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from fake_sweep import play
+from fake_sweep import play, start_of
 from rich.console import Console
 from small_images import write_space
 
@@ -170,6 +170,31 @@ def test_an_interrupted_search_leaves_finished_trials_and_can_be_resumed(
     again = begin(tmp_path, images, cache, Search(1), monkeypatch, resume=True)
     assert again.run()
     assert [trial.trial_id for trial in read_trials(one.folder)] == ["t0000", "t0001"]
+
+
+@pytest.mark.parametrize(
+    ("run_cap", "told"),
+    [
+        (3, "time is over; --resume goes on with what was cut off: t0001\n"),
+        (
+            1,
+            "the number of trials, 1, is reached; --resume with a larger --num-trials goes on with what was cut off: t0001\n",
+        ),
+    ],
+)
+def test_why_trials_were_cut_off_is_said(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, run_cap: int, told: str
+) -> None:
+    search = Search(0)
+    one = begin(tmp_path, images, cache, search, monkeypatch, overrides=[f"run_cap={run_cap}"])
+
+    def cut_off(sweep: Any, plan: SearchPlan, store: SweepStore, listeners: Any) -> None:
+        search.run(sweep, plan, store, listeners)
+        store.on_trial_start(start_of(1))
+
+    monkeypatch.setattr(session, "run_search", cut_off)
+    assert one.run()
+    assert told in output_of(one)
 
 
 def test_a_second_sweep_that_is_refused_leaves_the_first_ones_file(
