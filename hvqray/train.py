@@ -107,12 +107,25 @@ def _config_of_trial(
     goals = read_description(Path(folder)).goals
     known = [path.name for path in trial_folder(Path(folder), "").glob("*") if (path / CONFIG_FILE).is_file()]
     if trial_id not in known:
-        raise InputError(
-            f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, known)}", source=folder
-        )
+        raise InputError(_why_not_there(Path(folder), trial_id, known), source=folder)
     config = load_run_config(trial_folder(Path(folder), trial_id) / CONFIG_FILE, overrides, data_root)
     name = metric or next(iter(goals))
     return config, Selection(name, goals.get(name, "maximize") == "maximize")
+
+
+def _why_not_there(folder: Path, trial_id: str, known: list[str]) -> str:
+    """Why a trial that is not among the `known` ones, whose configurations are there, cannot be repeated."""
+    from hvqray.results.store import is_begun, read_trials
+
+    ended = {trial.trial_id: trial for trial in read_trials(folder)} if is_begun(folder) else {}
+    if trial_id in ended and ended[trial_id].error:
+        return f"{trial_id} failed before its training began, so there is nothing to repeat: {ended[trial_id].error}"
+    if trial_id in ended or not (folder / ".state").exists():
+        return (
+            f"the configuration of {trial_id} is no longer in .state; a trial's parameters are in trials.parquet, to set on another"
+            " configuration, such as best/config.yaml"
+        )
+    return f"{trial_id} is no trial of this sweep{did_you_mean(trial_id, known)}"
 
 
 def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path | None, *, test: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_sweep import write_fake_sweep
 from small_images import write_small_images, write_space
 
 from hvqray import train
@@ -231,6 +232,17 @@ def test_faults(command: Command, arguments: tuple[str, ...], told: str) -> None
 def test_an_unknown_trial(command: Command, sweep: Path) -> None:
     line = command.fault("--trial", f"{sweep}:t0004")
     assert line == f"{sweep}: t0004 is no trial of this sweep; did you mean 't0003'?"
+
+
+def test_trials_whose_configurations_are_not_there(command: Command, tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "fake", num_trials=5, with_best=False)
+    assert command.fault("--trial", f"{folder}:t0004").startswith(
+        f"{folder}: t0004 failed before its training began, so there is nothing to repeat: RuntimeError: "
+    )
+    gone = f"{folder}: the configuration of t0001 is no longer in .state; a trial's parameters are in trials.parquet"
+    assert command.fault("--trial", f"{folder}:t0001").startswith(gone)
+    shutil.rmtree(folder / ".state")
+    assert command.fault("--trial", f"{folder}:t0001").startswith(gone)
 
 
 def test_configuration_or_trial(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
