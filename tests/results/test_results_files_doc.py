@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -36,3 +37,10 @@ def test_tables_name_every_column(sweep: Path) -> None:
     fixed = {name for name in trials if "/" not in name and not name.startswith("param.")}
     assert fixed <= documented
     assert set(pq.read_schema(sweep / "metrics.parquet").names) <= documented
+
+
+def test_the_best_model_s_record_is_told_key_by_key(sweep: Path) -> None:
+    section = PAGE.partition("## best/metrics.json")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE))
+    record = json.loads((sweep / "best" / "metrics.json").read_text())
+    assert set(record) <= documented
