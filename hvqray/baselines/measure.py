@@ -24,7 +24,14 @@ from hvqray.baselines.padim import Padim
 from hvqray.baselines.patchcore import PatchCore
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.progress import Progress, silent
-from hvqray.metrics import MaskRegions, image_metrics, pixel_metrics, summarize
+from hvqray.metrics import (
+    IMAGE_METRICS,
+    PIXEL_METRICS,
+    MaskRegions,
+    image_metrics,
+    pixel_metrics,
+    summarize,
+)
 from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
 from hvqray.models.interface import ModelContext
 from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, upsample_map
@@ -99,6 +106,8 @@ class Method(Protocol):
         ...
 
 
+IMAGE_SCORE = "image_score"
+"""The setting that leaves maps as they are."""
 METHODS: dict[BaselineName, Callable[..., Method]] = {"padim": Padim, "patchcore": PatchCore}
 """Each is made with a `neighbourhood`."""
 
@@ -144,7 +153,7 @@ def measure_baseline(
                 class_name: [score if math.isfinite(score) else None for score in each.scores_n.tolist()]
                 for class_name, each in splits["test"].items()
             }
-            chosen: Settings = {"neighbourhood": side, "smoothing": sigma, "image_score": score_name}
+            chosen: Settings = {"neighbourhood": side, "smoothing": sigma, IMAGE_SCORE: score_name}
             labels = {class_name: each.is_anomalous_n.tolist() for class_name, each in splits["test"].items()}
             results.append(BaselineResult(name, chosen, flat, scores, labels, files[sigma]))
     progress(f"measuring {name}", num_fits, num_fits)
@@ -154,16 +163,17 @@ def measure_baseline(
 def choose(
     results: Sequence[BaselineResult], metric: str, goal: Literal["maximize", "minimize"]
 ) -> ChosenBaseline:
-    """Of each class the setting that is best by its own part of `metric`, since it has a model of its own.
+    """Of each class the settings that are best by its own part of `metric`, since it has a model of its own.
 
-    Of equals the one with the class's best `val/CLASS/image_auroc`, then with the best mean of `metric` over the classes; undefined is worse than
-    anything.
+    Maps and image scores are chosen apart, as the models' are: those of which `metric` tells nothing by AUPRO and by image AUROC. Of
+    equals the one with the class's best `val/CLASS/image_auroc`, then with the best mean of the metric over the classes; undefined is
+    worse than anything.
     """
-    split_name, measure = metric.partition("/")[0], metric.rpartition("/")[2]
+    split_name, wanted = metric.partition("/")[0], metric.rpartition("/")[2]
 
-    def of_class(class_name: str) -> BaselineResult:
+    def best_of(class_name: str, measure: str) -> BaselineResult:
         def rank(result: BaselineResult) -> tuple[float, ...]:
-            sign = -1 if goal == "minimize" else 1
+            sign = -1 if goal == "minimize" and measure == wanted else 1
             own, mean = (f"{split_name}/{class_name}/{measure}", f"{split_name}/{measure}")
             values = (
                 (result.metrics.get(own), sign),
@@ -174,28 +184,39 @@ def choose(
 
         return max(results, key=rank)
 
-    by_class = {class_name: of_class(class_name) for class_name in results[0].class_names}
+    names = results[0].class_names
+    scored = {name: best_of(name, wanted if wanted in IMAGE_METRICS else "image_auroc") for name in names}
+    mapped = {name: best_of(name, wanted if wanted in PIXEL_METRICS else "pixel_aupro") for name in names}
     flat: Metrics = {}
     for split_name in ("val", "test"):
         per_class = {
-            class_name: own
-            for class_name, result in by_class.items()
-            if (own := _of_class(result.metrics, f"{split_name}/{class_name}/"))
+            name: own
+            for name in names
+            if (own := _of_class(scored[name], mapped[name], f"{split_name}/{name}/"))
         }
         flat |= {f"{split_name}/{name}": value for name, value in summarize(per_class).items()}
-    tested = {name: result for name, result in by_class.items() if name in result.test_scores}
+    tested = [name for name in names if name in scored[name].test_scores]
     return ChosenBaseline(
         name=results[0].name,
-        settings={class_name: result.settings for class_name, result in by_class.items()},
+        settings={
+            name: scored[name].settings
+            | {f"map_{key}": value for key, value in mapped[name].settings.items() if key != IMAGE_SCORE}
+            for name in names
+        },
         metrics=flat,
-        test_scores={name: result.test_scores[name] for name, result in tested.items()},
-        test_labels={name: result.test_labels[name] for name, result in tested.items()},
-        test_pixels={name: result.test_pixels for name, result in tested.items() if result.test_pixels},
+        test_scores={name: scored[name].test_scores[name] for name in tested},
+        test_labels={name: scored[name].test_labels[name] for name in tested},
+        test_pixels={name: path for name in tested if (path := mapped[name].test_pixels)},
     )
 
 
-def _of_class(metrics: Metrics, prefix: str) -> Metrics:
-    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+def _of_class(scored: BaselineResult, mapped: BaselineResult, prefix: str) -> Metrics:
+    """Pixel metrics of `mapped`, all else of `scored`."""
+    return {
+        (short := name.removeprefix(prefix)): (mapped if short in PIXEL_METRICS else scored).metrics.get(name)
+        for name in scored.metrics
+        if name.startswith(prefix)
+    }
 
 
 def _measure_class(

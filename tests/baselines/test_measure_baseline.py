@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny_data import SIZE, tiny_data
 
-from hvqray.baselines.measure import BaselineName, BaselineResult, choose, measure_baseline
+from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaseline, choose, measure_baseline
 from hvqray.baselines.padim import Padim
 from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS
 from hvqray.metrics.bootstrap import resample_images
@@ -167,28 +167,34 @@ def result(number: int, **values: tuple[float | None, float]) -> BaselineResult:
     return BaselineResult("padim", {"number": number}, metrics, scores, labels, Path(f"{number}.npz"))
 
 
+def numbers(found: ChosenBaseline) -> dict[str, tuple[object, object]]:
+    """Class name to the numbers of the settings of its image score and of its map."""
+    return {name: (each["number"], each["map_number"]) for name, each in found.settings.items()}
+
+
 @pytest.mark.parametrize("metric", ["val/pixel_ap", "val/nut/pixel_ap"])
 def test_each_class_has_its_best_setting_by_the_objective(metric: str) -> None:
     results = [result(0, nut=(0.9, 0.5), pill=(0.1, 0.9)), result(1, nut=(0.3, 0.9), pill=(0.2, 0.1))]
     found = choose(results, metric, "maximize")
-    assert found.settings == {"nut": {"number": 0}, "pill": {"number": 1}}
+    assert numbers(found) == {"nut": (1, 0), "pill": (0, 1)}, "of the image score, of the map"
     assert found.metrics["val/pixel_ap"] == pytest.approx((0.9 + 0.2) / 2)
     assert (found.metrics["test/nut/pixel_ap"], found.metrics["test/pill/pixel_ap"]) == (0, 1)
     assert found.metrics["test/pixel_ap"] == 0.5
-    assert found.test_scores == {"nut": [0.0], "pill": [1.0]}
+    assert found.test_scores == {"nut": [1.0], "pill": [0.0]}
+    assert (found.metrics["val/nut/image_auroc"], found.metrics["val/pill/image_auroc"]) == (0.9, 0.9)
     assert found.test_labels == {"nut": [True], "pill": [True]}
     assert found.test_pixels == {"nut": Path("0.npz"), "pill": Path("1.npz")}
     least = choose(results, metric, "minimize")
-    assert least.settings == {"nut": {"number": 1}, "pill": {"number": 0}}
+    assert numbers(least) == {"nut": (1, 1), "pill": (0, 0)}, "the image score is still the best"
 
 
 def test_of_equals_image_auroc_and_then_the_mean_over_the_classes_decides() -> None:
     by_auroc = [result(0, nut=(0.7, 0.6)), result(1, nut=(0.7, 0.8)), result(2, nut=(None, 0.9))]
-    assert choose(by_auroc, "val/pixel_ap", "maximize").settings == {"nut": {"number": 1}}
-    assert choose(by_auroc, "val/pixel_ap", "minimize").settings == {"nut": {"number": 1}}
+    assert numbers(choose(by_auroc, "val/pixel_ap", "maximize")) == {"nut": (2, 1)}
+    assert numbers(choose(by_auroc, "val/pixel_ap", "minimize")) == {"nut": (2, 1)}
     by_mean = [result(n, nut=(1.0, 1.0), pill=(pill, 0.5)) for n, pill in enumerate((0.2, 0.8, 0.5))]
-    assert choose(by_mean, "val/pixel_ap", "maximize").settings["nut"] == {"number": 1}
+    assert numbers(choose(by_mean, "val/pixel_ap", "maximize"))["nut"][1] == 1
     undefined = [result(n, nut=(None, 0.5), pill=(pill, 0.5)) for n, pill in enumerate((0.2, 0.8))]
     found = choose(undefined, "val/pixel_ap", "maximize")
-    assert found.settings["nut"] == {"number": 1}
+    assert numbers(found)["nut"][1] == 1
     assert found.metrics["val/nut/pixel_ap"] is None
