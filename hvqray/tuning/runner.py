@@ -18,7 +18,7 @@ from hvqray.training.checkpoint import remove_resume_state, trial_folder
 from hvqray.tuning.earlier_epochs import EarlierEpochs
 from hvqray.tuning.relay import Relay
 from hvqray.tuning.resume import open_storage, reconcile, study_name
-from hvqray.tuning.samplers import make_sampler
+from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.schedulers import make_scheduler
 from hvqray.tuning.space import SearchSpace
 from hvqray.tuning.study_search import StudySearch
@@ -40,7 +40,7 @@ def run_search(
     if plan.num_trials is not None and plan.num_trials <= len(ended):
         return
     relay = Relay(store, listeners, metrics)
-    space = SearchSpace(sweep.parameters)
+    space = SearchSpace(sweep.parameters, exhaustive=sweep.method in EXHAUSTIVE)
     search = StudySearch(
         space,
         metrics=metrics,

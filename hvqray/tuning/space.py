@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -19,18 +20,20 @@ class SearchSpace:
 
     Constants are not suggested. Optuna's choices are plain values, so a list is suggested as its JSON text and
     comes back as a list from :meth:`params`. A logarithmic range with a step is suggested as a real number and
-    rounded in :meth:`params`, as W&B defines it; the study then holds the unrounded number.
+    rounded in :meth:`params`, as W&B defines it; the study then holds the unrounded number. An `exhaustive` search takes every
+    value of it once, so that it is suggested by its steps.
     """
 
-    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], *, exhaustive: bool = False) -> None:
         self._parameters = dict(parameters)
+        self._exhaustive = exhaustive
 
     def __call__(self, trial: optuna.Trial) -> None:
         """Suggest every parameter that applies, in the order of the sweep file."""
         chosen: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
             if applies(parameter, chosen):
-                chosen[name] = _suggest(trial, name, parameter.domain())
+                chosen[name] = _suggest(trial, name, self._suggested(parameter.domain()))
 
     def params(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
         """The dotted parameters of a suggested trial: those that apply, constants included, lists as lists.
@@ -67,6 +70,11 @@ class SearchSpace:
             for chosen in contexts(self._parameters, names)
         )
 
+    def _suggested(self, domain: Choice | Range) -> Choice | Range:
+        if self._exhaustive and isinstance(domain, Range) and _is_rounded_log(domain):
+            return replace(domain, log=False)
+        return domain
+
     def searched(self) -> dict[str, Choice | Range]:
         """The domains of all parameters that are not constant."""
         domains = {name: parameter.domain() for name, parameter in self._parameters.items()}
@@ -85,14 +93,20 @@ def _suggest(trial: optuna.Trial, name: str, domain: Choice | Range) -> Any:
         return _decode(
             name, domain, trial.suggest_categorical(name, [_encode(value) for value in domain.values])
         )
-    if domain.log and domain.step not in (None, 1):
+    if _is_rounded_log(domain):
         return domain.rounded(trial.suggest_float(name, domain.low, domain.high, log=True))
     if domain.integer:
         return trial.suggest_int(
             name, int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.log
         )
-    step = None if domain.log else domain.step
-    return domain.rounded(trial.suggest_float(name, domain.low, domain.high, step=step, log=domain.log))
+    return domain.rounded(
+        trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
+    )
+
+
+def _is_rounded_log(domain: Range) -> bool:
+    """Whether it is logarithmic with a step that Optuna has no distribution for: it knows a step of 1 between integers alone."""
+    return domain.log and domain.step is not None and not (domain.integer and domain.step == 1)
 
 
 def _encode(value: Any) -> bool | int | float | str | None:

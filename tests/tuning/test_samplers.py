@@ -71,6 +71,26 @@ def test_grid_tries_every_combination_once(method: str) -> None:
     assert len({json.dumps(params, sort_keys=True) for params in drawn}) == size
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "q", "values"),
+    [
+        (2, 6, 2, [2, 4, 6]),
+        (1.0, 3.0, 1, [1.0, 2.0, 3.0]),
+        (0.1, 0.4, 0.1, [0.1, 0.2, 0.3, 0.4]),
+        (1, 3, 1, [1, 2, 3]),
+    ],
+)
+def test_grid_takes_each_step_of_a_logarithmic_range(
+    low: float, high: float, q: float, values: list[float]
+) -> None:
+    entry = {"distribution": "q_log_uniform_values", "min": low, "max": high, "q": q}
+    of = SearchSpace({"x": Parameter.model_validate(entry, strict=True)}, exhaustive=True)
+    assert of.grid_size() == len(values)
+    found = sorted(params["x"] for params in search("grid", of, num_trials=len(values)))
+    assert found == values
+    assert {type(value) for value in found} == {type(values[0])}
+
+
 def test_grid_running_in_parallel_does_not_repeat_itself() -> None:
     study = optuna.create_study(sampler=make_sampler("grid", 0, 1, space=FINITE))
     trials = [study.ask() for _ in range(18)]
