@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from hvqray.config.data_sections import DataConfig
 from hvqray.config.metric_names import class_of
 from hvqray.config.sweep_file import SweepFile, names_a_folder
 from hvqray.data.cache import default_cache_dir
@@ -41,7 +40,7 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
                 f"{metric.name!r} is of one class, and --per-class searches each by its own; name the mean, such as val/image_auroc",
                 field="metric.name",
             )
-    config = DataConfig.model_validate(sweep.data)
+    config = sweep.base_run_config().data
     dataset = open_dataset(config, cache_dir=cache_dir or default_cache_dir())
     if (folder / "sweep.yaml").exists():
         raise InputError(

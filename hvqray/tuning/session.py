@@ -13,8 +13,6 @@ import torch
 from rich.console import Console
 
 from hvqray.atomic import make_folder
-from hvqray.config.data_sections import DataConfig
-from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
@@ -92,7 +90,8 @@ class SweepSession:
         self.sweep, self.options, self.console = sweep, options, console
         self.folder = options.out / sweep.name
         self.goals: dict[str, Goal] = {metric.name: metric.goal for metric in sweep.metric}
-        self.data_config = DataConfig.model_validate(sweep.data)
+        # Fixed fields may hold with the parameters only, such as an image size with the backbones that are searched.
+        self.base = sweep.base_run_config()
         self.num_trials = trials_in_all(sweep, options.time_budget_s)
         self.nodes = nodes
         self.resources = plan_resources(sweep.resources, nodes)
@@ -244,7 +243,7 @@ class SweepSession:
             resources=self.resources,
             cache_dir=self.options.cache_dir,
             time_budget_s=self.options.time_budget_s,
-            seed=TrainConfig.model_validate(self.sweep.train).seed,
+            seed=self.base.train.seed,
         )
 
     def _table(self, what: str, number: int | None, earlier: Sequence[TrialRecord]) -> LiveTable:
@@ -269,7 +268,7 @@ class SweepSession:
             others.wait()
         with progress_bar(self.console) as progress, torch_threads(usable_cores()):
             data = prepare_data(
-                self.data_config,
+                self.base.data,
                 cache_dir=cache_dir,
                 cache_limit_bytes=limit,
                 device="cuda" if use_gpu else "cpu",
@@ -304,7 +303,7 @@ class SweepSession:
         if len(self.nodes) == 1:
             return None
         return NodeCaches(
-            self.data_config,
+            self.base.data,
             cache_dir=self.options.cache_dir,
             cache_limit_bytes=self.options.cache_limit_bytes,
             resources=self.resources,

@@ -96,6 +96,15 @@ def test_groups_of_another_class_s_images_are_none_of_a_class_s_own(tmp_path: Pa
     assert "group" not in bolt.data["validation"]
 
 
+def test_fixed_fields_that_hold_with_the_parameters_only(tmp_path: Path) -> None:
+    data = write_small_images(tmp_path / "data")
+    backbones = "{values: [vit_small_patch14_dinov2, vit_base_patch14_dinov2]}"
+    overrides = ["data.image_size=98", f"parameters.data.backbone.name={backbones}"]
+    sweep = load_sweep(write_space(tmp_path), overrides, data_root=str(data))
+    of_classes = per_class.class_sweeps(sweep, tmp_path / "runs", cache_dir=None)
+    assert [each.data["classes"] for each in of_classes] == [["bolt"], ["cloth"]]
+
+
 def splits_of(sweep: SweepFile) -> dict[str, set[Path]]:
     config = DataConfig.model_validate(sweep.data)
     splits = make_splits(open_dataset(config, cache_dir=Path("unused")), config.validation)

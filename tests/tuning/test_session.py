@@ -15,7 +15,10 @@ from fake_sweep import play, start_of
 from rich.console import Console
 from small_images import write_space
 
+from hvqray.config.data_sections import DataConfig
 from hvqray.config.sweep_file import load_sweep
+from hvqray.data.dataset import PreparedData
+from hvqray.data.prepare import prepare_data
 from hvqray.errors import InputError
 from hvqray.results.confirm_store import read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
@@ -108,6 +111,32 @@ def test_a_sweep_ends_with_its_best_trial_and_a_report(
     assert "3 trials; 2 trials at once, each 1 worker with 1 CPU" in output
     assert "measuring the best trial, t0002, on test" in output
     assert f"report: {one.folder / 'report.html'}" in output
+
+
+def test_fixed_fields_that_hold_with_the_parameters_only(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """98 pixels are no multiple of the default backbone's 16, nor are maps measured at the end those of the best epoch."""
+    prepared: list[str] = []
+
+    def prepare(config: DataConfig, **options: Any) -> PreparedData:
+        prepared.append(config.backbone.name)
+        values = {"image_size": 64, "backbone": {"weights": "random", "strides": [8, 16]}}
+        return prepare_data(DataConfig.model_validate({"root": config.root, **values}), **options)
+
+    monkeypatch.setattr(session, "prepare_data", prepare)
+    overrides = [
+        "data.image_size=98",
+        "parameters.data.backbone.name={values: [vit_small_patch14_dinov2, vit_base_patch14_dinov2]}",
+        "train.pixel_metrics=last",
+        "parameters.train.checkpoint={value: last}",
+        "parameters.train.seed={value: 3}",
+    ]
+    search = Search(0)
+    assert begin(tmp_path, images, cache, search, monkeypatch, overrides=overrides).run()
+    assert prepared == ["vit_small_patch14_dinov2"], "that of the first trial, not the default one"
+    assert search.plan is not None
+    assert search.plan.seed == 3
 
 
 def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
