@@ -116,6 +116,11 @@ def _of_data(
                 f"the data have no class {class_name!r}{did_you_mean(class_name, names)}",
                 field=f"--metric {metric}",
             )
+        if not len(data.splits["val"]):
+            raise InputError(
+                "val has no images, by which a baseline's settings are chosen; add test images, or give a CONFIG.yaml in which this is synthetic",
+                field="data.validation.from",
+            )
         measured: list[BaselineResult] = []
         chosen: list[ChosenBaseline] = []
         for name in NAMES:
@@ -128,7 +133,9 @@ def _of_data(
         record = BaselineRecord(result.name, dict(result.settings), result.metrics)
         for split in ("val", "test"):
             results_of_split = class_table(result.metrics, split)
-            assert results_of_split is not None
+            if results_of_split is None:
+                console.print(f"There is no image for {split}, so nothing is measured on it.")
+                continue
             caption = f"{dataset}, {config.image_size} px, {config.backbone.name}; hvqray {code_version()}, {hardware()}"
             console.print(
                 results_table(results_of_split, f"{record.title} on {split}{mark}", caption=caption)

@@ -91,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress=progress,
         )
     split = "test" if arguments.split == ALL else arguments.split
+    if not len(data.splits[split]):
+        raise InputError(
+            f"{arguments.split} has no images, so there is nothing to measure; give another --split, or --data with test images",
+            field="--split",
+        )
     metrics = evaluate(loaded, data, split, device)
     facts = provenance(loaded, config, arguments.split) | {"num_images": len(data.splits[split])}
     if made_from_test:

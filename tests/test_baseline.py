@@ -111,3 +111,21 @@ def test_of_a_sweep_they_are_added_to_its_results(
     assert capsys.readouterr().out.endswith(f"{folder / 'report.html'}\n")
     with hold_sweep(folder):  # it was let go
         pass
+
+
+def test_without_test_images(
+    config: Path, small_images: Path, shared_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bolt", "cloth"):
+        shutil.copytree(small_images / name / "train", tmp_path / "normal" / name / "train")
+    arguments = [str(config), "--data", str(tmp_path / "normal"), "--cache-dir", str(shared_cache)]
+    assert run_command(main, arguments) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("hvqray: error: data.validation.from: val has no images")
+    config.write_text(
+        config.read_text().replace("weights: random}", "weights: random}, validation: {from: synthetic}")
+    )
+    assert run_command(main, arguments) == 0
+    printed = capsys.readouterr().out
+    assert "on val" in printed
+    assert printed.count("There is no image for test") == 2

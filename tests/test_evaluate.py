@@ -162,3 +162,16 @@ def test_faults_of_the_user_are_one_line(
         assert captured.out == ""
     assert run_command(evaluate.main, [str(tmp_path / "missing")]) == 2
     assert "missing" in capsys.readouterr().err
+
+
+def test_without_test_images_there_is_nothing_to_measure(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in CLASS_NAMES:
+        shutil.copytree(place.root / name / "train", tmp_path / "normal" / name / "train")
+    for split in ("test", "all"):
+        assert place.evaluate("--data", tmp_path / "normal", "--split", split) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith(
+            f"hvqray: error: --split: {split} has no images, so there is nothing to measure"
+        )

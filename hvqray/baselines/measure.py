@@ -149,12 +149,13 @@ def measure_baseline(
                 for split_name, per_class in splits.items()
                 for metric, value in summarize({c: each.metrics for c, each in per_class.items()}).items()
             }
+            tested = splits.get("test", {})
             scores = {
                 class_name: [score if math.isfinite(score) else None for score in each.scores_n.tolist()]
-                for class_name, each in splits["test"].items()
+                for class_name, each in tested.items()
             }
             chosen: Settings = {"neighbourhood": side, "smoothing": sigma, IMAGE_SCORE: score_name}
-            labels = {class_name: each.is_anomalous_n.tolist() for class_name, each in splits["test"].items()}
+            labels = {class_name: each.is_anomalous_n.tolist() for class_name, each in tested.items()}
             results.append(BaselineResult(name, chosen, flat, scores, labels, files[sigma]))
     progress(f"measuring {name}", num_fits, num_fits)
     return results

@@ -1,4 +1,5 @@
-"""What the best model won or lost by against each baseline, per class on `test`, for the terminal and the HTML report."""
+"""What the best model won or lost by against each baseline, per class on `test`, or on `val` where there is no test image; for the
+terminal and the HTML report."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names, mean_note
+from hvqray.results.class_table import METRIC_LABELS, class_names, class_table, mean_note
 from hvqray.results.confirm_table import TERMINAL_METRICS
 from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
@@ -57,6 +58,8 @@ class BaselineTable:
     """The best model against one baseline; a row's cells are in the order of `METRIC_LABELS`."""
 
     baseline: BaselineRecord
+    split: str
+    """`test`, or `val` where nothing was measured on it."""
     rows: list[tuple[str, list[tuple[float | None, float | None]]]]
     """Class name and, a metric, the baseline's value and what the best model has more; the mean last."""
     note: str | None
@@ -82,18 +85,23 @@ def baseline_tables(
     best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]
 ) -> list[BaselineTable]:
     """A table a baseline; `best` are the best model's flat metrics."""
-    names = class_names(best, "test")
+    split = _split(best)
+    names = class_names(best, split)
     return [
         BaselineTable(
             baseline,
+            split,
             [
                 (
                     name,
-                    [_compare(best, baseline.metrics, f"test/{prefix}{metric}") for metric in METRIC_LABELS],
+                    [
+                        _compare(best, baseline.metrics, f"{split}/{prefix}{metric}")
+                        for metric in METRIC_LABELS
+                    ],
                 )
                 for name, prefix in [*((name, f"{name}/") for name in names), (MEAN, "")]
             ],
-            _mean_note(best, baseline),
+            _mean_note(best, baseline, split),
             next(iter(headline(best, [baseline])), None),
         )
         for baseline in baselines
@@ -108,10 +116,10 @@ def print_baselines(
     *,
     mark: str,
 ) -> None:
-    """Each baseline's figures with what the best model, called `what`, won (+) or lost (-) by; `mark` follows "on test"."""
+    """Each baseline's figures with what the best model, called `what`, won (+) or lost (-) by; `mark` follows "on test", or "on val"."""
     positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
     for each in baseline_tables(best, baselines):
-        table = titled_table(f"{each.baseline.title} on test{mark}, and what {what} has more")
+        table = titled_table(f"{each.baseline.title} on {each.split}{mark}, and what {what} has more")
         table.add_column("class", no_wrap=True)
         for metric in TERMINAL_METRICS:
             table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
@@ -133,19 +141,22 @@ def print_baselines(
 def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]) -> list[str]:
     """A line a baseline: `against PaDiM: image AUROC won by 0.0123 (95 %: -0.0100 to +0.0300), pixel AUROC lost by 0.0045 (test, mean
     over the classes)`."""
+    split = _split(best)
     lines = []
     for baseline in baselines:
         parts = []
         for metric in TERMINAL_METRICS:
-            _, more = _compare(best, baseline.metrics, f"test/{metric}")
+            _, more = _compare(best, baseline.metrics, f"{split}/{metric}")
             if more is not None:
                 verdict = (
                     f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
                 )
-                parts.append(f"{METRIC_LABELS[metric]} {verdict}{_interval_text(baseline, f'test/{metric}')}")
+                parts.append(
+                    f"{METRIC_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}"
+                )
         if parts:
             label = LABELS.get(baseline.name, baseline.name)
-            lines.append(f"against {label}: {', '.join(parts)} (test, mean over the classes)")
+            lines.append(f"against {label}: {', '.join(parts)} ({split}, mean over the classes)")
     return lines
 
 
@@ -161,8 +172,12 @@ def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:
     return wording.number(value), wording.number(None) if more is None else f"{more:+.4f}"
 
 
-def _mean_note(best: Mapping[str, float | None], baseline: BaselineRecord) -> str | None:
-    own, other = mean_note(best, "test"), mean_note(baseline.metrics, "test")
+def _split(best: Mapping[str, float | None]) -> str:
+    return "test" if class_table(best, "test") else "val"
+
+
+def _mean_note(best: Mapping[str, float | None], baseline: BaselineRecord, split: str) -> str | None:
+    own, other = mean_note(best, split), mean_note(baseline.metrics, split)
     if own == other:
         return own
     label = LABELS.get(baseline.name, baseline.name)

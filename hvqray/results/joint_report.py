@@ -53,6 +53,8 @@ def print_joint(console: Console, joint: JointResult) -> None:
         console.print(results_table(results, f"one model a class on {results.split}{mark}"))
         if results.note:
             console.print(results.note, markup=False, highlight=False, soft_wrap=True)
+    if [results.split for results in _tables(joint)] == ["val"]:
+        console.print(wording.NO_TEST, style="yellow", highlight=False, soft_wrap=True)
     if mean_line := _mean_line(joint):
         console.print(mean_line, markup=False, highlight=False, soft_wrap=True)
     print_baselines(console, HELD, joint.metrics, joint.baselines, mark=mark)

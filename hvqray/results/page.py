@@ -40,7 +40,7 @@ def page(name: str) -> jinja2.Template:
         spread=spread_lines,
         compared=lambda cell: cell_texts(*cell),
     )
-    environment.globals["kinds"] = KINDS
+    environment.globals.update(kinds=KINDS, no_test=wording.NO_TEST)
     return environment.get_template(name)
 
 

@@ -67,6 +67,8 @@ def print_summary(console: Console, folder: Path) -> None:
             console.print(results_table(results, f"{best.run_id} on {split}{mark}"))
             if results.note:
                 console.print(results.note, markup=False, highlight=False, soft_wrap=True)
+    if class_table(best.metrics, "test") is None:
+        console.print(wording.NO_TEST, style="yellow", highlight=False, soft_wrap=True)
     if best.confirmed:
         print_confirmed(
             console,

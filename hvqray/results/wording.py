@@ -8,6 +8,9 @@ from typing import Any
 VAL_IS_TEST = "selected on test: data.validation.from is none, so val is the test split"
 """What a command says before it trains on such data."""
 
+NO_TEST = "There is no test image: all figures are on val, by which the best model was chosen."
+"""What is said of the best model of such a dataset."""
+
 
 def number(value: float | None) -> str:
     """A metric: four significant decimals, a dash where it is undefined."""

@@ -144,6 +144,23 @@ def test_without_a_mask_there_are_no_pixel_metrics(tmp_path: Path) -> None:
     assert read == {"class0": True, "class1": False, "class2": True}
 
 
+def test_without_test_images_there_is_val_alone(tmp_path: Path) -> None:
+    data = tiny_data()
+    test = data.splits["test"]
+    none = replace(
+        test,
+        samples=(),
+        **{name: getattr(test, name)[:0] for name in ("class_index", "is_anomalous", "rows", "has_mask")},
+    )
+    results = measure_baseline(
+        "padim", replace(data, splits={**data.splits, "test": none}), pixels_folder=tmp_path
+    )
+    found = choose(results, "val/image_auroc", "maximize")
+    assert found.settings.keys() == set(data.context.class_names)
+    assert {name.partition("/")[0] for name in found.metrics} == {"val"}
+    assert (found.test_scores, found.test_labels, found.test_pixels) == ({}, {}, {})
+
+
 def test_scores_that_are_not_finite_are_none(tmp_path: Path) -> None:
     data = tiny_data()
     test = data.splits["test"]

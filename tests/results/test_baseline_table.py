@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rich.console import Console
@@ -66,6 +67,24 @@ def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
     ]
     assert "image AUROC equal" in headline(BASELINES[0].metrics, BASELINES)[0]
     assert headline({}, BASELINES) == []
+
+
+def test_without_test_images_val_is_compared() -> None:
+    def on_val(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+        return {name.replace("test/", "val/"): value for name, value in metrics.items()}
+
+    best = on_val(BEST)
+    baselines = [replace(BASELINES[0], metrics=on_val(BASELINES[0].metrics))]
+    (table,) = baseline_tables(best, baselines)
+    (of_test,) = baseline_tables(BEST, BASELINES)
+    assert (table.split, table.rows, table.note) == ("val", of_test.rows, of_test.note)
+    assert table.verdict == (
+        "against PatchCore: image AUROC won by 0.0250, pixel AUROC lost by 0.0500 (val, mean over the classes)"
+    )
+    console = Console(width=120)
+    with console.capture() as capture:
+        print_baselines(console, "t0003", best, baselines, mark="")
+    assert "neighbourhood 1) on val, and what t0003 has more" in " ".join(capture.get().split())
 
 
 def test_the_terminal_holds_it_in_80_columns() -> None:

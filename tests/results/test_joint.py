@@ -134,6 +134,21 @@ def test_the_mean_has_an_interval_where_all_classes_have_one_over_the_same(parts
     assert "intervals of the means" not in (parts / "report.html").read_text()
 
 
+def test_that_there_was_no_test_image_is_said(parts: Path) -> None:
+    told = "There is no test image: all figures are on val"
+    for before in (True, False):
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_joint(console, read_joint(parts))
+        build_joint_report(parts, read_joint(parts))
+        assert (told in console.export_text()) == (told in (parts / "report.html").read_text()) != before
+        for path in parts.glob("*/best/metrics.json"):
+            record = json.loads(path.read_text())
+            metrics = {
+                name: value for name, value in record["metrics"].items() if not name.startswith("test/")
+            }
+            path.write_text(json.dumps({**record, "metrics": metrics}))
+
+
 def test_a_class_in_which_a_metric_is_undefined_is_neither_in_the_mean_nor_in_its_interval(
     parts: Path,
 ) -> None:

@@ -9,6 +9,7 @@ from fake_sweep import write_fake_sweep
 from rich.console import Console
 
 from hvqray.errors import InputError
+from hvqray.results.html_report import build_html_report
 from hvqray.results.summary import print_summary
 
 
@@ -37,6 +38,22 @@ def test_selection_on_test_is_said(tmp_path: Path) -> None:
     text = printed(write_fake_sweep(tmp_path / "one", validation="none"))
     assert "t0005 on val (selected on test)" in text
     assert "Selected on test: the search looked at the test images" in text
+
+
+def test_that_there_was_no_test_image_is_said(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one")
+    told = "There is no test image: all figures are on val"
+    assert told not in printed(folder)
+    assert told not in build_html_report(folder).read_text()
+    path = folder / "best" / "metrics.json"
+    record = json.loads(path.read_text())
+    val = {name: value for name, value in record["metrics"].items() if not name.startswith("test/")}
+    padim = {"name": "padim", "settings": {}, "metrics": val}
+    path.write_text(json.dumps({**record, "metrics": val, "baselines": [padim]}))
+    assert told in printed(folder)
+    page = build_html_report(folder).read_text()
+    assert told in page
+    assert "Measured on the same val images" in page
 
 
 def test_without_a_completed_trial(tmp_path: Path) -> None:
