@@ -36,8 +36,13 @@ def choose_classes(root: Path, known: Collection[str], classes: Sequence[str] | 
     """The classes to read, in alphabetical order: all that `root` has, or those in `classes`.
 
     Raises:
-        InputError: `classes` is empty or names one that `root` does not have, or a class is called `mean` or not by UTF-8.
+        InputError: there is none, `classes` is empty or names one that `root` does not have, or a class is called `mean` or not by UTF-8.
     """
+    if not known:
+        raise InputError(
+            f"{root} has the folder of no class; give the folder in which all of the dataset is unpacked",
+            field="data.root",
+        )
     if classes is not None and not classes:
         raise InputError("[] names no class; leave it out (or null) to use all", field="data.classes")
     for name in classes or ():

@@ -42,7 +42,7 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     """
     assert config.fraction is not None
     samples = list(dataset.samples)
-    if config.group is not None and not matches_any(samples, config.group):
+    if samples and config.group is not None and not matches_any(samples, config.group):
         raise InputError(
             f"{config.group!r} matches no image's name, such as {samples[0].path.stem!r}; mend it, or leave it out",
             field="data.validation.group",

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from layout_copies import write_visa
 
+from hvqray.config.data_sections import ValidationConfig
 from hvqray.data.images import load_sample
+from hvqray.data.splits import make_splits
 from hvqray.data.visa import SPLIT_FILE, read_visa
 from hvqray.errors import InputError
 
@@ -89,3 +91,22 @@ def test_another_csv_file_is_refused(root: Path) -> None:
     (root / SPLIT_FILE).write_text("image,label\na,b\n")
     with pytest.raises(InputError, match="has the columns image, label; wanted object, split"):
         read_visa(root)
+
+
+@pytest.mark.parametrize("classes", [None, ["candle"]])
+def test_without_the_folder_of_any_class(root: Path, classes: list[str] | None) -> None:
+    split = root / SPLIT_FILE
+    (root / "candle").rename(root / "cashew")
+    (root / "pcb1").rename(root / "pcb2")
+    for text in (split.read_text(), split.read_text().splitlines()[0] + "\n"):
+        split.write_text(text)
+        with pytest.raises(InputError, match=r"^data\.root: .* has the folder of no class; give the folder"):
+            read_visa(root, classes)
+
+
+def test_no_image_of_the_split_is_there(root: Path) -> None:
+    for image in root.rglob("*.JPG"):
+        image.unlink()
+    for group in (None, "^(.)"):
+        with pytest.raises(InputError, match=r"class 'candle' has no training image"):
+            make_splits(read_visa(root), ValidationConfig.model_validate({"from": "none", "group": group}))
