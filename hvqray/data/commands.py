@@ -50,6 +50,11 @@ _OPTIONS = {
     "backbone.grid_stride": "--grid-stride",
 }
 """Field of `data` to the option that sets it."""
+_BUILDING = (
+    *("data", "classes", "layout", "bit_depth", "image_size"),
+    *("backbone", "weights", "strides", "grid_stride", "adapt_batchnorm", "device"),
+)
+"""Options of `cache` that say which entry is built."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,13 +132,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--adapt-batchnorm", action="store_true", help="re-estimate the batch statistics first")
     sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where features are computed")
-    sub.add_argument("--list", action="store_true", help="list the entries instead")
-    sub.add_argument("--clear", action="store_true", help="remove all entries that are not in use instead")
+    instead = sub.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="list the entries instead")
+    instead.add_argument(
+        "--clear",
+        action="store_true",
+        help="remove all entries that are not in use instead, or with --limit as many as it takes",
+    )
     sub.add_argument(
         "--limit",
         metavar="SIZE",
-        help="clear what was not used for longest until at most SIZE (20GB, 500MB) is left (default: nothing is cleared)",
+        help="clear what was not used for longest until at most SIZE (20GB, 500MB) is left (default: a built entry clears none, --clear all)",
     )
+    sub.set_defaults(unset={name: sub.get_default(name) for name in _BUILDING})
 
     sub = add("synth", _synth, "Write the built-in synthetic set as PNG files.")
     sub.add_argument("--out", required=True, metavar="DIR", help="new folder to write")
@@ -171,15 +182,18 @@ def _tell_of_16_bits(largest: Largest, *, among: str, bit_depth: BitDepth | None
 
 def _cache(arguments: argparse.Namespace) -> int:
     cache_dir = _cache_dir(arguments)
+    if arguments.list or arguments.clear:
+        _check_builds_nothing(arguments)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit, field="--limit")
     if arguments.list:
         _list_entries(cache_dir)
         return DONE
     if arguments.clear:
-        removed = clear_cache(cache_dir)
-        freed = sum(entry.size_bytes for entry in removed)
-        left = len(cache_entries(cache_dir))
-        sys.stdout.write(f"removed {len(removed)} entries ({_size(freed)}); {left} in use left\n")
+        removed = clear_cache(cache_dir, limit_bytes=limit or 0)
+        left = cache_entries(cache_dir)
+        freed, taken = (sum(entry.size_bytes for entry in entries) for entries in (removed, left))
+        still = f"{len(left)} left ({_size(taken)})" if limit else f"{len(left)} in use left"
+        sys.stdout.write(f"removed {len(removed)} entries ({_size(freed)}); {still}\n")
         return DONE
     backbone = {
         "name": arguments.backbone,
@@ -206,6 +220,17 @@ def _cache(arguments: argparse.Namespace) -> int:
     shape = "x".join(map(str, features.shape[1:]))
     sys.stdout.write(f"{len(features)} images, features {shape} ({_size(features.nbytes)}) in {cache_dir}\n")
     return DONE
+
+
+def _check_builds_nothing(arguments: argparse.Namespace) -> None:
+    """Raise InputError where `--list` or `--clear`, which look at no dataset, come with an option that would have no effect."""
+    what = "--list" if arguments.list else "--clear"
+    useless = [name for name, unset in arguments.unset.items() if getattr(arguments, name) != unset]
+    if arguments.list and arguments.limit is not None:
+        useless.append("limit")
+    if useless:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise InputError(f"goes without {options}; leave one of them out", field=what)
 
 
 def _synth(arguments: argparse.Namespace) -> int:
