@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hvqray.config.section import Section, Seed, distinct
 
@@ -71,8 +71,6 @@ class BackboneConfig(Section):
 
 class ValidationConfig(Section):
     """How a validation split is made where the dataset has none."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     from_: Literal["test", "synthetic", "none"] = Field(default="test", alias="from")
     """`test`: stratified disjoint halves; `synthetic`: held-out normal images with synthetic defects; `none`: choose on test."""

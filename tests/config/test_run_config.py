@@ -177,3 +177,12 @@ def test_paths_through_links_stay_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(f"data: {{root: {tmp_path}/link/../data}}\n")
     assert Path(str(load_run_config(path).data.root)).resolve() == tmp_path / "real" / "data"
+
+
+@pytest.mark.parametrize("value", ["none", "synthetic"])
+def test_the_name_of_a_field_in_python_is_no_key(tmp_path: Path, value: str) -> None:
+    """What reads the key `from` of a sweep's file would not see that a search looked at the test images."""
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {{validation: {{from_: {value}}}}}\n")
+    with pytest.raises(InputError, match=r"data\.validation\.from_: .*did you mean 'from'"):
+        load_run_config(path)
