@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from hvqray.config.conditions import applies
+from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.faults import Origin, first_fault, show
 from hvqray.config.fields import MODELS, fields_of, is_integer
 from hvqray.config.metric_names import PIXEL_METRICS, class_of, metric_name_fault
@@ -202,15 +202,22 @@ class SweepFile(Section):
 
     def max_epochs(self) -> int:
         """Epochs of the longest trial."""
-        if "train.epochs" in self.parameters:
-            return int(max(self.parameters["train.epochs"].domain().samples()))
-        return int(self.train.get("epochs", TrainConfig().epochs))
+        return max(self._training_values("epochs"))
 
     def min_evaluate_every(self) -> int:
         """Epochs between evaluations of the trial that is evaluated most often."""
-        if "train.evaluate_every" in self.parameters:
-            return int(min(self.parameters["train.evaluate_every"].domain().samples()))
-        return int(self.train.get("evaluate_every", TrainConfig().evaluate_every))
+        return min(self._training_values("evaluate_every"))
+
+    def _training_values(self, name: str) -> list[int]:
+        """Values of an integer of `train` that stand for all that trials have: searched ones, and its own where a `when` fails."""
+        own = int(self.train.get(name, getattr(TrainConfig(), name)))
+        parameter = self.parameters.get(f"train.{name}")
+        if parameter is None:
+            return [own]
+        chosen = contexts(self.parameters, controlling(self.parameters))
+        applied = {applies(parameter, each) for each in chosen}
+        searched = [int(value) for value in parameter.domain().samples()] if True in applied else []
+        return [*searched, own] if False in applied else searched
 
     def to_yaml(self) -> str:
         """Text that :func:`load_sweep` reads back as the same sweep."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
-from hvqray.config.sections import RunConfig
-from hvqray.config.sweep_file import check_metric_classes, load_sweep, resolve_run_config
+from hvqray.config.sections import RunConfig, TrainConfig
+from hvqray.config.sweep_file import SweepFile, check_metric_classes, load_sweep, resolve_run_config
 from hvqray.errors import InputError
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
@@ -175,6 +175,20 @@ def test_early_stopping_that_can_stop_a_trial(sweep_path: Path) -> None:
     load_sweep(sweep_path, ["early_terminate={type: median}", some_trial])
     longest_trial = "parameters.train.epochs={values: [2, 16]}"
     load_sweep(sweep_path, ["early_terminate={type: median, min_iter: 8}", longest_trial])
+
+
+def test_trials_that_keep_the_number_of_epochs_count_for_early_stopping(write: Write) -> None:
+    def load(parameters: str, rule: str) -> SweepFile:
+        both = f"{{train.schedule: {{values: [step, cosine]}}, {parameters}}}"
+        return load_sweep(write(both, f"early_terminate: {rule}"))
+
+    hyperband = "{type: hyperband, min_iter: 4}"
+    of_step = load("train.epochs: {values: [2, 3], when: {train.schedule: step}}", hyperband)
+    assert of_step.max_epochs() == TrainConfig().epochs == 8
+    with pytest.raises(InputError, match="beyond the 3 epochs"):
+        load("train.epochs: {values: [2, 3], when: {train.schedule: [step, cosine]}}", hyperband)
+    rarely = load("train.evaluate_every: {value: 8, when: {train.schedule: step}}", "{type: median}")
+    assert rarely.min_evaluate_every() == TrainConfig().evaluate_every == 1
 
 
 def test_data_that_are_no_mapping_beside_a_given_root(write: Write) -> None:
