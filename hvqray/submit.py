@@ -30,7 +30,7 @@ from hvqray.command_line import (
     argument_parser,
     run_command,
 )
-from hvqray.config.overrides import override_text
+from hvqray.config.overrides import origin_of, override_text
 from hvqray.config.run_config import WEIGHTS
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.data.cache import parse_bytes
@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     address, source = resolve_address(options.address, os.environ)
     sweep = load_sweep(options.space, options.overrides, options.num_trials, options.data)
+    with origin_of(options.space, options.overrides, options.data).found_later():
+        _check(sweep, options.time_budget)
     if options.cache_limit is not None:
         parse_bytes(options.cache_limit, field="--cache-limit")  # a fault in it is told here, not in the job
     # The job has no terminal; its tables shall fit the one where its log is read.
@@ -70,6 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(_how_to_go_on(address, job_id))
         return DONE
     return follow_or_leave(client, address, job_id)
+
+
+def _check(sweep: SweepFile, time_budget_s: float | None) -> None:
+    """Raise InputError for what the job would refuse at once, as far as the file alone tells it."""
+    from hvqray.tuning.session_checks import (
+        check_method,
+        trials_in_all,
+    )  # Optuna, which --help need not wait for
+
+    trials_in_all(sweep, time_budget_s)
+    check_method(sweep)
 
 
 def resolve_address(address: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -191,7 +204,9 @@ def exit_code(details: JobDetails) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argument_parser(
-        "submit", "Run a sweep as a job on a Ray cluster, follow its log, and end with its exit code."
+        "submit",
+        "Run a sweep as a job on a Ray cluster, follow its log, and end with its exit code."
+        " Paths are the cluster's; a relative one is made absolute from here, and ~ is your home here.",
     )
     parser.add_argument("space", metavar="SPACE.yaml", type=Path, help="the sweep file")
     parser.add_argument(
@@ -224,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _absolute(path: str, option: str) -> str:
-    absolute = os.path.abspath(path)
+    absolute = os.path.abspath(os.path.expanduser(path))
     if absolute != path:
         _say(f"{option} {path} is {absolute} on the cluster")
     return absolute

@@ -66,7 +66,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
 
     limit = arguments.cache_limit
     limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
-    out = Path(arguments.out).resolve()
+    out = Path(arguments.out).expanduser().resolve()
     cache_dir = chosen_cache_dir(arguments.cache_dir)
     folder, sweeps = out / sweep.name, [sweep]
     if arguments.per_class:

@@ -130,6 +130,15 @@ class TestTheJob:
         assert entrypoint[entrypoint.index("--data") + 1] == f"{tmp_path}/photos"
         assert entrypoint[-1] == f"data.backbone.weights={tmp_path}/weights/lite0.safetensors"
 
+    def test_the_home_is_that_of_here(self, space, monkeypatch, tmp_path, capsys):
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        cluster = Cluster(monkeypatch)
+        run(space, "--address", "http://head:8265", "--cache-dir", "~/cc", "--out", "~/runs")
+        words = cluster.jobs[0].entrypoint
+        assert words[words.index("--cache-dir") + 1] == f"{tmp_path}/home/cc"
+        assert words[words.index("--out") + 1] == f"{tmp_path}/home/runs"
+        assert f"--cache-dir ~/cc is {tmp_path}/home/cc on the cluster" in capsys.readouterr().err
+
     def test_files_of_searched_weights_become_absolute_too(self, space, monkeypatch, tmp_path):
         searched = "  data.backbone.weights: {values: [auto, 'my weights #1.pth']}\n"
         depends = "  train.epochs: {values: [1, 2], when: {data.backbone.weights: 'my weights #1.pth'}}\n"
@@ -259,6 +268,25 @@ class TestFaults:
         assert run(space, "--address", "http://head:8265") == 2
         assert "train.learning_rate" in capsys.readouterr().err
         assert cluster.jobs == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "fault"),
+        [
+            (["--set", "method=bayess"], "--set: method: 'bayess' is no method; did you mean 'bayes'?"),
+            (["--set", "run_cap=null"], "run_cap: is null, so the sweep would never end"),
+        ],
+    )
+    def test_what_the_job_would_refuse_at_once_is_told_here(
+        self, space, monkeypatch, capsys, arguments, fault
+    ):
+        cluster = Cluster(monkeypatch)
+        assert run(space, "--address", "http://head:8265", *arguments) == 2
+        error = capsys.readouterr().err
+        assert fault in error
+        assert error.count("\n") == 1
+        assert cluster.address == ""
+        if "run_cap=null" in arguments:
+            assert run(space, "--address", "http://head:8265", *arguments, "--time-budget", "1h") == 0
 
 
 class TestAddress:

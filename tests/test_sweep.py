@@ -315,6 +315,14 @@ def test_a_dry_run_shows_names_in_brackets_as_they_are(command: Command, tmp_pat
     assert f"results would go to {out / 'small'}\n" in output
 
 
+def test_the_home_may_be_named_by_a_tilde(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command("--dry-run", "--out", "~/elsewhere") == 0
+    assert f"results would go to {tmp_path / 'elsewhere' / 'small'}" in command.output()
+
+
 def test_per_class_dry_run_says_what_would_run_for_each(command: Command) -> None:
     assert command("--per-class", "--dry-run", "--wandb", "disabled") == 0
     output = command.output()
