@@ -189,7 +189,7 @@ class Parameter(Section):
             raise ValueError(f"distribution: {show(name)} is unknown{did_you_mean(name, _RANGES)}")
         assert low is not None
         assert high is not None
-        if not (math.isfinite(low) and math.isfinite(high)):
+        if not (_is_finite(low) and _is_finite(high)):
             raise ValueError(f"{show(low)} to {show(high)} is not a finite range; give finite ends")
         if low >= high:
             mend = "use value for a constant" if low == high else "swap them"
@@ -198,10 +198,13 @@ class Parameter(Section):
             raise ValueError(
                 f"min {show(low)} is not above 0, which a logarithmic range needs; raise it or use uniform"
             )
-        if name == "log_uniform" and high > 700:
-            raise ValueError(
-                f"max {show(high)} is an exponent (e^max) too large; use log_uniform_values for plain ends"
-            )
+        if name == "log_uniform":
+            for key, end in (("min", low), ("max", high)):
+                if abs(end) > 700:
+                    what = "large" if end > 0 else "small"
+                    raise ValueError(
+                        f"{key} {show(end)} is an exponent (e^{key}) too {what}; use log_uniform_values for plain ends"
+                    )
         if name == "int_uniform" and not (_is_int(low) and _is_int(high)):
             raise ValueError(f"{show(low)} to {show(high)}: int_uniform needs integer ends; use uniform")
         if self.q is not None and "q" not in _RANGES[name]:
@@ -212,8 +215,10 @@ class Parameter(Section):
             self._check_step(low, high, self.q if self.q is not None else 1)
 
     def _check_step(self, low: float, high: float, step: float) -> None:
-        if not (step > 0 and math.isfinite(step)):
+        if not (step > 0 and _is_finite(step)):
             raise ValueError(f"q: {show(step)} is out of range; must be above 0")
+        if max(abs(low), abs(high)) / step > 2**53:  # beyond, neighbours are the same float
+            raise ValueError(f"q: {show(step)} is too small a step for {show(low)} to {show(high)}; raise it")
         for key, end in (("min", low), ("max", high)):
             if not math.isclose(end / step, round(end / step), abs_tol=1e-9):
                 raise ValueError(f"{key} {show(end)} is not a multiple of q {show(step)}; move it to one")
@@ -252,6 +257,14 @@ class Parameter(Section):
                 return Range(float(self.min), float(self.max), log=True)
             case _:
                 return Range(float(self.min), float(self.max))
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a finite number that a float holds, as whole numbers of any length may not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

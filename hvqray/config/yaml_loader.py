@@ -34,9 +34,24 @@ def _resolvers(base: type) -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys and keys that are not text."""
+    """A safe loader that refuses duplicate keys, keys that are not text, and values that contain themselves."""
 
     yaml_implicit_resolvers = _resolvers(yaml.SafeLoader)
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open_anchors: list[str | None] = []
+        """Those of the values that are being read, the outermost first; None for one without."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self._open_anchors:
+            problem = f"*{event.anchor} stands within &{event.anchor}, which would never end; write out what is meant"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)  # type: ignore[arg-type]
+        self._open_anchors.append(event.anchor)
+        node = super().compose_node(parent, index)
+        self._open_anchors.pop()
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

@@ -134,6 +134,5 @@ def _check_suits(method: str, sampler: type[BaseSampler], num_objectives: int, s
                 )
     if sampler is CmaEsSampler and len(searched) < 2:
         raise unsuited("needs at least two searched parameters; use bayes or random")
-    if sampler is BruteForceSampler and space.grid_size() is None:
-        name = next(name for name, domain in searched.items() if domain.size() is None)
-        raise unsuited(f"{name} has infinitely many values; list them with values, or use q_uniform")
+    if sampler is BruteForceSampler and (endless := space.endless()) is not None:
+        raise unsuited(f"{endless} has infinitely many values; list them with values, or use q_uniform")

@@ -58,9 +58,9 @@ class SearchSpace:
 
     def grid_size(self) -> int | None:
         """How many different combinations there are, conditions considered; None where infinitely many."""
-        names = controlling(self._parameters)
-        if any(parameter.domain().size() is None for parameter in self._parameters.values()):
+        if self.endless() is not None:
             return None
+        names = controlling(self._parameters)
         return sum(
             math.prod(
                 parameter.domain().size() or 1
@@ -69,6 +69,14 @@ class SearchSpace:
             )
             for chosen in contexts(self._parameters, names)
         )
+
+    def endless(self) -> str | None:
+        """The first parameter that takes infinitely many values in some trial; None where there is none."""
+        for chosen in contexts(self._parameters, controlling(self._parameters)):
+            for name, parameter in self._parameters.items():
+                if parameter.domain().size() is None and applies(parameter, chosen):
+                    return name
+        return None
 
     def _suggested(self, domain: Choice | Range) -> Choice | Range:
         if self._exhaustive and isinstance(domain, Range) and _is_rounded_log(domain):

@@ -48,6 +48,8 @@ def test_plain_scalars(text: str, value: Any) -> None:
         ("a: [1, 2\nb: 3\n", "line 2"),
         ("a: 1\n\tb: 2\n", "line 2"),
         ("- 1\n- 2\n", "holds no `key: value` lines"),
+        ("a: &x {b: 1, c: {d: *x}}\n", "line 1: *x stands within &x, which would never end"),
+        ("a: 1\nb: &x [1, [*x]]\n", "line 2: *x stands within &x"),
         ("a: !!python/object/apply:os.getcwd []\n", "line 1: could not determine a constructor"),
     ],
 )
@@ -74,6 +76,13 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
     assert load_yaml(tmp_path / "empty.yaml") == {}
+
+
+def test_aliases_work() -> None:
+    text = "a: &x {b: 1}\nc: [*x, *x]\nd: &y [2]\ne: {f: *y, g: &z {h: *x}}\ni: *z\n"
+    one = {"b": 1}
+    expected = {"a": one, "c": [one, one], "d": [2], "e": {"f": [2], "g": {"h": one}}, "i": {"h": one}}
+    assert parse_yaml(text, source="x") == expected
 
 
 def test_merge_keys_work(tmp_path: Path) -> None:

@@ -70,6 +70,14 @@ def test_grid_size_of_constants_and_of_endless_ranges() -> None:
     assert space(a={"values": [1, 2]}, b=stepped, c={"min": 0, "max": 9}).grid_size() == 100
 
 
+def test_what_never_applies_is_no_part_of_a_grid() -> None:
+    never = {"min": 0.0, "max": 1.0, "when": {"a": "z"}}
+    of = space(a={"value": "x"}, b=never, c={"values": [1, 2]})
+    assert (of.endless(), of.grid_size()) == (None, 2)
+    of = space(a={"value": "x"}, b=never, c={"min": 0.0, "max": 1.0}, d={"values": [1, 2]})
+    assert (of.endless(), of.grid_size()) == ("c", None)
+
+
 def test_survives_plain_pickle() -> None:
     original = space(**CONDITIONAL)
     copy = pickle.loads(pickle.dumps(original))
