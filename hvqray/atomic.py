@@ -40,6 +40,12 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until what was written to `path` is on the disk, so that it outlives a power cut too."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let an OSError of the block that names no file name `path`: when a write fails, the system only says why."""

@@ -54,8 +54,11 @@ def run_search(
         announce=relay.announce,
         to_config=lambda start: spec_of(sweep, plan, start).to_config(),
         target=sweep.metric[0].target,
+        study_file=plan.folder / "study.db",
     )
-    search.hand_out_first(unfinished, reconcile(search.study, ended, unfinished, metrics))
+    epochs = read_all_epochs(plan.folder)
+    never_started = reconcile(search.study, ended, unfinished, metrics, space=space, epochs=epochs)
+    search.hand_out_first(unfinished, never_started)
     scheduler = make_scheduler(
         sweep.early_terminate,
         metrics[0],
@@ -64,7 +67,6 @@ def run_search(
     )
     callbacks = [relay]
     if scheduler is not None:
-        epochs = read_all_epochs(plan.folder)
         callbacks.append(EarlierEpochs(scheduler, metrics[0], epochs, [record.trial_id for record in ended]))
     run_on_tune(
         sweep,

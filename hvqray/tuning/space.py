@@ -28,7 +28,7 @@ class SearchSpace:
         self._parameters = dict(parameters)
         self._exhaustive = exhaustive
 
-    def __call__(self, trial: optuna.Trial) -> None:
+    def __call__(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> None:
         """Suggest every parameter that applies, in the order of the sweep file."""
         chosen: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
@@ -55,6 +55,20 @@ class SearchSpace:
                     f"trial {trial.number} has no {name}; the study belongs to another sweep file"
                 )
         return chosen
+
+    def suggested(self, params: Mapping[str, Any]) -> optuna.trial.FixedTrial:
+        """A trial with the parameters and distributions that Optuna would have, had it suggested `params`: the inverse of
+        :meth:`params`, but that of a logarithmic range with a step the number is the rounded one.
+
+        Raises:
+            ValueError: one of them is missing, or not in its range.
+        """
+        domains = self.searched()
+        trial = optuna.trial.FixedTrial(
+            {name: _encode(value) for name, value in params.items() if name in domains}
+        )
+        self(trial)
+        return trial
 
     def grid_size(self) -> int | None:
         """How many different combinations there are, conditions considered; None where infinitely many."""
@@ -94,7 +108,7 @@ class SearchSpace:
         return any(name in searched for name in controlling(self._parameters))
 
 
-def _suggest(trial: optuna.Trial, name: str, domain: Choice | Range) -> Any:
+def _suggest(trial: optuna.Trial | optuna.trial.FixedTrial, name: str, domain: Choice | Range) -> Any:
     if domain.is_constant:
         return domain.all_values()[0]
     if isinstance(domain, Choice):

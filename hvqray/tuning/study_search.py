@@ -7,8 +7,10 @@ without a finite objective is FAIL. Interrupted trials of an earlier driver are 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +18,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from hvqray.atomic import flush_to_disk
 from hvqray.results.events import TrialStart
 from hvqray.tuning.space import SearchSpace
 from hvqray.tuning.trial import report_of
@@ -32,6 +35,7 @@ class StudySearch(OptunaSearch):
         announce: Hears of every trial that is handed out.
         to_config: Makes Tune's config of a `TrialStart`.
         target: Value of a single objective that is good enough: no more trials are handed out once one has reached it.
+        study_file: The storage's file, which is brought to the disk whenever a trial has ended.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class StudySearch(OptunaSearch):
         announce: Callable[[TrialStart], None],
         to_config: Callable[[TrialStart], dict[str, str]],
         target: float | None = None,
+        study_file: Path | None = None,
     ) -> None:
         modes = ["max" if goal == "maximize" else "min" for goal in goals]
         single = len(metrics) == 1
@@ -62,6 +67,7 @@ class StudySearch(OptunaSearch):
         self._resolve, self._announce, self._to_config = resolve, announce, to_config
         self._told_before: set[int] = set()
         self._told_epochs: dict[str, set[int]] = {}
+        self._study_file = study_file
         self._target, self._maximize = target, goals[0] == "maximize"
         self._target_reached = single and any(
             self._reaches_target(trial.value)
@@ -128,6 +134,9 @@ class StudySearch(OptunaSearch):
         state, values = outcome(result, self._metrics, crashed=error)
         number = self._ot_trials[trial_id].number
         tell(self.study, number, state, values)
+        if self._study_file is not None:
+            with contextlib.suppress(OSError):  # the journal has it, too, and a resumed sweep goes by that
+                flush_to_disk(self._study_file)
 
     def save(self, checkpoint_path: str) -> None:
         """The study lies in its database; Tune's snapshots need no copy of it."""
@@ -143,14 +152,16 @@ def outcome(
     report = report_of(result)
     if crashed or report is None:
         return TrialState.FAIL, None
-    values = [
-        value
-        for metric in metrics
-        if (value := report.selected.get(metric)) is not None and math.isfinite(value)
-    ]
+    values = [value for metric in metrics if (value := finite_value(report.selected, metric)) is not None]
     if len(values) < len(metrics):
         return TrialState.FAIL, None
     return (TrialState.COMPLETE if report.is_last else TrialState.PRUNED), values
+
+
+def finite_value(metrics: Mapping[str, float | None], metric: str) -> float | None:
+    """The metric's value where it is one that a study takes."""
+    value = metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def tell(study: optuna.Study, number: int, state: TrialState, values: list[float] | None) -> None:
