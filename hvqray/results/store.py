@@ -96,6 +96,21 @@ class SweepStore:
             held.enter_context(hold_sweep(folder))
             check_folder(folder, resume=resume)  # another process may have begun this sweep since
             self._history = replay(path) if resume else History()
+            earlier = self._history.info
+            self.info = SweepInfo(
+                uid=earlier.uid if earlier else uuid.uuid4().hex[:8],
+                started=earlier.started
+                if earlier
+                else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                command=_command_line(),
+                environment={
+                    "code_version": environment.code_version(),
+                    "hardware": environment.hardware(),
+                    "python": platform.python_version(),
+                    **environment.library_versions(),
+                },
+                data=(earlier.data if earlier else None) or data,
+            )
             if sweep_file is not None:
                 # Before the journal: a folder with a journal can be resumed, which takes the sweep file.
                 write_atomically(folder / "sweep.yaml", sweep_file)
@@ -104,21 +119,6 @@ class SweepStore:
         self._lock = threading.Lock()
         self._tables_lock = threading.Lock()
         self._epoch_tables: dict[tuple[str, int], tuple[Metrics, pa.Table]] = {}
-        earlier = self._history.info
-        self.info = SweepInfo(
-            uid=earlier.uid if earlier else uuid.uuid4().hex[:8],
-            started=earlier.started
-            if earlier
-            else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            command=_command_line(),
-            environment={
-                "code_version": environment.code_version(),
-                "hardware": environment.hardware(),
-                "python": platform.python_version(),
-                **environment.library_versions(),
-            },
-            data=(earlier.data if earlier else None) or data,
-        )
         self._record(opened_record(self.info))
         self.write_tables()
         self._changed = threading.Event()
@@ -193,8 +193,12 @@ class SweepStore:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether an earlier start has begun a sweep there."""
-    return journal_path(folder).exists()
+    """Whether an earlier start has begun a sweep there: its journal has a first record, and not only the beginning of one."""
+    try:
+        with journal_path(folder).open("rb") as journal:
+            return journal.readline().endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def class_sweep_folders(folder: Path) -> list[Path]:

@@ -283,6 +283,18 @@ def test_who_comes_second_begins_nothing(folder: Path, monkeypatch: pytest.Monke
         pass
 
 
+@pytest.mark.parametrize("begun", ["", '{"event": "ope'])
+def test_a_journal_without_a_whole_record_is_no_sweep(folder: Path, begun: str) -> None:
+    """A start that was killed between making its journal and the first record."""
+    journal_path(folder).parent.mkdir(parents=True)
+    journal_path(folder).write_text(begun)
+    with pytest.raises(InputError, match="holds no sweep to resume; leave out --resume"):
+        SweepStore(folder, resume=True, selected_on_test=False)
+    for resume in (False, True):
+        SweepStore(folder, resume=resume, selected_on_test=False).close()
+    assert read_info(folder).uid
+
+
 @pytest.mark.parametrize("name", ["trials.parquet", "metrics.parquet"])
 @pytest.mark.parametrize("flaw", ["truncated", "foreign"])
 def test_damaged_tables_are_told(folder: Path, name: str, flaw: str) -> None:
