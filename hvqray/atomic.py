@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,10 +18,8 @@ def replacing(target: Path) -> Iterator[Path]:
 
     An OSError that names no file, or the one aside, names `target`.
     """
-    # Cut to 60 characters, 240 bytes at most: with what mkstemp adds, a name has 255 on most file systems.
-    prefix = f".{target.name:.60}."
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=_aside_prefix(target))
     except OSError as error:
         error.filename = str(target)
         raise
@@ -38,6 +37,17 @@ def replacing(target: Path) -> Iterator[Path]:
             error.filename = str(target)
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(target: Path) -> None:
+    """Remove what processes that were killed while they wrote `target` have left beside it."""
+    for aside in target.parent.glob(f"{glob.escape(_aside_prefix(target))}*"):
+        aside.unlink(missing_ok=True)
+
+
+def _aside_prefix(target: Path) -> str:
+    # Cut to 60 characters, 240 bytes at most: with what mkstemp adds, a name has 255 on most file systems.
+    return f".{target.name:.60}."
 
 
 def flush_to_disk(path: Path) -> None:

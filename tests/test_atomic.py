@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from full_disk import files_of_at_most
 
-from hvqray.atomic import check_file, naming, replacing, write_atomically
+from hvqray.atomic import check_file, naming, remove_unfinished, replacing, write_atomically
 from hvqray.errors import InputError
 
 
@@ -82,6 +82,18 @@ def test_an_error_keeps_the_name_and_the_text_that_it_has(tmp_path: Path) -> Non
     assert missing.value.filename == str(tmp_path / "source.txt")
     with pytest.raises(OSError, match=r"^what a library says$"), naming(tmp_path / "copy.txt"):
         raise OSError("what a library says")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / f"[{'x' * 80}].txt"
+    with replacing(target) as aside:
+        left = aside.with_name(f"{aside.name}2")
+        left.write_text("half of it")
+    others = [tmp_path / ".other.txt.abc", tmp_path / f".{target.name}"]
+    for other in others:
+        other.write_text("")
+    remove_unfinished(target)
+    assert sorted(tmp_path.iterdir()) == sorted([target, *others])
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "\N{GRINNING FACE}" * 63])

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hvqray.atomic import replacing, write_atomically
+from hvqray.atomic import remove_unfinished, replacing, write_atomically
 from hvqray.config.run_config import run_config_dict, run_config_yaml
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
@@ -220,3 +220,10 @@ def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] |
 def remove_resume_state(folder: Path) -> None:
     """The run has ended: nothing will go on from here."""
     (folder / RESUME_FILE).unlink(missing_ok=True)
+    remove_unfinished_files(folder)
+
+
+def remove_unfinished_files(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote has left in its folder, which no other process writes to."""
+    for name in (MODEL_FILE, CONFIG_FILE, METRICS_FILE, RESUME_FILE):
+        remove_unfinished(folder / name)

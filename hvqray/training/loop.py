@@ -31,6 +31,7 @@ from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator, spread_over_classes
 from hvqray.training.checkpoint import (
     load_resume_state,
+    remove_unfinished_files,
     restore_weights,
     save_config,
     save_model,
@@ -303,6 +304,7 @@ class _Run:
                 field="--out",
             )
         if self.communicator.rank == 0:
+            remove_unfinished_files(self.folder)
             save_config(self.folder, self.config)
         if state is None and self.communicator.rank == 0:
             with autocast(self.config.train, self.communicator.device):

@@ -231,6 +231,14 @@ def test_resume_state_round_trip(tmp_path: Path) -> None:
     assert load_resume_state(tmp_path / "run", device=CPU) is None
 
 
+def test_with_the_resume_state_goes_what_writers_that_were_killed_have_left(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in (MODEL_FILE, CONFIG_FILE, METRICS_FILE, RESUME_FILE):
+        (tmp_path / f".{name}.43_li0mv").write_bytes(b"half of it")
+    remove_resume_state(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {MODEL_FILE, CONFIG_FILE, METRICS_FILE}
+
+
 def test_a_resume_state_that_the_disk_refuses_is_told_as_that(tmp_path: Path) -> None:
     save_resume_state(tmp_path, {"epochs_done": 1})
     with files_of_at_most(8000), pytest.raises(OSError, match="File too large") as refused:

@@ -25,7 +25,7 @@ from hvqray.models import squad
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel
 from hvqray.training import loop
-from hvqray.training.checkpoint import RESUME_FILE, load_model
+from hvqray.training.checkpoint import MODEL_FILE, RESUME_FILE, load_model
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.loop import Selection, run
@@ -178,6 +178,14 @@ def test_divergence_in_the_last_step_is_seen_by_the_weights(tmp_path: Path) -> N
     one_step = {"epochs": 1, "images_per_epoch": 7, "batch_size": 7, "warmup_fraction": 0.0}
     with pytest.raises(FloatingPointError, match="diverged in epoch 1: weights not finite"):
         reports(config(lr=1e30, gradient_clip=None, **one_step), tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_wrote_leaves_nothing_when_it_goes_on(tmp_path: Path) -> None:
+    reports(config(), tmp_path, epochs=1)
+    for name in (RESUME_FILE, MODEL_FILE):
+        (tmp_path / f".{name}.43_li0mv").write_bytes(b"half of it")
+    reports(config(), tmp_path, epochs=1)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_run_that_was_killed_before_its_example_maps_makes_them(tmp_path: Path) -> None:
