@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hvqray.atomic import remove_unfinished, replacing, write_atomically
+from hvqray.atomic import flush_to_disk, remove_unfinished, replacing, write_atomically
 from hvqray.config.run_config import run_config_dict, run_config_yaml
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
@@ -93,6 +93,7 @@ def save_model(
     tensors |= {f"{_BATCHNORM}{name}": torch.tensor(value) for name, value in (batchnorm or {}).items()}
     with replacing(folder / MODEL_FILE) as path:
         _write_tensors(path, tensors, {HEADER_KEY: header})
+        flush_to_disk(path)
     write_record(folder, record)
 
 
@@ -195,13 +196,19 @@ def save_resume_state(folder: Path, state: dict[str, Any]) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class DamagedStateError(InputError):
+    """A last.pt that cannot be read."""
 
 
 def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] | None:
     """The state that `save_resume_state` wrote, or None where there is none.
 
     Raises:
-        InputError: The file is damaged, or holds more than tensors and plain values.
+        DamagedStateError: The file is damaged, or holds more than tensors and plain values.
     """
     path = folder / RESUME_FILE
     if not path.is_file():
@@ -211,7 +218,7 @@ def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] |
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise InputError(
+        raise DamagedStateError(
             f"cannot be read as a run's state ({type(error).__name__}); remove it to start the run over",
             source=str(path),
         ) from None

@@ -30,6 +30,8 @@ class EpochReport:
     """Epoch whose checkpoint is kept so far."""
     selected: dict[str, float | None] = field(default_factory=dict)
     """Metrics of the epoch whose checkpoint is kept so far: what the trial is worth if it ends now."""
+    note: str | None = field(default=None, compare=False)
+    """A line about this run that its user is to read, in the first report after its cause."""
     # Memory is the process's matter, not the run's: shown live, stored nowhere, and no difference between two reports.
     peak_memory_bytes: int | None = field(default=None, compare=False)
     """The most that the process held resident since it began (or went on with) this run, mapped files included; of several

@@ -30,6 +30,8 @@ from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator, spread_over_classes
 from hvqray.training.checkpoint import (
+    RESUME_FILE,
+    DamagedStateError,
     load_resume_state,
     remove_unfinished_files,
     restore_weights,
@@ -72,16 +74,18 @@ def run(
     communicator: Communicator,
     selection: Selection = Selection(),
     trial_id: str | None = None,
+    start_over: bool = False,
 ) -> Generator[EpochReport, None, None]:
     """Train `config` on `data`, yielding a report per epoch, equal on every rank.
 
-    Closing the generator between two reports ends the run; it can be resumed from `folder`.
+    Closing the generator between two reports ends the run; it can be resumed from `folder`. Where the state to resume from is
+    damaged, the run starts over if `start_over` says so, and tells it in its first report's `note`.
 
     Raises:
-        InputError: The training split or the batch is smaller than the number of workers, or the workers do not see the
-            same `folder`.
+        InputError: That state is damaged and the run is not to start over, the training split or the batch is smaller than the
+            number of workers, or the workers do not see the same `folder`.
     """
-    return _Run(config, data, folder, communicator, selection, trial_id).epochs()
+    return _Run(config, data, folder, communicator, selection, trial_id, start_over).epochs()
 
 
 class _Run:
@@ -93,9 +97,12 @@ class _Run:
         communicator: Communicator,
         selection: Selection,
         trial_id: str | None,
+        start_over: bool,
     ) -> None:
         self.config, self.data, self.folder = config, data, folder
         self.communicator, self.selection, self.trial_id = communicator, selection, trial_id
+        self.start_over = start_over
+        self.note: str | None = None
         self.train_split = data.splits["train"]
         train = config.train
         num_images = train.images_per_epoch or len(self.train_split)
@@ -156,6 +163,7 @@ class _Run:
 
     def _report(self, metrics: dict[str, float | None]) -> EpochReport:
         host_bytes, gpu_bytes = run_memory.peaks(self.communicator)
+        note, self.note = self.note, None
         return EpochReport(
             epoch=self.epochs_done,
             num_epochs=self.config.train.epochs,
@@ -164,6 +172,7 @@ class _Run:
             is_last=self.epochs_done == self.config.train.epochs,
             best_epoch=self.best_epoch,
             selected=self.selected,
+            note=note,
             peak_memory_bytes=host_bytes,
             peak_gpu_bytes=gpu_bytes,
             gpu_limit_bytes=run_memory.gpu_limit(self.communicator.device),
@@ -293,7 +302,7 @@ class _Run:
 
     def _start_or_resume(self) -> dict[str, float | None]:
         """Build up the run's state; returns the metrics of the last epoch done (none for a new run)."""
-        state = load_resume_state(self.folder, device=self.communicator.device)
+        state = self._load_state()
         found = self.communicator.all_gather_object(None if state is None else state["epochs_done"])
         if (
             len(set(found)) > 1
@@ -324,6 +333,15 @@ class _Run:
             self.epochs_done, self.best_epoch = state["epochs_done"], state["best_epoch"]
             self.selected, self.duration_s = state["selected"], state["duration_s"]
         return state["metrics"] if state is not None else {}
+
+    def _load_state(self) -> dict[str, Any] | None:
+        try:
+            return load_resume_state(self.folder, device=self.communicator.device)
+        except DamagedStateError:
+            if not self.start_over:
+                raise
+            self.note = f"starts over: {self.folder / RESUME_FILE} cannot be read as a run's state"
+            return None
 
     def _save(self, metrics: dict[str, float | None]) -> None:
         if self.communicator.rank != 0:

@@ -110,6 +110,7 @@ def _work(settings: dict[str, Any]) -> None:
             communicator=communicator,
             selection=job.selection,
             trial_id=job.trial_id,
+            start_over=True,
         )
         with contextlib.closing(epochs):
             for report in epochs:

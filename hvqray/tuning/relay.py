@@ -36,6 +36,8 @@ class Relay(tune.Callback):
         if report is not None:
             trial_id = TrialSpec.from_config(trial.config).trial_id
             self._last_reports[trial_id] = report
+            if report.note:
+                sys.stderr.write(f"hvqray: {trial_id} {report.note}\n")
             self._tell("on_epoch", trial_id, report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -143,6 +143,7 @@ class HvqrayTrial(tune.Trainable):
             communicator=SingleProcess(device),
             selection=loop.Selection(spec.metric, spec.maximize),
             trial_id=spec.trial_id,
+            start_over=True,
         )
 
     def _start_group_run(self, run: RunConfig) -> Reports:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -229,6 +230,28 @@ def test_resume_state_round_trip(tmp_path: Path) -> None:
     remove_resume_state(tmp_path / "run")
     remove_resume_state(tmp_path / "run")
     assert load_resume_state(tmp_path / "run", device=CPU) is None
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_place_of_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave the new name with no content."""
+    flushed: set[int] = set()
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    def replacing(source: Path, target: Path) -> None:
+        assert os.stat(source).st_ino in flushed, target
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replacing)
+    write(tmp_path)
+    save_resume_state(tmp_path, {"model": torch.zeros(100_000)})
+    assert flushed == {path.stat().st_ino for path in tmp_path.iterdir()}
 
 
 def test_with_the_resume_state_goes_what_writers_that_were_killed_have_left(tmp_path: Path) -> None:

@@ -188,6 +188,21 @@ def test_a_run_that_was_killed_while_it_wrote_leaves_nothing_when_it_goes_on(tmp
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_run_whose_state_is_damaged_starts_over_where_it_is_told_to(tmp_path: Path) -> None:
+    whole = reports(config(), tmp_path, epochs=2)
+    size = (tmp_path / RESUME_FILE).stat().st_size
+    for damaged in (b"", bytes(size)):  # what a power cut leaves of a file
+        (tmp_path / RESUME_FILE).write_bytes(damaged)
+        with pytest.raises(InputError, match="remove it to start the run over"):
+            reports(config(), tmp_path)
+        again = run(config(), tiny_data(), folder=tmp_path, communicator=SingleProcess(), start_over=True)
+        first, second = next(again), next(again)
+        again.close()
+        assert [first.metrics, second.metrics] == [report.metrics for report in whole]
+        assert first.note == f"starts over: {tmp_path / RESUME_FILE} cannot be read as a run's state"
+        assert second.note is None
+
+
 def test_a_run_that_was_killed_before_its_example_maps_makes_them(tmp_path: Path) -> None:
     model = HVQ.model_copy(update={"map_distance": "local_mahalanobis"})
     reports(config(model, epochs=1), tmp_path)

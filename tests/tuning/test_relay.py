@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,13 @@ def test_everything_is_told_in_order_and_the_store_hears_it_first(tmp_path: Path
     told = [("start", "t0000"), ("epoch", "t0000", 1), ("epoch", "t0000", 2), ("end", end)]
     assert heard == [(name, *what) for what in told for name in ("store", "table", "sink")]
     assert not trial.can_go_on
+
+
+def test_what_a_run_notes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    relay, trial = make_relay([]), TuneTrial(tmp_path)
+    trial.report(relay, replace(report_of(0.5), note="starts over"))
+    trial.report(relay, report_of(0.6, epoch=2))
+    assert capsys.readouterr().err == "hvqray: t0000 starts over\n"
 
 
 def test_a_stopped_trial_is_worth_what_it_reached(tmp_path: Path) -> None:

@@ -108,6 +108,19 @@ def test_an_actor_takes_the_next_trial_and_leaves_the_stopped_one_resumable(
     assert actor.train()["epoch"] == 2
 
 
+def test_a_trial_whose_state_is_damaged_starts_over(tmp_path: Path, start: Any) -> None:
+    actor = start(spec(tmp_path).to_config())
+    first = report_of(actor.train())
+    actor.reset(spec(tmp_path, "t0001", seed=1).to_config())
+    (tmp_path / "t0000" / RESUME_FILE).write_bytes(b"")
+    actor.reset(spec(tmp_path).to_config())
+    again = report_of(actor.train())
+    assert again is not None
+    assert first is not None
+    assert (again.epoch, again.metrics) == (1, first.metrics)
+    assert (again.note or "").startswith("starts over: ")
+
+
 def test_every_epoch_tells_the_memory_of_its_own_trial(tmp_path: Path, start: Any) -> None:
     actor = start(spec(tmp_path).to_config())
     first = report_of(actor.train())
