@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from hvqray.errors import InputError
+from hvqray.steady_stderr import lead_nowhere, say_on_stderr
 
 DONE = 0
 FAILED = 1
@@ -102,8 +103,6 @@ def _stdout_fails() -> bool:
 
 def _abandon_stdout() -> None:
     """What is left to write goes nowhere, so that the interpreter does not complain of it again at exit."""
-    from hvqray.results.steady_console import lead_nowhere  # Rich, which few commands need so early
-
     lead_nowhere(sys.stdout)
 
 
@@ -128,7 +127,7 @@ def warnings_on_stderr() -> Iterator[None]:
 
 def print_error(message: str) -> None:
     """One line on stderr, in the form that every command uses."""
-    sys.stderr.write(f"hvqray: error: {message}\n")
+    say_on_stderr(f"hvqray: error: {message}")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -20,6 +20,7 @@ from hvqray.command_line import (
     run_command,
 )
 from hvqray.quick_imports import collection_paused
+from hvqray.steady_stderr import say_on_stderr
 
 if TYPE_CHECKING:
     from hvqray.config.sweep_file import SweepFile
@@ -135,7 +136,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         left = any(is_begun(out / each.name) for each in sweeps)
         what = f"finished trials are in {folder}; go on with --resume" if left else "nothing had begun"
-        sys.stderr.write(f"hvqray: interrupted; {what}\n")
+        say_on_stderr(f"hvqray: interrupted; {what}")
         return INTERRUPTED
 
 

@@ -22,6 +22,7 @@ SHARED = {
     "hvqray.exact",
     "hvqray.process_memory",
     "hvqray.quick_imports",
+    "hvqray.steady_stderr",
 }
 """What every layer may import; these import each other only."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
+
+from hvqray.steady_stderr import lead_nowhere, say_on_stderr
 
 
 def steady_console() -> Console:
@@ -48,19 +48,4 @@ class _Steady:
     def _abandon(self, error: OSError) -> None:
         # By the descriptor, so that the stream has room for what it still holds: the interpreter writes that at its exit.
         lead_nowhere(self._stream)
-        try:
-            sys.stderr.write(
-                f"hvqray: standard output takes no more ({error.strerror}); going on without it\n"
-            )
-            sys.stderr.flush()
-        except OSError:  # `2>&1 | head`
-            lead_nowhere(sys.stderr)
-
-
-def lead_nowhere(stream: TextIO) -> None:
-    """What the stream holds and is given from now on is lost, without an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-    with contextlib.suppress(OSError):
-        stream.flush()
+        say_on_stderr(f"hvqray: standard output takes no more ({error.strerror}); going on without it")

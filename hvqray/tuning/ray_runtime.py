@@ -10,13 +10,13 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hvqray.errors import InputError
+from hvqray.steady_stderr import say_on_stderr
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's own beside ours
@@ -160,7 +160,7 @@ def _only_for_usage_statistics(count: Callable[[Any], bool]) -> Callable[[Any], 
 def _tell_error(message: Mapping[str, Any], ignore_prefix: bool = False) -> None:
     for line in message["lines"]:
         if not line.startswith(_DIED):
-            sys.stderr.write(f"hvqray: Ray says: {' '.join(line.split())}\n")
+            say_on_stderr(f"hvqray: Ray says: {' '.join(line.split())}")
 
 
 def _import(modules: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from hvqray.results.events import SweepListener, TrialEnd, TrialStart
+from hvqray.steady_stderr import say_on_stderr
 from hvqray.training.checkpoint import remove_resume_state
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.study_search import outcome
@@ -37,7 +37,7 @@ class Relay(tune.Callback):
             trial_id = TrialSpec.from_config(trial.config).trial_id
             self._last_reports[trial_id] = report
             if report.note:
-                sys.stderr.write(f"hvqray: {trial_id} {report.note}\n")
+                say_on_stderr(f"hvqray: {trial_id} {report.note}")
             self._tell("on_epoch", trial_id, report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -45,7 +45,7 @@ class Relay(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial_id = TrialSpec.from_config(trial.config).trial_id
-        sys.stderr.write(f"hvqray: {trial_id} starts again from its last checkpoint: {_crash(trial)}\n")
+        say_on_stderr(f"hvqray: {trial_id} starts again from its last checkpoint: {_crash(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._end(trial, crashed=True)
@@ -79,7 +79,7 @@ class Relay(tune.Callback):
                 getattr(listener, method)(*arguments)
             except Exception as error:
                 self._broken.add(id(listener))
-                sys.stderr.write(f"hvqray: {type(listener).__name__} failed and is switched off: {error}\n")
+                say_on_stderr(f"hvqray: {type(listener).__name__} failed and is switched off: {error}")
 
 
 def _why(
