@@ -67,6 +67,7 @@ def ray_session(
     Raises:
         InputError: No cluster answers at `address`, or the one there cannot be joined.
     """
+    _heed_sigterm()
     quieten_ray()
     import ray
 
@@ -100,20 +101,26 @@ def ray_session(
         else:  # other versions of Ray or Python there, or a token is wanted
             told = f"the Ray cluster there cannot be joined ({reason})"
         raise InputError(told, field=f"--address {joined}") from error
+    except SystemExit as stopped:  # so ends what Ray has for SIGTERM while it starts
+        raise KeyboardInterrupt from stopped
     finally:
         meanwhile.join()
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Its tracebacks of trials that died are told in one line each, by `tuning.relay`.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-    if threading.current_thread() is threading.main_thread():
-        # A batch system's or a Ray job's polite stop is the same as Ctrl-C. Set here, for Ray sets a handler of its own.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _heed_sigterm()  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+def _heed_sigterm() -> None:
+    """A batch system's or a Ray job's polite stop is the same as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _connect(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_it_is_left_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt), ray_session(None, dashboard=False):
         raise KeyboardInterrupt
     assert not cluster.is_up
+
+
+@pytest.mark.parametrize("handler_of_ray", [None, 15, 1])
+def test_sigterm_while_ray_starts_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, handler_of_ray: int | None
+) -> None:
+    def init(**_: Any) -> None:
+        if handler_of_ray is not None:  # which it sets as it starts: one of the driver, then one of the node
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(handler_of_ray))
+        signal.raise_signal(signal.SIGTERM)
+
+    replace_ray(monkeypatch)
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # else the test itself would end where it fails
+    try:
+        with pytest.raises(KeyboardInterrupt), ray_session(None, dashboard=False):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("listening")
