@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import TrialRecord
+from hvqray.training.anomaly_images import EXAMPLES
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
 from hvqray.training.epoch_report import EpochReport
 
@@ -52,3 +54,11 @@ class KeptModels:
 
     def _remove(self, trial_id: str) -> None:
         (trial_folder(self._folder, trial_id) / MODEL_FILE).unlink(missing_ok=True)
+
+
+def remove_maps_without_models(folder: Path, trials: Iterable[TrialRecord]) -> None:
+    """Remove the example maps of ended trials whose weights are gone; when W&B, which reads them behind the search, has ended too."""
+    for trial in trials:
+        path = trial_folder(folder, trial.trial_id)
+        if not (path / MODEL_FILE).exists():
+            shutil.rmtree(path / EXAMPLES, ignore_errors=True)

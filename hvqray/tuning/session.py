@@ -46,7 +46,7 @@ from hvqray.tuning.confirm import (
     confirmed_configuration,
     run_confirmation,
 )
-from hvqray.tuning.kept_models import KeptModels
+from hvqray.tuning.kept_models import KeptModels, remove_maps_without_models
 from hvqray.tuning.measured import measure_runs
 from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import plan_resources
@@ -136,6 +136,7 @@ class SweepSession:
                 raise
             if sink:
                 sink.close()
+            remove_maps_without_models(self.folder, read_trials(self.folder))
         if cut_off := read_unfinished(self.folder):
             names = ", ".join(start.trial_id for start in cut_off)
             self._say(f"{self._why_over()} goes on with what was cut off: {names}")

@@ -10,7 +10,7 @@ import pytest
 from hvqray.results.events import TrialEnd
 from hvqray.results.history import TrialRecord
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
-from hvqray.tuning.kept_models import NUM_KEPT, KeptModels
+from hvqray.tuning.kept_models import NUM_KEPT, KeptModels, remove_maps_without_models
 
 METRIC = "val/image_auroc"
 
@@ -70,3 +70,15 @@ def test_trials_of_an_earlier_driver_count(tmp_path: Path) -> None:
     assert kept(tmp_path) == set(range(NUM_KEPT + 1))
     keeper.on_trial_end(end(NUM_KEPT, 0.52))
     assert kept(tmp_path) == {1, 2, 3, 4, 5}
+
+
+def test_with_their_weights_trials_lose_their_example_maps(tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        trained(tmp_path, number)
+        (trial_folder(tmp_path, f"t{number:04d}") / "maps").mkdir()
+    keeper = KeptModels(tmp_path, {METRIC: "maximize"}, earlier=[])
+    keeper.on_trial_end(end(0, None))
+    keeper.on_trial_end(end(1, 0.5))
+    (trial_folder(tmp_path, "t0002") / MODEL_FILE).unlink()  # still running
+    remove_maps_without_models(tmp_path, [earlier(0, 0.4), earlier(1, 0.5)])
+    assert {path.parent.name for path in tmp_path.rglob("maps")} == {"t0001", "t0002"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +25,7 @@ from hvqray.results.confirm_store import read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore, read_trials
+from hvqray.training.checkpoint import MODEL_FILE, trial_folder
 from hvqray.tuning import confirm, runner, session
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.runner import run_search
@@ -137,6 +139,22 @@ def test_fixed_fields_that_hold_with_the_parameters_only(
     assert prepared == ["vit_small_patch14_dinov2"], "that of the first trial, not the default one"
     assert search.plan is not None
     assert search.plan.seed == 3
+
+
+def test_example_maps_go_when_wandb_has_read_them(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = begin(tmp_path, images, cache, Search(0, 1), monkeypatch)
+    maps = [trial_folder(one.folder, trial_id) / "maps" for trial_id in ("t0000", "t0001")]
+    for each in maps:
+        each.mkdir(parents=True)
+    (maps[1].parent / MODEL_FILE).write_bytes(b"weights")
+    found: list[bool] = []
+    sink = Mock(close=lambda **_: found.extend(each.exists() for each in maps))
+    monkeypatch.setattr(one, "_wandb_sink", lambda *_: sink)
+    assert one.run()
+    assert found == [True, True]
+    assert [each.exists() for each in maps] == [False, True]
 
 
 def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
