@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+NO_QUANTIZER: Final = "no_quantizer"
+"""The baseline that is the best configuration without a quantiser."""
 Interval = Literal["bootstrap over images and seeds", "bootstrap over images", "t over seeds"]
 
 
@@ -38,6 +40,11 @@ class ConfirmedConfiguration:
     """Flat names of `val` and `test`; intervals are given on `test`."""
     failed: dict[str, str]
     """Run id to its error, of the seeds that failed; a configuration with any is never the best one."""
+
+
+def no_quantizer_id(trial_id: str) -> str:
+    """What a trial's configuration without a quantiser is called, and a run of it."""
+    return f"{trial_id}-no-quantizer"
 
 
 def confirm_record(confirmed: list[ConfirmedConfiguration]) -> list[dict[str, Any]]:

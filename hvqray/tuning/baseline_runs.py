@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from hvqray.config.sweep_file import SweepFile
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import Progress, silent
 from hvqray.results.confirm_store import ConfirmStore
-from hvqray.results.confirmation import ConfirmedConfiguration, confirm_record
+from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration, confirm_record, no_quantizer_id
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.store import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
@@ -32,8 +32,6 @@ from hvqray.tuning.confirm import (
 from hvqray.tuning.confirm_stats import Scores, differences
 from hvqray.tuning.measured import measure_runs, measured_folder
 from hvqray.tuning.tune_run import SearchPlan
-
-NO_QUANTIZER: Final = "no_quantizer"
 
 
 def measure_baselines(
@@ -76,14 +74,14 @@ def train_without_quantizer(
     measure_runs(
         plan.folder, completed_runs(plan.folder, runs), resources=plan.resources, cache_dir=plan.cache_dir
     )
-    return confirmed_configuration(plan.folder, f"{trial_id}-no-quantizer", runs)
+    return confirmed_configuration(plan.folder, no_quantizer_id(trial_id), runs)
 
 
 def without_quantizer(start: TrialStart, trial_id: str) -> TrialStart:
     """The run `t0004-s1-no-quantizer` of a run `t0004-s1` of trial `t0004`: the same but for `model.quantizer: none`."""
     config = {**start.config, "model": {**start.config["model"], "quantizer": "none"}}
     return TrialStart(
-        trial_id=f"{start.trial_id}-no-quantizer",
+        trial_id=no_quantizer_id(start.trial_id),
         number=start.number,
         params={**start.params, "model.quantizer": "none"},
         config=config,

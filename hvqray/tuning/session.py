@@ -22,7 +22,7 @@ from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
 from hvqray.models.interface import ModelContext
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
-from hvqray.results.confirmation import ConfirmedConfiguration
+from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
@@ -33,7 +33,6 @@ from hvqray.results.wandb_mode import resolve_mode
 from hvqray.results.wording import VAL_IS_TEST
 from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.baseline_runs import (
-    NO_QUANTIZER,
     measure_baselines,
     train_without_quantizer,
     write_baselines,
@@ -163,7 +162,8 @@ class SweepSession:
             chosen = best[0].trial_id, best[0].trial_id
             self._say(f"measuring the best trial, {chosen[0]}, on test")
             self._measure([chosen[1]], plan)
-        install_best(self.folder, *chosen, confirmed)
+        if told := install_best(self.folder, *chosen, confirmed, baselines=self.sweep.baselines):
+            self._say(told)
         if self.sweep.baselines:
             self._hold_against_baselines(*chosen, plan, store, sink)
         if sink:

@@ -216,6 +216,7 @@ def test_a_new_best_takes_the_old_one_s_place_only_when_it_is_whole(
     assert best is not None
     assert (best.trial_id, best.run_id, best.confirmed) == ("t0004", "t0004-s1", configurations)
     assert not (folder / "best" / "old.txt").exists()
+    assert (folder / "best-earlier" / "old.txt").read_text() == "old", "whose it was is not known"
 
 
 def measured_run(folder: Path, run_id: str) -> None:

@@ -66,7 +66,7 @@ class Search:
             SweepStore(folder, resume=True, selected_on_test=False)
         self.measured += run_ids
 
-    def install(self, folder: Path, trial_id: str, run_id: str, confirmed: Any) -> None:
+    def install(self, folder: Path, trial_id: str, run_id: str, confirmed: Any, *, baselines: Any) -> None:
         self.installed.append((trial_id, run_id))
 
 
