@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OTHER_FOLDER = "; choose another folder, or remove this one"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code. Raises InputError for what the user can mend."""
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         metavar="DIR",
         default="runs/train",
-        help="folder of the checkpoint; a run interrupted there goes on",
+        help="folder of the checkpoint; a run interrupted there goes on, a finished one is not trained again",
     )
     add_set_option(parser)
     parser.add_argument(
@@ -141,7 +143,7 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     from hvqray.training.communicator import SingleProcess
     from hvqray.training.measure import measure_on_test
 
-    _check_same_run(config, out)
+    finished = _find_run(config, out, selection.metric)
     console = Console(highlight=False, markup=False, emoji=False)
     gpus, workers = config.resources.gpus_per_worker, config.resources.workers
     if gpus not in ("auto", 0) and not torch.cuda.is_available():
@@ -170,34 +172,69 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
         check_objective(selection.metric, data, field="--metric", mend=mend)
     if data.selected_on_test:
         console.print(VAL_IS_TEST, markup=False, soft_wrap=True)
-    epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
-    with contextlib.closing(epochs):
-        for report in epochs:
-            console.print(_line(report, selection.metric), markup=False, soft_wrap=True)
-    remove_resume_state(out)
+    if finished is not None:
+        if finished.get("data_fingerprint", data.fingerprint) != data.fingerprint:
+            raise InputError(
+                f"holds a run on other data: their files have changed since{_OTHER_FOLDER}",
+                field=f"--out {out}",
+            )
+        console.print("this run is finished, so it is not trained again", markup=False)
+    else:
+        epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
+        with contextlib.closing(epochs):
+            for report in epochs:
+                console.print(_line(report, selection.metric), markup=False, soft_wrap=True)
     if test:
         mark = " (selected on test)" if data.selected_on_test else ""
-        record = measure_on_test(out, device=device, cache_dir=cache_dir)
+        record = finished
+        if record is None or not any(name.startswith("test/") for name in record["metrics"]):
+            record = measure_on_test(out, device=device, cache_dir=cache_dir)
         for name, value in record["metrics"].items():
             if name.startswith("test/") and name.count("/") == 1 and "." not in name:
                 shown = "undefined" if value is None else _shown(record["metrics"], name)
                 console.print(f"{name}{mark}: {shown}", markup=False)
+    remove_resume_state(out)  # not before: whoever interrupts the measuring need not train again
     console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
 
 
-def _check_same_run(config: RunConfig, out: Path) -> None:
-    """An interrupted run goes on with its own configuration; with another one it would be a mixture of two."""
+def _find_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | None:
+    """The record of a finished run in `out`; None where there is none, or one that was interrupted and goes on.
+
+    Raises:
+        InputError: It is of another configuration or another metric: one would be replaced by the other, or mixed with it.
+    """
     from hvqray.config.run_config import config_hash, load_run_config
-    from hvqray.training.checkpoint import CONFIG_FILE, RESUME_FILE
+    from hvqray.training import checkpoint
 
     make_folder(out, option="--out")
-    if not (out / RESUME_FILE).exists() or not (out / CONFIG_FILE).exists():
-        return
-    if config_hash(load_run_config(out / CONFIG_FILE)) != config_hash(config):
+    finished = (out / checkpoint.MODEL_FILE).is_file() and not (out / checkpoint.RESUME_FILE).exists()
+    record: dict[str, Any] = {}
+    if finished:
+        loaded = checkpoint.load_model(out)
+        record, found = loaded.metrics, loaded.config
+    elif (out / checkpoint.CONFIG_FILE).is_file():
+        found = load_run_config(out / checkpoint.CONFIG_FILE)
+        if (out / checkpoint.METRICS_FILE).is_file():
+            record = checkpoint.read_record(out / checkpoint.METRICS_FILE)
+        elif not (out / checkpoint.RESUME_FILE).exists():
+            return None  # not an epoch was finished
+    else:
+        return None
+    holds = "a finished run" if finished else "an unfinished run"
+    if config_hash(found) != config_hash(config):
+        raise InputError(f"holds {holds} of another configuration{_OTHER_FOLDER}", field=f"--out {out}")
+    if (chosen_by := record.get("selected_by", metric)) != metric:
         raise InputError(
-            "holds an interrupted run of another configuration; choose another folder, or remove this one",
-            field=f"--out {out}",
+            f"holds {holds} whose epoch is chosen by {chosen_by}{_OTHER_FOLDER}", field=f"--out {out}"
         )
+    if not finished:
+        return None
+    # The model carries a copy of what may have been removed.
+    if not (out / checkpoint.CONFIG_FILE).is_file():
+        checkpoint.save_config(out, found)
+    if not (out / checkpoint.METRICS_FILE).is_file():
+        checkpoint.write_record(out, record)
+    return record
 
 
 def _line(report: EpochReport, metric: str) -> str:

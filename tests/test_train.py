@@ -199,7 +199,7 @@ def test_an_interrupted_run_is_not_mixed_with_another_one(
 ) -> None:
     interrupted(command, monkeypatch)
     line = command.fault("--set", "train.lr=5e-3")
-    assert line.startswith(f"--out {command.out}: holds an interrupted run of another configuration")
+    assert line.startswith(f"--out {command.out}: holds an unfinished run of another configuration")
     assert command() == 0
 
 

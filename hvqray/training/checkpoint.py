@@ -166,11 +166,12 @@ def load_model(checkpoint: Path, *, device: str | torch.device = "cpu") -> Loade
         raise InputError(f"weights do not fit their configuration ({reason})", source=str(path)) from error
     record_file = path.parent / METRICS_FILE
     if checkpoint.is_dir() and record_file.is_file():
-        record = _read_record(record_file)
+        record = read_record(record_file)
     return LoadedModel(model.eval(), context, config, record, batchnorm or None)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """What a metrics.json holds. Raises InputError where it is damaged."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

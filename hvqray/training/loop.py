@@ -271,6 +271,7 @@ class _Run:
             "trial_id": self.trial_id,
             "epoch": self.best_epoch,
             "selected_on_test": self.data.selected_on_test,
+            "selected_by": self.selection.metric,
             "metrics": self.selected,
             **self._chosen_rules(),
             "data_fingerprint": self.data.fingerprint,
