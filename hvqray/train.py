@@ -205,11 +205,13 @@ def _find_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | Non
     """
     from hvqray.config.run_config import config_hash, load_run_config
     from hvqray.training import checkpoint
+    from hvqray.training.anomaly_images import EXAMPLES
 
     make_folder(out, option="--out")
-    finished = (out / checkpoint.MODEL_FILE).is_file() and not (out / checkpoint.RESUME_FILE).exists()
+    has_model = (out / checkpoint.MODEL_FILE).is_file() and not (out / checkpoint.RESUME_FILE).exists()
+    finished = has_model and (out / EXAMPLES).exists()  # the last that training writes
     record: dict[str, Any] = {}
-    if finished:
+    if has_model:
         loaded = checkpoint.load_model(out)
         record, found = loaded.metrics, loaded.config
     elif (out / checkpoint.CONFIG_FILE).is_file():

@@ -12,6 +12,7 @@ from small_images import write_small_images
 from hvqray import train
 from hvqray.command_line import run_command
 from hvqray.training import measure
+from hvqray.training.anomaly_images import EXAMPLES
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESUME_FILE
 
 CONFIG = """\
@@ -80,8 +81,10 @@ def test_a_finished_run_is_not_trained_again_but_measured_where_that_is_missing(
         assert re.findall(r"^test/.*", trained(*same, "--test"), re.MULTILINE) == figures
 
 
-def test_a_run_whose_weights_are_gone_is_trained_again(trained: Command) -> None:
-    (trained.out / MODEL_FILE).unlink()
+@pytest.mark.parametrize("gone", [MODEL_FILE, EXAMPLES])
+def test_a_run_that_is_not_whole_is_trained_again(trained: Command, gone: str) -> None:
+    """As one that was killed in its first epoch, after the model and before last.pt."""
+    (trained.out / gone).rename(trained.out.with_name("gone"))
     assert "holds an unfinished run of another configuration" in trained("--set", "train.lr=5e-3", code=2)
     assert TRAINED.search(trained("--set", "train.lr=2e-3"))
 
