@@ -6,6 +6,7 @@ The result is a checkpoint folder for evaluate, predict and export. docs/convert
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hvqray.config.run_config import WEIGHTS, load_run_config
     from hvqray.models.published_file import read_published
     from hvqray.models.published_weights import BACKBONE_PREFIX, published_layout
-    from hvqray.training.checkpoint import CONFIG_FILE, save_config
+    from hvqray.training.checkpoint import CONFIG_FILE, RESUME_FILE, save_config
 
     source = str(arguments.published)
     state = read_published(arguments.published)
@@ -89,14 +90,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name.startswith(BACKBONE_PREFIX)
     }
     make_folder(arguments.out, option="--out")
-    if backbone:
-        save_file(backbone, arguments.out / BACKBONE_FILE)
-        overrides.append(override_text(WEIGHTS, str((arguments.out / BACKBONE_FILE).absolute())))
-    save_config(arguments.out, published_config(layout, classes))
-    config = load_run_config(arguments.out / CONFIG_FILE, overrides, arguments.data)
-    if backbone:
-        check_backbone(config, layout, source=source)
-    save_converted(arguments.out, state, layout, classes, config, source=source)
+    # All is made aside and checked: a conversion that is refused changes nothing in a folder that holds a checkpoint.
+    with tempfile.TemporaryDirectory(dir=arguments.out, prefix=".convert.") as name:
+        aside = Path(name)
+        save_config(aside, published_config(layout, classes))
+
+        def configured(folder: Path) -> RunConfig:
+            place = [override_text(WEIGHTS, str((folder / BACKBONE_FILE).absolute()))] if backbone else []
+            return load_run_config(aside / CONFIG_FILE, [*overrides, *place], arguments.data)
+
+        if backbone:
+            save_file(backbone, aside / BACKBONE_FILE)
+            check_backbone(configured(aside), layout, source=source)
+        config = configured(arguments.out)
+        save_converted(aside, state, layout, classes, config, source=source)
+        # Last what begins a run with its weights, so that none begins with others.
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == RESUME_FILE):
+            path.replace(arguments.out / path.name)
     weights = (
         f"backbone in {BACKBONE_FILE}" if backbone else f"backbone weights: {config.data.backbone.weights}"
     )

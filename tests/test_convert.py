@@ -154,6 +154,30 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path: Path, capsys: pytest.Ca
     assert fault(capsys, *named).startswith(f"{file}: cannot be read as a checkpoint")
 
 
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_what_is_refused_leaves_a_checkpoint_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    theirs = PublishedStyle(channels=192, grid=(4, 4), classes=2, depth=1)
+    file, out = tmp_path / "ckpt.pth", tmp_path / "out"
+    torch.save({"state_dict": published_state(theirs)}, file)
+    place = ["--out", str(out), "--classes", "a", "b", *LITE]
+    assert run_command(convert.main, [str(file), *place]) == 0
+    before = contents(out)
+    network = package_names(timm.create_model("tf_efficientnet_b0"))
+    with_backbone = published_state(theirs) | {f"module.{name}": tensor for name, tensor in network.items()}
+    torch.save({"state_dict": with_backbone}, file)
+    fitting = ["--backbone", "tf_efficientnet_b0"]
+    other = ["--backbone", "tf_efficientnet_b1"]
+    for wrong in ([*fitting, "--set", "train.lr=no"], [*fitting, "--set", "model.width=24"], other):
+        fault(capsys, file, *place, *wrong)
+        assert contents(out) == before
+
+
 def test_a_checkpoint_of_15_classes_has_mvtec_s(tmp_path: Path) -> None:
     _, file = published_file(tmp_path, classes=15, depth=1, codes=3)
     options = ["--set", "model.ot_weight=0"]
