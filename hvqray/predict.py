@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,10 +21,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
 from hvqray.atomic import check_file, make_folder, naming, replacing, write_atomically
-from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
+from hvqray.command_line import (
+    DONE,
+    INPUT_AT_FAULT,
+    add_cache_option,
+    argument_parser,
+    print_error,
+    run_command,
+)
 from hvqray.config.data_sections import BitDepth
 from hvqray.data.files import check_name, image_files
 from hvqray.data.images import load_image
@@ -39,6 +46,7 @@ from hvqray.training.optimisation import autocast
 
 BATCH_SIZE = 16
 CSV_FILE = "predictions.csv"
+_COLUMNS = ["image", "class_name", "score", "threshold", "label", "map", "selected_on_test"]
 _STEM_BYTES = 200
 """How much of an image's name its map bears; a name has at most 255 bytes on most file systems."""
 _FEATURES_FAULT = (
@@ -65,7 +73,7 @@ class Prediction:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict images, print a line for each, and write predictions.csv and a map per image."""
+    """Predict images, print a line for each, and write predictions.csv and a map per image; those that cannot be read are named."""
     parser = argument_parser(
         "predict",
         "Score, label and anomaly map of images: DIR/predictions.csv and one DIR/NNNN_STEM.png each.",
@@ -83,7 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         help="an image, or a folder whose images are taken (without subfolders)",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for the results; those of an earlier run there, predictions.csv and the maps that it names, are replaced",
+    )
     parser.add_argument(
         "--class",
         metavar="NAME",
@@ -107,18 +121,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         with naming(arguments.out):
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
         maps_nSS = np.memmap(file, dtype=np.float32, shape=shape, mode="r+")
-        scores_n, classes = predict(
+        scores_n, classes, faults = predict(
             loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
         )
+        read = [row for row in range(len(paths)) if row not in faults]
         predictions = [
-            Prediction(path, class_name, float(score), threshold_of(loaded, class_name))
-            for path, class_name, score in zip(paths, classes, scores_n, strict=True)
+            Prediction(paths[row], classes[row], float(scores_n[row]), threshold_of(loaded, classes[row]))
+            for row in read
         ]
-        # Before the maps, each of which can fail: what the model says is worth more.
-        write_atomically(arguments.out / CSV_FILE, _csv(predictions, loaded.selected_on_test))
-        draw(predictions, maps_nSS, arguments.out, bit_depth=loaded.config.data.bit_depth)
+        if predictions:
+            earlier = _maps_of(arguments.out / CSV_FILE)
+            # Before the maps, each of which can fail: what the model says is worth more.
+            write_atomically(arguments.out / CSV_FILE, _csv(predictions, loaded.selected_on_test))
+            for path in earlier:
+                path.unlink(missing_ok=True)
+            maps = [maps_nSS[row] for row in read]
+            draw(predictions, maps, arguments.out, bit_depth=loaded.config.data.bit_depth)
     _print(predictions, loaded.selected_on_test)
-    return DONE
+    for _, fault in sorted(faults.items()):
+        print_error(str(fault))
+    if faults and predictions:
+        print_error(
+            f"{len(faults)} of {len(paths)} images could not be scored; {arguments.out} has the others"
+        )
+    return INPUT_AT_FAULT if faults else DONE
 
 
 def find_images(inputs: Iterable[Path]) -> list[Path]:
@@ -182,13 +208,11 @@ def predict(
     device: torch.device,
     cache_dir: Path | None,
     progress: Progress,
-) -> tuple[np.ndarray, list[str | None]]:
-    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, and their classes.
+) -> tuple[np.ndarray, list[str | None], dict[int, InputError]]:
+    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, their classes, and row to fault of those that could not be scored.
 
-    A class that is not known is the one that the model's router recognises, where it has one.
-
-    Raises:
-        InputError: an image cannot be read, or has features, a map or a score that are not finite.
+    A class that is not known is the one that the model's router recognises, where it has one. One image in thousands that
+    cannot be read, or whose features, map or score are not finite, costs none of the others: its score and map count for nothing.
     """
     from hvqray.data.backbones import load_backbone  # timm takes seconds to import
 
@@ -199,40 +223,51 @@ def predict(
     index_n = np.array([context.class_names.index(name) if name else 0 for name in classes], dtype=np.int64)
     scores_n = np.empty(len(paths), dtype=np.float32)
     found = list(classes)
+    faults: dict[int, InputError] = {}
     with evaluating(loaded.model):
         for start in range(0, len(paths), BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
-            loaded_images = (
-                load_image(path, context.image_size, bit_depth=config.data.bit_depth) for path in paths[rows]
-            )
-            images = np.stack([image.transpose(2, 0, 1) for image in loaded_images])
-            images_B3SS = torch.from_numpy(images).to(device)
+            images, rows = [], []
+            for row in range(start, min(start + BATCH_SIZE, len(paths))):
+                try:
+                    image_SS3 = load_image(paths[row], context.image_size, bit_depth=config.data.bit_depth)
+                except InputError as error:
+                    faults[row] = error
+                    continue
+                images.append(image_SS3.transpose(2, 0, 1))
+                rows.append(row)
+            if not rows:
+                continue
+            images_B3SS = torch.from_numpy(np.stack(images)).to(device)
             # Rounded to float16 as in the cache, so that an image scores here as it does in an evaluation.
             features_BChw = backbone(images_B3SS).half().float()
-            _check_finite(features_BChw, paths[rows], _FEATURES_FAULT)
             batch = Batch(features_BChw, torch.from_numpy(index_n[rows]).to(device), images_B3SS)
             with autocast(config.train, device):
                 prediction = loaded.model.predict(batch)
-            _check_finite(prediction.maps_BHW, paths[rows], _PREDICTION_FAULT)
-            _check_finite(prediction.scores_B[:, None], paths[rows], _PREDICTION_FAULT)
+            # NaN lies below every threshold, as if normal.
+            for values, fault in (
+                (features_BChw, _FEATURES_FAULT),
+                (prediction.maps_BHW, _PREDICTION_FAULT),
+                (prediction.scores_B[:, None], _PREDICTION_FAULT),
+            ):
+                for row, finite in zip(rows, values.flatten(1).isfinite().all(1).tolist(), strict=True):
+                    if not finite:
+                        faults.setdefault(row, InputError(fault, source=str(paths[row])))
             scores_n[rows] = prediction.scores_B.cpu().numpy()
             maps_nSS[rows] = prediction.maps_BHW.cpu().numpy()
             if prediction.routed_class_B is not None:
                 routed = [context.class_names[index] for index in prediction.routed_class_B.tolist()]
-                found[rows] = [given or name for given, name in zip(classes[rows], routed, strict=True)]
-            progress("predicting", min(rows.stop, len(paths)), len(paths))
-    return scores_n, found
-
-
-def _check_finite(values_Bn: Tensor, paths: Sequence[Path], fault: str) -> None:
-    """Raise InputError for the first image with a value that is no number: NaN lies below every threshold, as if normal."""
-    finite_B = values_Bn.flatten(1).isfinite().all(1).tolist()
-    if not all(finite_B):
-        raise InputError(fault, source=str(paths[finite_B.index(False)]))
+                for row, name in zip(rows, routed, strict=True):
+                    found[row] = classes[row] or name
+            progress("predicting", rows[-1] + 1, len(paths))
+    return scores_n, found, faults
 
 
 def draw(
-    predictions: list[Prediction], maps_nSS: np.ndarray, folder: Path, *, bit_depth: BitDepth | None = None
+    predictions: list[Prediction],
+    maps_nSS: Sequence[np.ndarray],
+    folder: Path,
+    *,
+    bit_depth: BitDepth | None = None,
 ) -> None:
     """Write `NNNN_STEM.png` into `folder` for each prediction: its map over its image, at the image's own size.
 
@@ -265,11 +300,24 @@ def _csv(predictions: list[Prediction], selected_on_test: bool) -> str:
     """A row an image, in the order given; what is unknown is an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "class_name", "score", "threshold", "label", "map", "selected_on_test"])
+    writer.writerow(_COLUMNS)
     for i, p in enumerate(predictions):
         picture = _picture_name(i, p)
         writer.writerow([p.path, p.class_name, p.score, p.threshold, p.label, picture, selected_on_test])
     return file.getvalue()
+
+
+def _maps_of(path: Path) -> list[Path]:
+    """The maps that belong to earlier predictions in the same folder; none where the file is not one of this command."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames != _COLUMNS:
+                return []
+            names = [row["map"] or "" for row in rows]
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [path.with_name(name) for name in names if re.fullmatch(r"\d{4,}_[^/\0]*\.png", name)]
 
 
 def _print(predictions: list[Prediction], selected_on_test: bool) -> None:

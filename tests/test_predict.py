@@ -279,10 +279,14 @@ def test_an_image_without_a_score_is_told_and_not_called_normal(
         monkeypatch.setattr(predict, "load_model", spoilt)
     assert run_command(predict.main, [str(place.oracle), *map(str, images), "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    (line,) = [line for line in captured.err.splitlines() if line.startswith("hvqray: error: ")]
+    line, last = (line for line in captured.err.splitlines() if line.startswith("hvqray: error: "))
     assert line.startswith(f"hvqray: error: {images[1]}: {expected}")
-    assert captured.out == ""
-    assert not list(tmp_path.iterdir())
+    assert last.startswith("hvqray: error: 1 of 3 images could not be scored")
+    assert str(images[1]) not in captured.out
+    with (tmp_path / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [str(images[0]), str(images[2])]
+    assert all(np.isfinite(float(row["score"])) for row in rows)
 
 
 def test_a_folder_that_cannot_be_written(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,81 @@
+"""`hvqray.predict` where images cannot be read, and into a folder that holds earlier predictions."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_checkpoint import write_checkpoint, write_dataset
+
+from hvqray import predict
+from hvqray.command_line import run_command
+
+SQUAD = {
+    "name": "squad",
+    "width": 16,
+    "hierarchy_depth": 1,
+    "num_residual_blocks": 0,
+    "fsq_levels": [5, 5],
+    "image_width": 8,
+    "router": "predicted",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unreadable")
+    write_dataset(folder / "parts")
+    write_checkpoint(folder / "squad", folder / "parts", folder / "cache", model=SQUAD)
+    return folder
+
+
+def run(place: Path, *images: Path, out: Path, code: int = 0) -> list[dict[str, str]]:
+    arguments = [str(place / "squad"), *map(str, images), "--out", str(out)]
+    assert run_command(predict.main, arguments) == code
+    with (out / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_bad_image_costs_none_of_the_others(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    good = sorted((place / "parts" / "cloth" / "test" / "good").glob("*.png"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, path in enumerate(good):
+        shutil.copy(path, images / f"{number}.png")
+    whole = run(place, images, out=tmp_path / "whole")
+    capsys.readouterr()
+    for number in (1, 2, 3):  # the second batch has none that can be read
+        path = images / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:-100])
+    rows = run(place, images, out=tmp_path / "out", code=2)
+    kept = [whole[number] for number in (0, *range(4, len(whole)))]
+    for name in ("image", "class_name"):
+        assert [row[name] for row in rows] == [row[name] for row in kept]
+    scores = [float(row["score"]) for row in rows]
+    assert scores == pytest.approx([float(row["score"]) for row in kept], rel=1e-4)
+    assert {row["map"] for row in rows} == {path.name for path in (tmp_path / "out").glob("*.png")}
+    captured = capsys.readouterr()
+    *named, last = (line for line in captured.err.splitlines() if line.startswith("hvqray: error: "))
+    assert [line.split(": ")[2] for line in named] == [str(images / f"{number}.png") for number in (1, 2, 3)]
+    assert (
+        last
+        == f"hvqray: error: 3 of {len(whole)} images could not be scored; {tmp_path / 'out'} has the others"
+    )
+    assert str(images / "0.png") in captured.out
+
+
+def test_earlier_predictions_give_way_and_nothing_else(place: Path, tmp_path: Path) -> None:
+    good = place / "parts" / "cloth" / "test" / "good"
+    assert len(run(place, good, out=tmp_path)) > 1
+    Image.new("L", (4, 4)).save(tmp_path / "0009_mine.png")
+    (row,) = run(place, good / "003.png", out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.csv", row["map"], "0009_mine.png"}
+    (tmp_path / "predictions.csv").write_text("image,map\na.png,0009_mine.png\n")
+    run(place, good / "003.png", out=tmp_path)
+    assert (tmp_path / "0009_mine.png").exists()
