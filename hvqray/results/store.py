@@ -42,6 +42,7 @@ from hvqray.results.journal import Journal
 from hvqray.results.tables import (
     concatenate_epochs,
     epoch_table,
+    epochs_of,
     read_epochs_table,
     read_trials_table,
     trials_table,
@@ -119,6 +120,8 @@ class SweepStore:
         self._lock = threading.Lock()
         self._tables_lock = threading.Lock()
         self._epoch_tables: dict[tuple[str, int], tuple[Metrics, pa.Table]] = {}
+        # All that is kept of the reports of a trial that has ended: as dictionaries they take ten times as much.
+        self._ended_tables: dict[str, pa.Table] = {}
         self._record(opened_record(self.info))
         self.write_tables()
         self._changed = threading.Event()
@@ -148,23 +151,32 @@ class SweepStore:
 
     def write_tables(self) -> None:
         """Bring `trials.parquet` and `metrics.parquet` up to date now."""
-        with self._lock:
-            trials = self._history.trials()
-            reports = {
-                (trial_id, epoch): metrics
-                for trial_id, epochs in self._history.epochs.items()
-                for epoch, metrics in sorted(epochs.items())
-            }
         with self._tables_lock:
+            with self._lock:
+                trials = self._history.trials()
+                reports = {trial_id: dict(epochs) for trial_id, epochs in self._history.epochs.items()}
+                ended = dict(self._ended_tables)
+                over = [trial_id for trial_id in self._history.ends if reports.get(trial_id)]
             # A report is never changed, only replaced: an unchanged one has its table from the last time.
             known = self._epoch_tables
-            self._epoch_tables = {
-                key: known[key]
-                if key in known and known[key][0] is metrics
-                else (metrics, epoch_table(*key, metrics))
-                for key, metrics in reports.items()
+            tables = {
+                (trial_id, epoch): known[trial_id, epoch]
+                if (trial_id, epoch) in known and known[trial_id, epoch][0] is metrics
+                else (metrics, epoch_table(trial_id, epoch, metrics))
+                for trial_id, epochs in reports.items()
+                for epoch, metrics in sorted(epochs.items())
             }
-            everything = concatenate_epochs([table for _, table in self._epoch_tables.values()])
+            of_trial = {trial_id: [ended[trial_id]] if trial_id in ended else [] for trial_id in reports}
+            for (trial_id, _), (_, table) in tables.items():
+                of_trial[trial_id].append(table)
+            compact = {trial_id: concatenate_epochs(of_trial[trial_id]).combine_chunks() for trial_id in over}
+            with self._lock:
+                for trial_id, table in compact.items():
+                    if _same_reports(self._history.epochs[trial_id], reports[trial_id]):
+                        self._ended_tables[trial_id] = table
+                        self._history.epochs[trial_id] = {}
+            self._epoch_tables = {key: value for key, value in tables.items() if key[0] not in compact}
+            everything = concatenate_epochs([table for tables in of_trial.values() for table in tables])
             for name, table in (
                 ("metrics.parquet", everything),
                 ("trials.parquet", trials_table(trials, self.info)),
@@ -174,6 +186,8 @@ class SweepStore:
     def _record(self, record: dict[str, Any]) -> None:
         with self._lock:
             self._journal.append(record)
+            if record["event"] == "epoch" and record["trial_id"] in self._ended_tables:  # it goes on
+                self._history.epochs |= epochs_of(self._ended_tables.pop(record["trial_id"]))
             self._history.apply(record)
 
     def _keep_tables_fresh(self) -> None:
@@ -190,6 +204,11 @@ class SweepStore:
                 self._changed.set()
             cost = time.monotonic() - began
             self._closing.wait(max(_MIN_INTERVAL_S, cost / _MAX_SHARE_OF_TIME))
+
+
+def _same_reports(one: Epochs, other: Epochs) -> bool:
+    """Whether none was added or replaced."""
+    return one.keys() == other.keys() and all(one[epoch] is other[epoch] for epoch in one)
 
 
 def is_begun(folder: Path) -> bool:

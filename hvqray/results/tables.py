@@ -78,7 +78,7 @@ def epoch_table(trial_id: str, epoch: int, metrics: Metrics) -> pa.Table:
 
 def concatenate_epochs(tables: list[pa.Table]) -> pa.Table:
     """One table of all trials' reports."""
-    return pa.concat_tables([_METRICS_SCHEMA.empty_table(), *tables]).combine_chunks()
+    return pa.concat_tables([_METRICS_SCHEMA.empty_table(), *tables])
 
 
 def write_table(path: Path, table: pa.Table, *, selected_on_test: bool) -> None:
@@ -111,11 +111,16 @@ def read_trials_table(path: Path) -> tuple[list[TrialRecord], SweepInfo]:
 
 def read_epochs_table(path: Path) -> dict[str, Epochs]:
     """Trial id to the reports in a `metrics.parquet`, with flat metric names again. Raises InputError where it is damaged."""
-    trials: dict[str, Epochs] = {}
     with _told_where_damaged(path):
-        for row in pq.read_table(path).to_pylist():
-            name = _flat_name(row["split"], row["class_name"], row["metric"])
-            trials.setdefault(row["trial_id"], {}).setdefault(row["epoch"], {})[name] = row["value"]
+        return epochs_of(pq.read_table(path))
+
+
+def epochs_of(table: pa.Table) -> dict[str, Epochs]:
+    """Trial id to the reports in a table of the long form; the inverse of `epoch_table` and `concatenate_epochs`."""
+    trials: dict[str, Epochs] = {}
+    for row in table.to_pylist():
+        name = _flat_name(row["split"], row["class_name"], row["metric"])
+        trials.setdefault(row["trial_id"], {}).setdefault(row["epoch"], {})[name] = row["value"]
     return trials
 
 
