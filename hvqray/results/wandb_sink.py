@@ -30,6 +30,7 @@ from hvqray.training.epoch_report import EpochReport
 _QUEUE_SIZE = 10_000
 _INIT_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 60.0
+_TEARDOWN_S = 1.0
 _MAX_EXAMPLES = 16
 
 
@@ -71,6 +72,8 @@ class WandbSink:
         self._best: tuple[str, float | None] | None = None
         # An offline run names the files of its artifacts where they were staged: there they must stay for `wandb sync`.
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))
+        # W&B's reports on itself hold tracebacks, with paths, and wait at the exit for a server that does not answer.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_SIZE)
         self._thread = threading.Thread(target=self._work, name="wandb-sink", daemon=True)
         self._thread.start()
@@ -92,9 +95,19 @@ class WandbSink:
         """Give the retraining runs of this start their results on `test`."""
         self._put(functools.partial(self._file_confirmed, confirmed))
 
-    def close(self, *, timeout_s: float | None = None) -> None:
-        """Finish all runs; waits `timeout_s` (`close_timeout_s`) at most, and says so if that was not enough."""
-        timeout_s = self._close_timeout_s if timeout_s is None else timeout_s
+    def close(self) -> None:
+        """Finish all runs; waits `close_timeout_s` at most, and says so if that was not enough."""
+        self._finish_within(self._close_timeout_s)
+
+    def abandon(self, *, timeout_s: float) -> None:
+        """Finish all runs of a sweep that was interrupted; what W&B has not taken within `timeout_s` it need not take."""
+        if not self._finish_within(timeout_s):
+            # It puts W&B's own hook off, which would hold the process at its exit; as a daemon it is left to itself there.
+            teardown = threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True)
+            teardown.start()
+            teardown.join(_TEARDOWN_S)
+
+    def _finish_within(self, timeout_s: float) -> bool:
         self._put(self._finish_all)
         try:
             self._tasks.put(None, timeout=timeout_s)
@@ -103,7 +116,8 @@ class WandbSink:
             pass
         if self._thread.is_alive():
             self._off = True
-            self._tell_once(f"not everything was sent within {timeout_s:.0f} s")
+            self._tell_once(f"not everything was sent within {timeout_s:.0f} s", goes_on=False)
+        return not self._off
 
     def _put(self, task: Callable[[], None]) -> None:
         if self._off:
@@ -123,12 +137,15 @@ class WandbSink:
             except Exception as error:  # W&B must never stop a sweep, whatever it raises
                 self._tell_once(f"{type(error).__name__}: {error}")
 
-    def _tell_once(self, fault: str) -> None:
+    def _tell_once(self, fault: str, *, goes_on: bool = True) -> None:
         if not self._told:
             self._told = True
-            self._tell(
-                f"W&B: {' '.join(fault.split())[:300]} (the sweep goes on; its results on disk are complete)"
+            rest = (
+                "the sweep goes on; its results on disk are complete"
+                if goes_on
+                else "the results on disk are complete"
             )
+            self._tell(f"W&B: {' '.join(fault.split())[:300]} ({rest})")
 
     def _start(self, event: TrialStart) -> None:
         if event.confirms:

@@ -131,7 +131,7 @@ class SweepSession:
                 has_best = self._run(store, self._plan(), sink)
             except BaseException:
                 if sink:
-                    sink.close(timeout_s=INTERRUPT_GRACE_S)
+                    sink.abandon(timeout_s=INTERRUPT_GRACE_S)
                 raise
             if sink:
                 sink.close()
