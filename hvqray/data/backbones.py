@@ -198,6 +198,27 @@ def _check_complete(name: str, state: dict[str, Tensor], path: Path) -> None:
             source=str(path),
             field="data.backbone.weights",
         )
+    # Weights within a block that it has no use for are those of a related network; a head's, which is not used, are none.
+    blocks = {_block(key) for key in needed} - {None}
+    foreign = [key for key in state if key not in needed and _is_parameter(key) and _block(key) in blocks]
+    if foreign:
+        raise InputError(
+            f"holds {foreign[0]!r}, for which {name!r} has no place ({len(foreign)} such tensors): these are another"
+            " network's weights; give those of this backbone, or name theirs",
+            source=str(path),
+            field="data.backbone.weights",
+        )
+
+
+def _block(key: str) -> str | None:
+    """`blocks.0` of `blocks.0.1.conv_dw.weight`; None for what is in no numbered block."""
+    parts = key.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 and parts[1].isdecimal() else None
+
+
+def _is_parameter(key: str) -> bool:
+    """Older files also hold buffers that are computed anew today."""
+    return key.endswith((".weight", ".bias"))
 
 
 def _near_model(name: str) -> str:

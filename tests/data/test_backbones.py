@@ -344,3 +344,17 @@ def test_faults(tmp_path: Path) -> None:
         load_backbone(
             BackboneConfig(name="resnet18", weights=str(tmp_path / "other.safetensors"), strides=[4]), 64
         )
+
+
+def test_weights_of_a_network_with_more_in_its_blocks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b0.safetensors"
+    state = timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict()
+    head = {"classifier.weight": torch.zeros(1, 1), "blocks.0.0.some_index": torch.zeros(1)}
+    save_file(state | head, path)
+    config = BackboneConfig(name="tf_efficientnet_lite0", weights=str(path))
+    load_backbone(config, 64)
+    save_file(state | {"blocks.0.0.se.conv_reduce.weight": torch.zeros(1)}, path)
+    with pytest.raises(
+        InputError, match=r"holds 'blocks.0.0.se.conv_reduce.weight', for which .* has no place"
+    ):
+        load_backbone(config, 64)
