@@ -48,7 +48,7 @@ class Watched(_Run):
 
     def __init__(self, model: HvqConfig | SquadConfig, folder: Path) -> None:
         config = RunConfig(model=model, train=TRAIN)
-        super().__init__(config, tiny_data(), folder, ProcessGroup("cpu"), Selection(), None)
+        super().__init__(config, tiny_data(), folder, ProcessGroup("cpu"), Selection(), None, False)
         self.shared: list[dict[str, Tensor]] = []
         self.codes: list[str] = []
         self._update, self.model.after_step = self.model.after_step, self._watched_update
