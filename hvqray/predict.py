@@ -259,6 +259,7 @@ def predict(
                 for row, name in zip(rows, routed, strict=True):
                     found[row] = classes[row] or name
             progress("predicting", rows[-1] + 1, len(paths))
+    progress("predicting", len(paths), len(paths))
     return scores_n, found, faults
 
 

@@ -209,7 +209,6 @@ def _find_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | Non
 
     make_folder(out, option="--out")
     has_model = (out / checkpoint.MODEL_FILE).is_file() and not (out / checkpoint.RESUME_FILE).exists()
-    finished = has_model and (out / EXAMPLES).exists()  # the last that training writes
     record: dict[str, Any] = {}
     if has_model:
         loaded = checkpoint.load_model(out)
@@ -222,6 +221,11 @@ def _find_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | Non
             return None  # not an epoch was finished
     else:
         return None
+    finished = has_model and (
+        (out / EXAMPLES).exists()  # the last that training writes; whoever removed it has no less of a run
+        or record.get("epoch") == found.train.epochs
+        or any(name.startswith("test/") for name in record.get("metrics", {}))
+    )
     holds = "a finished run" if finished else "an unfinished run"
     if config_hash(found) != config_hash(config):
         raise InputError(f"holds {holds} of another configuration{_OTHER_FOLDER}", field=f"--out {out}")

@@ -5,8 +5,6 @@ Legend: n images of one class, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
@@ -42,12 +40,9 @@ def image_metrics(
 
 
 def pixel_metrics(
-    maps_nHW: Float32[np.ndarray, "n H W"],
-    regions: MaskRegions | None,
-    *,
-    names: Sequence[str] = PIXEL_METRICS,
+    maps_nHW: Float32[np.ndarray, "n H W"], regions: MaskRegions | None
 ) -> dict[str, float | None]:
-    """The four pixel metrics over all images of the class, normal ones included, or those of them with `names`.
+    """The four pixel metrics over all images of the class, normal ones included.
 
     `regions` are those of the masks; None says that masks are missing. All are None where that is so, where there are not both
     normal and anomalous pixels, or a map is not finite.
@@ -56,19 +51,18 @@ def pixel_metrics(
         ValueError: maps and masks differ in shape.
     """
     if regions is None:
-        return dict.fromkeys(names)
+        return dict.fromkeys(PIXEL_METRICS)
     if maps_nHW.shape != regions.shape:
         raise ValueError(f"maps of shape {maps_nHW.shape} for masks of shape {regions.shape}")
     ranking = rank_scores(maps_nHW.reshape(-1), regions.is_anomalous())
     if ranking is None:
-        return dict.fromkeys(names)
-    measures: dict[str, Callable[[], float]] = {
-        "pixel_auroc": lambda: auroc(ranking),
-        "pixel_ap": lambda: average_precision(ranking),
-        "pixel_f1max": lambda: f1_max(ranking)[0],
-        "pixel_aupro": lambda: aupro(ranking, regions),
+        return dict.fromkeys(PIXEL_METRICS)
+    return {
+        "pixel_auroc": auroc(ranking),
+        "pixel_ap": average_precision(ranking),
+        "pixel_f1max": f1_max(ranking)[0],
+        "pixel_aupro": aupro(ranking, regions),
     }
-    return {name: measures[name]() for name in names}
 
 
 def summarize(per_class: dict[str, dict[str, float | None]]) -> dict[str, float | None]:

@@ -151,7 +151,7 @@ class MahalanobisDistance(nn.Module):
         """The distances of images of one route."""
         x_PnC = self._places(error_BChw.float()) - self.mean_RPC[route][:, None]
         square_Pn = self._squares(x_PnC / self.scale_R[route], self.whitening_RPCC[route])
-        if measured:
+        if measured and route in self._measured:
             square_Pn = left_out(square_Pn, *self._measured[route])
         distance_Pn = square_Pn.sqrt() / self.rms_R[route]
         return distance_Pn.mT if self.local else distance_Pn.view(len(error_BChw), -1)

@@ -11,7 +11,7 @@ A alternative maps, U sources of the image score.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -147,10 +147,9 @@ class SquadModel(nn.Module):
         with evaluating(self):
             components, reconstruction = self._components(batch)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-        maps_BAHW = self._maps(components, self.map_parts)
-        scored_BUHW = (
-            maps_BAHW if self.score_parts is self.map_parts else self._maps(components, self.score_parts)
-        )
+        maps_BAHW = scored_BUHW = self.component_map(components, self.map_parts)
+        if self.score_parts is not self.map_parts:
+            scored_BUHW = self.component_map(components, self.score_parts)
         codes = {
             name: output.indices_BL
             for name, output in reconstruction.quantized.levels.items()
@@ -260,11 +259,6 @@ class SquadModel(nn.Module):
             {name if part == "l2" else part: weight for part, weight in self.map_weights.items()}
             for name in names
         ]
-
-    def _maps(
-        self, components: Mapping[str, Tensor], parts: Sequence[Mapping[str, float]]
-    ) -> Float[Tensor, "B A S S"]:
-        return torch.stack([self.component_map(components, weights) for weights in parts], dim=1)
 
     def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
         """Of the reconstructed features, without the image."""

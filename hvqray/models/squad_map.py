@@ -67,14 +67,14 @@ class ComponentMap(nn.Module):
         }
 
     def forward(
-        self, components: Mapping[str, Float[Tensor, "B a b"]], weights: Mapping[str, float]
-    ) -> Float[Tensor, "B H W"]:
-        """The components that `weights` names, added up."""
-        normalized = self.normalize(components)
-        maps = [
-            weight * upsample_map(normalized[name], self.image_size, at_centres=name in self.at_centres)
-            for name, weight in weights.items()
-        ]
+        self, components: Mapping[str, Float[Tensor, "B a b"]], parts: Sequence[Mapping[str, float]]
+    ) -> Float[Tensor, "B A H W"]:
+        """For each of `parts` the components that it names, times its weights, added up."""
+        drawn = {
+            name: upsample_map(values, self.image_size, at_centres=name in self.at_centres)
+            for name, values in self.normalize(components).items()
+        }
+        maps = [torch.stack([w * drawn[name] for name, w in weights.items()]).sum(0) for weights in parts]
         # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
         with torch.autocast(maps[0].device.type, enabled=False):
-            return gaussian_smooth(torch.stack(maps).sum(0), self.smoothing_sigma)
+            return torch.stack([gaussian_smooth(each, self.smoothing_sigma) for each in maps], dim=1)

@@ -218,7 +218,11 @@ def load_resume_state(folder: Path, *, device: torch.device) -> dict[str, Any] |
         return torch.load(path, map_location=device, weights_only=True)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except OSError as error:  # of the file system, and perhaps not the next time
+        raise InputError(
+            f"cannot be read ({error.strerror or type(error).__name__})", source=str(path)
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedStateError(
             f"cannot be read as a run's state ({type(error).__name__}); remove it to start the run over",
             source=str(path),

@@ -6,7 +6,7 @@ Legend: n images of one class, A alternative maps, H x W pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 
 from hvqray.data.dataset import Split
 from hvqray.metrics import (
-    PIXEL_METRICS,
     ROUTER_ACCURACY,
     MaskRegions,
     image_metrics,
@@ -68,8 +67,8 @@ class Evaluator:
     ) -> Metrics:
         """All metrics of `model`, equal on every rank and to those of a single rank.
 
-        With `choose_by` a model that has several rules for the image score, or several maps, is given the best ones of each
-        route on these very images, and measured with them.
+        With `choose_by` a model that has several rules for the image score, or, with `pixel_metrics`, several maps, is given the best
+        ones of each route on these very images, and measured with them.
 
         Flat names: `SPLIT/METRIC` (mean over the classes where defined), `SPLIT/METRIC.num_classes`,
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
@@ -79,26 +78,27 @@ class Evaluator:
         """
         members = {c: positions for c, positions in self._split.by_class() if len(positions)}
         owners = deal({c: len(positions) for c, positions in members.items()}, self._communicator.world_size)
-        names = PIXEL_METRICS if pixel_metrics else ()
-        maps_by = choose_by.map_metric if choose_by is not None and model.map_choice.num_rules > 1 else None
+        chooses_maps = pixel_metrics and choose_by is not None and model.map_choice.num_rules > 1
 
-        def gathered(wanted: Collection[int], maps_by: str | None) -> dict[int, ClassResult]:
+        def gathered(wanted: Collection[int], *, every_map: bool) -> dict[int, ClassResult]:
             mine: dict[int, ClassResult] = {}
             with evaluating(model):
                 for c in owners[self._communicator.rank]:
                     if c in wanted:
-                        mine[c] = self._evaluate_class(model, c, members[c], names=names, maps_by=maps_by)
+                        mine[c] = self._evaluate_class(
+                            model, c, members[c], pixel_metrics=pixel_metrics, every_map=every_map
+                        )
             parts = self._communicator.all_gather_object(mine)
             return dict(sorted((c, result) for part in parts for c, result in part.items()))
 
-        results = gathered(members, maps_by)
-        if maps_by is not None:
-            results = with_best_maps(model, results, maps_by, names=names)
+        results = gathered(members, every_map=chooses_maps)
+        if choose_by is not None and chooses_maps:
+            results = with_best_maps(model, results, choose_by.map_metric)
         if choose_by is not None and model.image_score.num_rules > 1:
             labels = {c: self._split.is_anomalous[positions] for c, positions in members.items()}
             results = with_best_scores(model, results, labels, choose_by.score_metric)
-        if maps_by is not None and names and (mixed := of_mixed_maps(model, results)):
-            results |= gathered(mixed, None)
+        if chooses_maps and (mixed := of_mixed_maps(model, results)):
+            results |= gathered(mixed, every_map=False)
         for c, result in results.items():
             self.scores_n[members[c]] = result.scores_n
         per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
@@ -114,16 +114,16 @@ class Evaluator:
         class_index: int,
         positions: np.ndarray,
         *,
-        names: Sequence[str],
-        maps_by: str | None,
+        pixel_metrics: bool,
+        every_map: bool,
     ) -> ClassResult:
-        """With the pixel metrics `names`; and those, or else `maps_by`, by each of the model's maps where one is to be chosen by that."""
+        """With pixel metrics of the map that the model has chosen, or by each of its maps."""
         labels_n = self._split.is_anomalous[positions]
         scores_n = np.empty(len(positions), dtype=np.float32)
         num_rules = model.image_score.num_rules
         candidates_nS = np.empty((len(positions), num_rules), dtype=np.float32) if num_rules > 1 else None
         route_n = np.zeros(len(positions), dtype=np.int64)
-        num_maps = model.map_choice.num_rules if maps_by is not None else 1 if names else 0
+        num_maps = model.map_choice.num_rules if every_map else 1 if pixel_metrics else 0
         size = self._context.image_size
         maps_AnHW = np.empty((num_maps, len(positions), size, size), dtype=np.float32)
         tally = _tally(model)
@@ -147,9 +147,9 @@ class Evaluator:
                 routed_B = prediction.routed_class_B.cpu().numpy()
                 num_routed_right = int((routed_B == class_index).sum()) + (num_routed_right or 0)
             has_codes_B = np.isfinite(scores_n[rows])  # codes of values that are not finite mean nothing
-            if maps_by is not None and candidates is not None and candidates.maps_BAHW is not None:
+            if every_map and candidates is not None and candidates.maps_BAHW is not None:
                 maps_AnHW[:, rows] = candidates.maps_BAHW.transpose(0, 1).cpu().numpy()
-            elif names:
+            elif pixel_metrics:
                 maps_AnHW[0, rows] = prediction.maps_BHW.cpu().numpy()
             codes = {
                 level: codes_BL.cpu().numpy()[has_codes_B] for level, codes_BL in prediction.codes.items()
@@ -158,14 +158,9 @@ class Evaluator:
         metrics = image_metrics(labels_n, scores_n)
         if num_routed_right is not None:
             metrics[ROUTER_ACCURACY] = num_routed_right / len(positions)
-        map_metrics_A = None
-        if maps_by is not None:
-            map_metrics_A = [
-                self._pixel_metrics(class_index, positions, maps_nHW, names or (maps_by,))
-                for maps_nHW in maps_AnHW
-            ]
-        elif names:
-            metrics |= self._pixel_metrics(class_index, positions, maps_AnHW[0], names)
+        map_metrics_A = [self._pixel_metrics(class_index, positions, maps_nHW) for maps_nHW in maps_AnHW]
+        if len(map_metrics_A) == 1:
+            metrics |= map_metrics_A[0]
         if not (np.isfinite(scores_n).all() and np.isfinite(maps_AnHW).all()):
             class_name = self._context.class_names[class_index]
             logger.warning(
@@ -173,16 +168,14 @@ class Evaluator:
             )
         return ClassResult(metrics, tally, scores_n, candidates_nS, map_metrics_A, route_n)
 
-    def _pixel_metrics(
-        self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray, names: Sequence[str]
-    ) -> Metrics:
+    def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
         if class_index not in self._regions:
             has_masks = self._split.has_mask[positions].all()
             self._regions[class_index] = (
                 MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
             )
         regions = self._regions[class_index]
-        metrics = pixel_metrics(maps_nHW, regions, names=names)
+        metrics = pixel_metrics(maps_nHW, regions)
         if self._histograms is not None:
             self._histograms.add_maps(self._context.class_names[class_index], maps_nHW, regions, metrics)
         return metrics

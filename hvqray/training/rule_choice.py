@@ -35,27 +35,26 @@ class ClassResult:
     """Image scores, float32, in the order of the class's positions in the split."""
     candidates_nS: np.ndarray | None
     """By each of several rules, float32, where there is a choice."""
-    map_metrics_A: list[Metrics] | None
-    """Pixel metrics by each of several maps, where one is to be chosen."""
+    map_metrics_A: list[Metrics]
+    """Pixel metrics by each of the maps that were measured."""
     route_n: np.ndarray
     """What rule and map are chosen for; all 0 where there is no choice."""
 
 
 def with_best_maps(
-    model: AnomalyModel, results: Mapping[int, ClassResult], metric: str, *, names: Sequence[str]
+    model: AnomalyModel, results: Mapping[int, ClassResult], metric: str
 ) -> dict[int, ClassResult]:
-    """Have the model take the best map of each route, and the results tell the pixel metrics `names` of that.
+    """Have the model take the best map of each route, and the results tell the pixel metrics of that.
 
     They are wrong for `of_mixed_maps`, whose images have no single one of the alternatives.
     """
-    values_A = {c: [found[metric] for found in _alternatives(result)] for c, result in results.items()}
+    values_A = {c: [found[metric] for found in result.map_metrics_A] for c, result in results.items()}
     map_R = best_rules(values_A, num_routes=len(model.map_choice.chosen_R))
     model.map_choice.choose(map_R)
     chosen = {}
     for c, result in results.items():
-        found = _alternatives(result)[map_R[result.route_n[0]]]
-        metrics = result.metrics | {name: found[name] for name in names}
-        chosen[c] = replace(result, metrics=metrics)
+        found = result.map_metrics_A[map_R[result.route_n[0]]]
+        chosen[c] = replace(result, metrics=result.metrics | found)
     return chosen
 
 
@@ -87,11 +86,6 @@ def with_best_scores(
             result, metrics=result.metrics | image_metrics(labels[c], scores_n), scores_n=scores_n
         )
     return chosen
-
-
-def _alternatives(result: ClassResult) -> list[Metrics]:
-    assert result.map_metrics_A is not None
-    return result.map_metrics_A
 
 
 def best_rules(values_S: Mapping[int, Sequence[float | None]], *, num_routes: int) -> list[int]:

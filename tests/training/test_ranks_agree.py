@@ -27,7 +27,21 @@ SQUAD = SquadConfig(name="squad", width=16, quantizer="vq", codebook_size=12, sc
 CASES: dict[str, HvqConfig | SquadConfig] = {
     "kmeans": HVQ.model_copy(update={"router": "predicted", "map_distance": "mahalanobis"}),
     "shipped": HVQ.model_copy(
-        update={"map_distance": "local_mahalanobis", "map_norm_weight": 1.0, "score_from": "both"}
+        update={
+            "map_distance": "local_mahalanobis",
+            "map_norm_weight": [0.0, 1.0],
+            "score_from": ["fine", "both"],
+            "score_top_fraction": [0.0, 0.1],
+        }
+    ),
+    "squad shipped": SQUAD.model_copy(
+        update={
+            "image_head": False,
+            "router": "predicted",
+            "map_distance": "local_mahalanobis",
+            "map_norm_weight": [0.0, 1.0],
+            "score_from": ["fine", "both"],
+        }
     ),
     "normal": HVQ.model_copy(update={"codebook_init": "normal"}),
     "revival": HVQ.model_copy(

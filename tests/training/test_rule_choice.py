@@ -82,15 +82,14 @@ def test_images_that_stray_have_the_map_of_the_route_that_they_take(world_size: 
         assert Evaluator(split, CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=True) == metrics
 
 
-def test_maps_are_chosen_where_no_pixel_metric_is_told() -> None:
-    split = uneven_split()
+def test_maps_are_chosen_where_they_are_measured_alone() -> None:
     model = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3)
-    told = Evaluator(split, CONTEXT, SingleProcess()).evaluate(
+    model.map_choice.choose([2, 1, 2])
+    told = Evaluator(uneven_split(), CONTEXT, SingleProcess()).evaluate(
         model, pixel_metrics=False, choose_by=ChosenBy()
     )
     assert not [name for name in told if "pixel" in name]
-    (chosen, _), *_ = evaluated(split, 1)
-    assert model.map_choice.chosen_R.tolist() == chosen.map_choice.chosen_R.tolist()
+    assert model.map_choice.chosen_R.tolist() == [2, 1, 2]
 
 
 def test_without_masks_the_first_map_stays() -> None:
