@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,12 +82,29 @@ def test_a_finished_run_is_not_trained_again_but_measured_where_that_is_missing(
         assert re.findall(r"^test/.*", trained(*same, "--test"), re.MULTILINE) == figures
 
 
-@pytest.mark.parametrize("gone", [MODEL_FILE, EXAMPLES])
-def test_a_run_that_is_not_whole_is_trained_again(trained: Command, gone: str) -> None:
-    """As one that was killed in its first epoch, after the model and before last.pt."""
-    (trained.out / gone).rename(trained.out.with_name("gone"))
+def test_a_run_without_its_model_is_trained_again(trained: Command) -> None:
+    (trained.out / MODEL_FILE).rename(trained.out.with_name("gone"))
     assert "holds an unfinished run of another configuration" in trained("--set", "train.lr=5e-3", code=2)
     assert TRAINED.search(trained("--set", "train.lr=2e-3"))
+
+
+def test_a_run_without_its_pictures_is_finished(trained: Command) -> None:
+    shutil.rmtree(trained.out / EXAMPLES)
+    assert "this run is finished" in trained("--set", "train.lr=2e-3")
+
+
+def test_a_run_that_was_killed_in_its_first_epoch_is_trained_again(
+    trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the model, before last.pt."""
+    trained.out = trained.out.with_name("killed")
+    two = ("--set", "train.epochs=2")
+    with monkeypatch.context() as patch:
+        patch.setattr("hvqray.training.loop._Run._save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trained(*two)
+    assert (trained.out / MODEL_FILE).exists()
+    assert re.search(r"^epoch 1/2", trained(*two), re.MULTILINE)
 
 
 def test_ctrl_c_in_the_measurement_costs_no_training(
