@@ -74,7 +74,7 @@ class ComponentMap(nn.Module):
             name: upsample_map(values, self.image_size, at_centres=name in self.at_centres)
             for name, values in self.normalize(components).items()
         }
-        maps = [torch.stack([w * drawn[name] for name, w in weights.items()]).sum(0) for weights in parts]
         # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
-        with torch.autocast(maps[0].device.type, enabled=False):
+        with torch.autocast(self.mean_n.device.type, enabled=False):
+            maps = [torch.stack([w * drawn[name] for name, w in weights.items()]).sum(0) for weights in parts]
             return torch.stack([gaussian_smooth(each, self.smoothing_sigma) for each in maps], dim=1)
