@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +18,8 @@ from hvqray.models.image_score import ImageScore
 from hvqray.models.interface import Batch, ModelContext, Prediction
 from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router
+
+T = TypeVar("T")
 
 SIZE = 16
 CLASS_NAMES = ("bolt", "cloth", "pill")
@@ -110,3 +115,34 @@ class FeatureNormModel(nn.Module):
             map_choice=self.map_choice,
             image_score=self.image_score,
         )
+
+
+class ThreadRank:
+    """One of several ranks that are threads of this process."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, shared: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.world_size = rank, len(shared)
+        self._shared, self._barrier = shared, barrier
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._shared[self.rank] = value
+        self._barrier.wait(timeout=30)
+        gathered = list(self._shared)
+        self._barrier.wait(timeout=30)  # before another value takes the place of one that is still to be read
+        return gathered
+
+    def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def on_ranks(world_size: int, work: Callable[[ThreadRank], T]) -> list[T]:
+    """What `work` returns on each of several ranks that run at the same time."""
+    barrier, shared = threading.Barrier(world_size), [None] * world_size
+    with ThreadPoolExecutor(world_size) as pool:
+        ranks = [ThreadRank(rank, shared, barrier) for rank in range(world_size)]
+        return list(pool.map(work, ranks))

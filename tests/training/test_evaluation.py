@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from evaluation_doubles import CLASS_NAMES, CONTEXT, SIZE, FeatureNormModel, make_split
+from evaluation_doubles import CLASS_NAMES, CONTEXT, SIZE, FeatureNormModel, ThreadRank, make_split, on_ranks
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hvqray.data.dataset import Split
@@ -22,29 +20,6 @@ from hvqray.training.evaluation import Evaluator, deal
 from hvqray.training.rule_choice import ChosenBy
 
 UNEVEN = ((5, 4), (2, 2), (9, 3))
-
-
-class ThreadRank:
-    """One of several ranks that are threads of this process."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, shared: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self.world_size = rank, len(shared)
-        self._shared, self._barrier = shared, barrier
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        self._shared[self.rank] = value
-        self._barrier.wait(timeout=30)
-        gathered = list(self._shared)
-        self._barrier.wait(timeout=30)  # before another value takes the place of one that is still to be read
-        return gathered
-
-    def all_reduce_sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-    def broadcast_(self, tensor: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
 
 class TwoLevels(FeatureNormModel):
@@ -89,23 +64,15 @@ def test_metrics_of_every_class_and_their_means() -> None:
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_every_rank_has_the_numbers_of_a_single_one(world_size: int) -> None:
     split = make_split(UNEVEN)
-    shared: list[Any] = [None] * world_size
-    barrier = threading.Barrier(world_size)
-    results: dict[int, dict[str, float | None]] = {}
     models = [TwoLevels() for _ in range(world_size)]
 
-    def work(rank: int) -> None:
-        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier), batch_size=4)
-        results[rank] = evaluator.evaluate(models[rank], pixel_metrics=True)
+    def work(rank: ThreadRank) -> dict[str, float | None]:
+        return Evaluator(split, CONTEXT, rank, batch_size=4).evaluate(models[rank.rank], pixel_metrics=True)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = on_ranks(world_size, work)
     single = Evaluator(split, CONTEXT, SingleProcess()).evaluate(TwoLevels(), pixel_metrics=True)
     assert single["codebook/q0/perplexity_given_top"] is not None
-    assert [results[rank] for rank in range(world_size)] == [single] * world_size
+    assert results == [single] * world_size
     assert sum(sum(model.batch_sizes) for model in models) == len(split)
 
 
@@ -278,22 +245,13 @@ def test_each_class_gets_the_share_that_is_best_for_it(world_size: int) -> None:
     split = make_split(((9, 8), (7, 9), (8, 8)))
     by_share = np.array([aurocs(split, share) for share in SHARES], dtype=float)
     assert len({*by_share.argmax(0).tolist()}) > 1, "no single share is best for all"
-    barrier, shared = threading.Barrier(world_size), [None] * world_size
-    found: list[tuple[FeatureNormModel, dict[str, float | None]]] = []
 
-    def evaluate_rank(rank: int) -> None:
-        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier))
+    def evaluate(rank: ThreadRank) -> tuple[FeatureNormModel, dict[str, float | None]]:
         model = FeatureNormModel(shares=SHARES, num_routes=3)
-        metrics = evaluator.evaluate(model, pixel_metrics=False, choose_by=ChosenBy())
-        found.append((model, metrics))
+        evaluator = Evaluator(split, CONTEXT, rank)
+        return model, evaluator.evaluate(model, pixel_metrics=False, choose_by=ChosenBy())
 
-    threads = [threading.Thread(target=evaluate_rank, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == world_size
-    for model, metrics in found:
+    for model, metrics in on_ranks(world_size, evaluate):
         assert [metrics[f"val/{name}/image_auroc"] for name in CLASS_NAMES] == by_share.max(0).tolist()
         assert metrics["val/image_auroc"] == pytest.approx(by_share.max(0).mean())
         # What was chosen stays, and is what counts where there is no choice to make, as on test.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_doubles import CLASS_NAMES, CONTEXT, FeatureNormModel, make_split
-from test_evaluation import ThreadRank
+from evaluation_doubles import CLASS_NAMES, CONTEXT, FeatureNormModel, ThreadRank, make_split, on_ranks
 
 from hvqray.data.dataset import Split
 from hvqray.metrics import PIXEL_METRICS
@@ -38,21 +36,12 @@ def with_map(split: Split, number: int) -> Metrics:
 
 
 def evaluated(split: Split, world_size: int, **model: Any) -> list[tuple[FeatureNormModel, Metrics]]:
-    barrier, shared = threading.Barrier(world_size), [None] * world_size
-    found: list[tuple[FeatureNormModel, Metrics]] = []
-
-    def evaluate_rank(rank: int) -> None:
-        evaluator = Evaluator(split, CONTEXT, ThreadRank(rank, shared, barrier))
+    def evaluate(rank: ThreadRank) -> tuple[FeatureNormModel, Metrics]:
         one = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3, **model)
-        found.append((one, evaluator.evaluate(one, pixel_metrics=True, choose_by=ChosenBy())))
+        evaluator = Evaluator(split, CONTEXT, rank)
+        return one, evaluator.evaluate(one, pixel_metrics=True, choose_by=ChosenBy())
 
-    threads = [threading.Thread(target=evaluate_rank, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == world_size
-    return found
+    return on_ranks(world_size, evaluate)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
