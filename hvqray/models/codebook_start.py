@@ -37,19 +37,22 @@ def start_codebooks(
     """
     learned = [level for level in (top, *lower) if isinstance(level, VectorQuantizer)]
     budget = TOKENS_PER_CODE * max(level.codebook_size for level in learned)
-    for route, states in enumerate(
-        _sample_states(routed, encode, num_routes=num_routes, budget=budget, seed=seed)
-    ):
-        if not states:
-            continue  # No image of this class in the sample: its codes stay at random until it is seen.
-        if isinstance(top, VectorQuantizer):
-            top.start_from_tokens(route, states[-1], seed=seed)
-        route_1 = torch.tensor([route], device=states[-1].device)
-        code_TD = top(states[-1][None], route_1).quantized_BLD[0]
-        for i, (level, state_TD) in enumerate(zip(lower, states[:-1], strict=True)):
-            if isinstance(level, VectorQuantizer):
-                # Another draw of first centres at each level: from the same tokens they would divide them alike.
-                level.start_from_tokens(route, torch.cat([state_TD, code_TD], dim=-1), seed=seed + 1 + i)
+    sampled = _sample_states(routed, encode, num_routes=num_routes, budget=budget, seed=seed)
+    # No image of a class in the sample: its codes stay at random until it is seen.
+    states_of = {route: states for route, states in enumerate(sampled) if states}
+    if isinstance(top, VectorQuantizer):
+        top.start_from_tokens({route: states[-1] for route, states in states_of.items()}, seed=seed)
+    code_of = {
+        route: top(states[-1][None], torch.tensor([route], device=states[-1].device)).quantized_BLD[0]
+        for route, states in states_of.items()
+    }
+    for i, level in enumerate(lower):
+        if isinstance(level, VectorQuantizer):
+            tokens = {
+                route: torch.cat([states[i], code_of[route]], dim=-1) for route, states in states_of.items()
+            }
+            # Another draw of first centres at each level: from the same tokens they would divide them alike.
+            level.start_from_tokens(tokens, seed=seed + 1 + i)
 
 
 def _sample_states(

@@ -119,7 +119,7 @@ class SquadModel(nn.Module):
         if self.config.quantizer == "vq" and self.config.codebook_init == "kmeans":
             with evaluating(self):
                 for level in self.generator.hierarchy.vector_quantizers():
-                    level.start_from_tokens(0, self._sample_tokens(batches, level, seed=seed), seed=seed)
+                    level.start_from_tokens({0: self._sample_tokens(batches, level, seed=seed)}, seed=seed)
 
     def after_step(self) -> None:
         self._judged = None

@@ -8,19 +8,19 @@ Shapes: B images, L tokens, D code width, M classes, K codes per codebook, T tra
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hvqray.quantizers.kmeans import kmeans_of_each
+
 EPSILON = 1e-5
 """Laplace smoothing of the moving counts (van den Oord's)."""
 LEAST_COUNT = 100 * EPSILON
 """Moving count below which smoothing takes more than 1 % of a code's length, on its way to zero."""
-KMEANS_ITERATIONS = 10
 TINY = 1e-12
 """Norms below this count as this, so that the cosine with a zero vector is 0."""
 
@@ -172,35 +172,22 @@ class VectorQuantizer(nn.Module):
         self.steps_unused_MK.masked_fill_(split_MK, 0)
 
     @torch.no_grad()
-    def start_from_tokens(self, class_index: int, tokens_TD: Float[Tensor, "T D"], *, seed: int) -> None:
-        """Put the codes of one class at the k-means centres of its tokens, with counts to match.
+    def start_from_tokens(self, tokens: Mapping[int, Float[Tensor, "T D"]], *, seed: int) -> None:
+        """Put the codes of each class at the k-means centres of its tokens, with counts to match; classes by their index.
 
         The counts are scaled to one token per code in the mean, so that the first steps soon outweigh them. Where
         there are fewer distinct tokens than codes, the codes left over stay where they are, as never used.
         """
-        # Imported late: it takes a second, which trials that start otherwise, or have no VQ, need not wait.
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-        points = tokens_TD.float().cpu()
-        num_centres = min(self.codebook_size, len(points.unique(dim=0)))
-        kmeans = KMeans(num_centres, init="random", n_init=1, max_iter=KMEANS_ITERATIONS, random_state=seed)
-        # One thread: several add up in no fixed order, and a trial must be repeatable to the bit.
-        with threadpool_limits(1), warnings.catch_warnings():
-            # Nearly equal tokens may leave a centre without any; it then counts as never used.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            labels_T = torch.from_numpy(kmeans.fit_predict(points.numpy())).long()
-        count_K = torch.bincount(labels_T, minlength=self.codebook_size).to(self.ema_count_MK)
-        share_K = count_K * (self.codebook_size / len(points))
-        self.codebook_MKD[class_index, :num_centres] = torch.from_numpy(kmeans.cluster_centers_).to(
-            self.codebook_MKD
-        )
-        self.ema_count_MK[class_index] = torch.where(count_K > 0, share_K, 1.0)
-        self.ema_sum_MKD[class_index] = (
-            self.codebook_MKD[class_index] * self.ema_count_MK[class_index, :, None]
-        )
-        self.used_MK[class_index] = count_K > 0
+        found = kmeans_of_each(list(tokens.values()), num_centres=self.codebook_size, seed=seed)
+        for class_index, (centre_KD, index_T) in zip(tokens, found, strict=True):
+            count_K = torch.bincount(index_T, minlength=self.codebook_size).to(self.ema_count_MK)
+            share_K = count_K * (self.codebook_size / len(index_T))
+            self.codebook_MKD[class_index, : len(centre_KD)] = centre_KD.to(self.codebook_MKD)
+            self.ema_count_MK[class_index] = torch.where(count_K > 0, share_K, 1.0)
+            self.ema_sum_MKD[class_index] = (
+                self.codebook_MKD[class_index] * self.ema_count_MK[class_index, :, None]
+            )
+            self.used_MK[class_index] = count_K > 0
 
     def transport_cost(
         self, x_BLD: Float[Tensor, "B L D"], class_index_B: Int[Tensor, " #B"]

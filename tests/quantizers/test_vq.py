@@ -202,7 +202,7 @@ def test_kmeans_start_finds_separate_clusters() -> None:
     quantizer = make()
     others = quantizer.codebook_MKD[[0, 2]].clone()
     x = torch.from_numpy(points).float()
-    quantizer.start_from_tokens(1, x, seed=0)
+    quantizer.start_from_tokens({1: x}, seed=0)
     assert torch.equal(quantizer.codebook_MKD[[0, 2]], others)
     assert quantizer.used_MK[1].all()
     codes = quantizer.codebook_MKD[1].double().numpy()
@@ -220,7 +220,7 @@ def test_kmeans_start_is_repeatable() -> None:
     books = []
     for _ in range(2):
         quantizer = make()
-        quantizer.start_from_tokens(0, tokens(1, num_tokens=60)[0], seed=4)
+        quantizer.start_from_tokens({0: tokens(1, num_tokens=60)[0]}, seed=4)
         books.append(quantizer.codebook_MKD)
     assert torch.equal(books[0], books[1])
 
@@ -229,7 +229,7 @@ def test_kmeans_start_with_fewer_tokens_than_codes_leaves_the_rest_unused() -> N
     quantizer = make()
     before = quantizer.codebook_MKD[0].clone()
     x = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [1.0, 0, 0, 0]])
-    quantizer.start_from_tokens(0, x, seed=0)
+    quantizer.start_from_tokens({0: x}, seed=0)
     assert quantizer.used_MK[0].tolist() == [True, True, False, False, False]
     assert torch.equal(quantizer.codebook_MKD[0, 2:], before[2:])
     torch.testing.assert_close(quantizer.eval()(x[None], torch.tensor([0])).quantized_BLD[0], x)
