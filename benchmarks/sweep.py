@@ -23,7 +23,7 @@ from benchmarks.commands import TRIVIAL, run_command, run_sweep, workplace, writ
 from benchmarks.measure import print_table, quick_flag
 from benchmarks.trial_gap import reference_gaps
 from hvqray.results.journal import read_records
-from hvqray.results.store import journal_path
+from hvqray.results.stored_trials import journal_path
 
 NUM_TRIALS = 16
 SPACE: dict[str, Any] = {

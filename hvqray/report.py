@@ -13,7 +13,7 @@ from hvqray.errors import InputError
 from hvqray.results.html_report import build_html_report
 from hvqray.results.joint import read_joint
 from hvqray.results.joint_report import build_joint_report, print_joint
-from hvqray.results.store import class_sweep_folders
+from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.wandb_mode import resolve_mode
 
 

@@ -61,7 +61,7 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     with collection_paused():
         from hvqray.data.cache import chosen_cache_dir, parse_bytes
         from hvqray.results.steady_console import steady_console
-        from hvqray.results.store import check_folder, is_begun
+        from hvqray.results.stored_trials import check_folder, is_begun
         from hvqray.results.wandb_mode import resolve_mode
         from hvqray.tuning.session_checks import check_before_ray
 

@@ -117,7 +117,7 @@ def _config_of_trial(
 
 def _why_not_there(folder: Path, trial_id: str, known: list[str]) -> str:
     """Why a trial that is not among the `known` ones, whose configurations are there, cannot be repeated."""
-    from hvqray.results.store import is_begun, read_trials
+    from hvqray.results.stored_trials import is_begun, read_trials
 
     ended = {trial.trial_id: trial for trial in read_trials(folder)} if is_begun(folder) else {}
     if trial_id in ended and ended[trial_id].error:

@@ -17,7 +17,7 @@ from PIL import Image
 from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
 from torch import Tensor
 
-from hvqray import predict
+from hvqray import predict, prediction_files
 from hvqray.command_line import run_command
 from hvqray.data.backbones import Backbone
 from hvqray.models.interface import Batch, Prediction
@@ -187,7 +187,7 @@ def test_the_scores_are_kept_where_a_map_cannot_be_drawn(
     def fail(*arguments: object, **options: object) -> None:
         raise OSError("no picture")
 
-    monkeypatch.setattr(predict, "overlay", fail)
+    monkeypatch.setattr(prediction_files, "overlay", fail)
     image = place.root / "cloth" / "test" / "good" / "000.png"
     with pytest.raises(OSError, match="no picture"):
         run(place.oracle, image, out=tmp_path)

@@ -19,7 +19,8 @@ from hvqray.command_line import run_command
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data import files
 from hvqray.results.events import SweepListener
-from hvqray.results.store import SweepStore, read_trials
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_trials
 from hvqray.training.epoch_report import MEAN
 from hvqray.tuning import ray_runtime, session
 from hvqray.tuning.per_class import class_sweeps

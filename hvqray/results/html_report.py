@@ -20,7 +20,7 @@ from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure
 from hvqray.results.history import TrialRecord
 from hvqray.results.page import examples, page
 from hvqray.results.ranking import ranked
-from hvqray.results.store import read_all_epochs, read_info, read_trials
+from hvqray.results.stored_trials import read_all_epochs, read_info, read_trials
 from hvqray.results.study_file import count_studies
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
 

@@ -20,7 +20,7 @@ from hvqray.results.baseline_table import BaselineRecord
 from hvqray.results.class_table import METRIC_LABELS, natural_order
 from hvqray.results.history import Metrics
 from hvqray.results.joint_intervals import JointInterval, joint_intervals, more_in_the_mean
-from hvqray.results.store import class_sweep_folders, read_trials
+from hvqray.results.stored_trials import class_sweep_folders, read_trials
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
 
 METRICS_FILE = "metrics.json"

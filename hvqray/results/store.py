@@ -31,7 +31,6 @@ from hvqray.results.history import (
     History,
     Metrics,
     SweepInfo,
-    TrialRecord,
     end_record,
     epoch_record,
     opened_record,
@@ -39,15 +38,8 @@ from hvqray.results.history import (
     start_record,
 )
 from hvqray.results.journal import Journal
-from hvqray.results.tables import (
-    concatenate_epochs,
-    epoch_table,
-    epochs_of,
-    read_epochs_table,
-    read_trials_table,
-    trials_table,
-    write_table,
-)
+from hvqray.results.stored_trials import check_folder, journal_path
+from hvqray.results.tables import concatenate_epochs, epoch_table, epochs_of, trials_table, write_table
 from hvqray.training.epoch_report import EpochReport
 
 _MIN_INTERVAL_S = 1.0
@@ -209,87 +201,6 @@ class SweepStore:
 def _same_reports(one: Epochs, other: Epochs) -> bool:
     """Whether none was added or replaced."""
     return one.keys() == other.keys() and all(one[epoch] is other[epoch] for epoch in one)
-
-
-def is_begun(folder: Path) -> bool:
-    """Whether an earlier start has begun a sweep there: its journal has a first record, and not only the beginning of one."""
-    try:
-        with journal_path(folder).open("rb") as journal:
-            return journal.readline().endswith(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def class_sweep_folders(folder: Path) -> list[Path]:
-    """The sweeps of one class each that lie in a folder which is no sweep's own; none elsewhere."""
-    if (folder / "sweep.yaml").exists():
-        return []
-    return sorted(path.parent for path in folder.glob("*/sweep.yaml"))
-
-
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """A new sweep finds no other one in its folder, a resumed one finds one; raises InputError where that is not so."""
-    begun = is_begun(folder)
-    if resume and not begun:
-        raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
-    if begun and not resume:
-        raise InputError(
-            "already holds a sweep; add --resume to go on with it, or choose another name", source=str(folder)
-        )
-
-
-def journal_path(folder: Path) -> Path:
-    """Where a sweep's journal lies."""
-    return folder / ".state" / "journal.jsonl"
-
-
-def read_info(folder: Path) -> SweepInfo:
-    """Which sweep the folder holds. Raises InputError where it holds none."""
-    if not journal_path(folder).exists():
-        return read_trials_table(_existing(folder, "trials.parquet"))[1]
-    info = replay(journal_path(folder)).info
-    if info is None:
-        raise InputError("is empty: the sweep never began", source=str(journal_path(folder)))
-    return info
-
-
-def read_trials(folder: Path) -> list[TrialRecord]:
-    """The trials that have ended, by number; from the journal, or from `trials.parquet` where `.state` was deleted.
-
-    Raises InputError where the folder holds neither.
-    """
-    if journal_path(folder).exists():
-        return replay(journal_path(folder)).trials()
-    return read_trials_table(_existing(folder, "trials.parquet"))[0]
-
-
-def read_unfinished(folder: Path) -> list[TrialStart]:
-    """The trials that were started and have not ended, by number: what a resumed sweep has to run."""
-    return replay(_existing(folder, ".state/journal.jsonl")).unfinished()
-
-
-def read_starts(folder: Path) -> dict[str, TrialStart]:
-    """Trial id to what every trial was started with. Raises InputError where `.state` was deleted."""
-    return replay(_existing(folder, ".state/journal.jsonl")).starts
-
-
-def read_all_epochs(folder: Path) -> dict[str, Epochs]:
-    """Trial id to epoch to flat metrics, of every trial that ever reported, in the order of their first reports."""
-    if journal_path(folder).exists():
-        return replay(journal_path(folder)).epochs
-    return read_epochs_table(_existing(folder, "metrics.parquet"))
-
-
-def read_epochs(folder: Path, trial_id: str) -> Epochs:
-    """Epoch to flat metrics of one trial, empty where it never reported."""
-    return read_all_epochs(folder).get(trial_id, {})
-
-
-def _existing(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.exists():
-        raise InputError(f"{name} is missing: not a sweep's folder (OUT/NAME)", source=str(folder))
-    return path
 
 
 def _command_line() -> str:

@@ -12,7 +12,7 @@ from hvqray.results.baseline_table import print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
-from hvqray.results.store import read_info, read_trials
+from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table, titled_table
 

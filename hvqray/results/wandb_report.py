@@ -12,7 +12,7 @@ from hvqray.results import wording
 from hvqray.results.class_table import METRIC_LABELS, class_names, codebook_levels
 from hvqray.results.confirm_table import spread_lines
 from hvqray.results.history import TrialRecord
-from hvqray.results.store import read_info, read_trials
+from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
 from hvqray.results.wandb_sink import default_entity
 

@@ -20,7 +20,7 @@ from hvqray.data.progress import Progress, silent
 from hvqray.results.confirm_store import ConfirmStore
 from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration, confirm_record, no_quantizer_id
 from hvqray.results.events import Goal, SweepListener, TrialStart
-from hvqray.results.store import read_starts
+from hvqray.results.stored_trials import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, write_record
 from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
 from hvqray.tuning.confirm import (

@@ -16,7 +16,7 @@ from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.history import TrialRecord
-from hvqray.results.store import read_starts
+from hvqray.results.stored_trials import read_starts
 from hvqray.training.checkpoint import METRICS_FILE, remove_resume_state, trial_folder
 from hvqray.training.measure import read_test_scores
 from hvqray.tuning.best import best_trials

@@ -12,7 +12,7 @@ from pathlib import Path
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
 from hvqray.results.confirm_store import read_confirm_starts
-from hvqray.results.store import read_starts
+from hvqray.results.stored_trials import read_starts
 from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, save_config, trial_folder
 from hvqray.tuning.resources import TrialResources
 

@@ -13,7 +13,8 @@ from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile, resolve_run_config
 from hvqray.errors import InputError
 from hvqray.results.events import SweepListener, TrialStart
-from hvqray.results.store import SweepStore, read_all_epochs, read_trials, read_unfinished
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_all_epochs, read_trials, read_unfinished
 from hvqray.training.checkpoint import remove_resume_state, trial_folder
 from hvqray.tuning.earlier_epochs import EarlierEpochs
 from hvqray.tuning.relay import Relay

@@ -9,7 +9,7 @@ from hvqray.data.dataset import PreparedData
 from hvqray.data.digests import digest_texts
 from hvqray.errors import InputError
 from hvqray.results.history import DataRecord
-from hvqray.results.store import read_info
+from hvqray.results.stored_trials import read_info
 
 
 def data_record(data: PreparedData) -> DataRecord:

@@ -27,7 +27,8 @@ from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
-from hvqray.results.store import SweepStore, read_starts, read_trials, read_unfinished
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_starts, read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.results.wording import VAL_IS_TEST

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
-from hvqray.results.store import check_folder, class_sweep_folders, read_starts
+from hvqray.results.stored_trials import check_folder, class_sweep_folders, read_starts
 from hvqray.results.study_file import count_studies
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler

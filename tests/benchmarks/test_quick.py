@@ -20,7 +20,7 @@ import benchmarks
 from benchmarks import sweep
 from benchmarks.commands import Finished, Samples
 from hvqray.config.yaml_loader import load_yaml
-from hvqray.results.store import journal_path
+from hvqray.results.stored_trials import journal_path
 
 IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result", "rung")
 WHOLE_COMMANDS = ("trial_gap", "trivial_trials", "slots", "second_sweep", "sweep")

@@ -17,7 +17,7 @@ from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_
 from hvqray.results.joint import joint_metrics, read_joint
 from hvqray.results.joint_intervals import mean_interval
 from hvqray.results.joint_report import build_joint_report, print_joint
-from hvqray.results.store import class_sweep_folders
+from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.sweep_folder import read_best
 
 CLASSES = ("nut 2", "nut 10", "pill")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +19,8 @@ from hvqray.environment import code_version
 from hvqray.errors import InputError
 from hvqray.results import store as store_module
 from hvqray.results.events import TrialEnd, TrialStart
-from hvqray.results.store import (
-    SweepStore,
-    journal_path,
-    read_epochs,
-    read_info,
-    read_trials,
-    read_unfinished,
-)
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import journal_path, read_epochs, read_info, read_trials, read_unfinished
 from hvqray.training.epoch_report import EpochReport
 
 
@@ -220,19 +213,6 @@ def test_what_was_heard_survives_kill_9(folder: Path) -> None:
     assert read_epochs(folder, "t0000")[NUM_EPOCHS] == metrics_of(0.6 + 0.04 * NUM_EPOCHS, seed=0)
 
 
-def test_reading_without_the_state_folder_gives_the_same(folder: Path) -> None:
-    store = SweepStore(folder, resume=False, selected_on_test=False)
-    for number in range(3):
-        play(store, number)
-    store.close()
-    trials, epochs, info = read_trials(folder), read_epochs(folder, "t0002"), read_info(folder)
-    shutil.rmtree(folder / ".state")
-    assert read_trials(folder) == trials
-    assert read_epochs(folder, "t0002") == epochs
-    assert read_info(folder) == info
-    assert info.environment["code_version"] == code_version()
-
-
 def test_no_file_is_left_aside(folder: Path) -> None:
     store = SweepStore(folder, resume=False, selected_on_test=False)
     play(store, 0)
@@ -281,40 +261,3 @@ def test_who_comes_second_begins_nothing(folder: Path, monkeypatch: pytest.Monke
     assert journal_path(folder).read_bytes() == journal
     with store_module.hold_sweep(folder):  # the second one has let go of it
         pass
-
-
-@pytest.mark.parametrize("begun", ["", '{"event": "ope'])
-def test_a_journal_without_a_whole_record_is_no_sweep(folder: Path, begun: str) -> None:
-    """A start that was killed between making its journal and the first record."""
-    journal_path(folder).parent.mkdir(parents=True)
-    journal_path(folder).write_text(begun)
-    with pytest.raises(InputError, match="holds no sweep to resume; leave out --resume"):
-        SweepStore(folder, resume=True, selected_on_test=False)
-    for resume in (False, True):
-        SweepStore(folder, resume=resume, selected_on_test=False).close()
-    assert read_info(folder).uid
-
-
-@pytest.mark.parametrize("name", ["trials.parquet", "metrics.parquet"])
-@pytest.mark.parametrize("flaw", ["truncated", "foreign"])
-def test_damaged_tables_are_told(folder: Path, name: str, flaw: str) -> None:
-    store = SweepStore(folder, resume=False, selected_on_test=False)
-    play(store, 0)
-    store.close()
-    shutil.rmtree(folder / ".state")
-    if flaw == "truncated":
-        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
-    else:
-        pq.write_table(pa.table({"a": [1]}), folder / name)
-    with pytest.raises(InputError, match=rf"{name}: is damaged \(.*\); restore it from a copy"):
-        read_trials(folder) if name.startswith("trials") else read_epochs(folder, "t0000")
-
-
-def test_a_damaged_record_is_told(folder: Path) -> None:
-    SweepStore(folder, resume=False, selected_on_test=False).close()
-    for record in ('{"event": "end"}', "[]", '{"kind": 1}'):
-        whole = journal_path(folder).read_text()
-        journal_path(folder).write_text(f"{whole}{record}\n")
-        with pytest.raises(InputError, match=r"journal\.jsonl: record 2 is damaged"):
-            read_trials(folder)
-        journal_path(folder).write_text(whole)

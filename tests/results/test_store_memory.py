@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from fake_sweep import NUM_EPOCHS, metrics_of, play
 
-from hvqray.results.store import SweepStore, read_all_epochs
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_all_epochs
 from hvqray.training.epoch_report import EpochReport
 
 

@@ -17,7 +17,8 @@ from hvqray.config.sections import ConfirmConfig, RunConfig
 from hvqray.config.sweep_file import load_sweep
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.events import TrialEnd, TrialStart
-from hvqray.results.store import SweepStore, read_trials
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import RESUME_FILE, trial_folder
 from hvqray.training.measure import SCORES_FILE
 from hvqray.tuning import confirm

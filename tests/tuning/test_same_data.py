@@ -12,7 +12,8 @@ import pytest
 from hvqray.data.dataset import PreparedData, Sample, Split
 from hvqray.errors import InputError
 from hvqray.models.interface import ModelContext
-from hvqray.results.store import SweepStore, journal_path, read_info
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import journal_path, read_info
 from hvqray.tuning.same_data import check_same_data, data_record
 
 SPLITS = {"train": ["a/0", "a/1", "b/0"], "val": ["a/2", "b/1"], "test": ["a/3", "b/2"]}

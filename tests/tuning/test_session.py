@@ -24,7 +24,8 @@ from hvqray.errors import InputError
 from hvqray.results.confirm_store import read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.events import TrialEnd, TrialStart
-from hvqray.results.store import SweepStore, read_trials
+from hvqray.results.store import SweepStore
+from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
 from hvqray.tuning import confirm, runner, session
 from hvqray.tuning.resources import TrialResources

@@ -14,7 +14,7 @@ from small_images import SPACE
 from sweep_command import ONE_AT_A_TIME, RunHere, Start
 from wandb_files import of_kind, offline_runs, records
 
-from hvqray.results.store import read_trials, read_unfinished
+from hvqray.results.stored_trials import read_trials, read_unfinished
 from hvqray.results.sweep_folder import read_best
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
