@@ -32,11 +32,11 @@ from hvqray.data.progress import Progress, progress_bar
 from hvqray.errors import InputError, did_you_mean
 from hvqray.metrics import THRESHOLD
 from hvqray.models.interface import Batch
-from hvqray.prediction_files import CSV_FILE, Prediction, csv_text, draw, earlier_maps
 from hvqray.training.backbone_state import batchnorm_of
 from hvqray.training.checkpoint import LoadedModel, load_model
 from hvqray.training.evaluation import evaluating
 from hvqray.training.optimisation import autocast
+from hvqray.training.prediction_files import CSV_FILE, Prediction, csv_text, draw, earlier_maps
 
 BATCH_SIZE = 16
 _FEATURES_FAULT = (

@@ -17,10 +17,11 @@ from PIL import Image
 from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
 from torch import Tensor
 
-from hvqray import predict, prediction_files
+from hvqray import predict
 from hvqray.command_line import run_command
 from hvqray.data.backbones import Backbone
 from hvqray.models.interface import Batch, Prediction
+from hvqray.training import prediction_files
 from hvqray.training.checkpoint import LoadedModel
 
 SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
