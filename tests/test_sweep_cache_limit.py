@@ -11,7 +11,7 @@ from small_images import write_space
 from hvqray import sweep
 from hvqray.command_line import run_command
 from hvqray.config.data_sections import DataConfig
-from hvqray.tuning import ray_runtime, session
+from hvqray.tuning import ray_runtime, sweep_data
 
 
 class Prepared(Exception):
@@ -25,7 +25,7 @@ def test_the_limit_reaches_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         limits.append(cache_limit_bytes)
         raise Prepared
 
-    monkeypatch.setattr(session, "prepare_data", prepare)
+    monkeypatch.setattr(sweep_data, "prepare_data", prepare)
     monkeypatch.setattr(ray_runtime, "ray_session", lambda *_, **__: nullcontext([{"CPU": 2.0}]))
     space = str(write_space(tmp_path))
     for arguments in ([], ["--cache-limit", "1.5GB"]):

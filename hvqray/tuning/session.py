@@ -13,14 +13,11 @@ import torch
 from rich.console import Console
 
 from hvqray.atomic import make_folder
-from hvqray.config.sweep_file import SweepFile, check_metric_classes
+from hvqray.config.sweep_file import SweepFile
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
-from hvqray.data.objectives import check_objective
-from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
-from hvqray.models.interface import ModelContext
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration
 from hvqray.results.events import Goal
@@ -32,7 +29,6 @@ from hvqray.results.stored_trials import read_starts, read_trials, read_unfinish
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.results.wording import VAL_IS_TEST
-from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.baseline_runs import (
     measure_baselines,
     train_without_quantizer,
@@ -48,12 +44,11 @@ from hvqray.tuning.confirm import (
 )
 from hvqray.tuning.kept_models import KeptModels, remove_maps_without_models
 from hvqray.tuning.measured import measure_runs
-from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
-from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
-from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes
+from hvqray.tuning.session_checks import trials_in_all
+from hvqray.tuning.sweep_data import prepare_for_sweep, uses_gpu
 from hvqray.tuning.tune_run import SearchPlan
 
 logger = logging.getLogger(__name__)
@@ -210,11 +205,11 @@ class SweepSession:
                 [name for name in names if name != NO_QUANTIZER],
                 next(iter(self.goals.items())),
                 cache_dir=plan.cache_dir,
-                device="cuda" if self._use_gpu() else "cpu",
+                device="cuda" if uses_gpu(self.sweep) else "cpu",
                 progress=progress,
             )
         write_baselines(best, results)
-        if self._use_gpu():
+        if uses_gpu(self.sweep):
             torch.cuda.empty_cache()  # the run without a quantiser wants the memory
         if NO_QUANTIZER not in names:
             return
@@ -259,60 +254,18 @@ class SweepSession:
         )
 
     def _prepare(self) -> PreparedData:
-        """Read the data and fill the cache, on every node of a cluster, before any trial needs the cores."""
-        use_gpu = self._use_gpu()
-        if use_gpu and 0 < self.resources.gpus_per_worker < 1:
-            slot_bytes(torch.cuda.get_device_properties(0).total_memory, self.resources.gpus_per_worker)
-        cache_dir, limit = self.options.cache_dir, self.options.cache_limit_bytes
-        others = self._begin_on_other_nodes()
-        if others and others.on_gpu and not use_gpu and cache_dir:
-            self._say("features are computed on other nodes, which have GPUs")
-            others.wait()
-        with progress_bar(self.console) as progress, torch_threads(usable_cores()):
-            data = prepare_data(
-                self.base.data,
-                cache_dir=cache_dir,
-                cache_limit_bytes=limit,
-                device="cuda" if use_gpu else "cpu",
-                progress=progress,
-            )
-        if others and others.nodes:
-            self._say(f"waiting for the caches of {others.nodes} other nodes")
-            others.wait()
-        if use_gpu:
-            torch.cuda.empty_cache()  # the trials want the memory
-        check_metric_classes(self.sweep, data.context.class_names)
-        for metric in self.sweep.metric:
-            check_objective(metric.name, data, field="metric.name")
-        check_fixed_model(self.sweep, data.context)
-        if self.options.resume:
-            check_same_data(data, self.folder)
-        self._heed_memory(data.context)
-        return data
-
-    def _heed_memory(self, context: ModelContext) -> None:
-        """Plan again, now that the data tell what a trial holds in memory."""
-        maps = largest_map_bytes(self.sweep, context)
-        self.resources = plan_resources(self.sweep.resources, self.nodes, worker_bytes=WORKER_BYTES + maps)
-        warnings = [self.resources.warning]
-        if self._use_gpu() and self.resources.gpus_per_worker:
-            total = torch.cuda.get_device_properties(0).total_memory
-            warnings.append(gpu_warning(maps, total, self.resources.gpus_per_worker))
-        for line in filter(None, warnings):
-            logger.warning(line)
-
-    def _begin_on_other_nodes(self) -> NodeCaches | None:
-        if len(self.nodes) == 1:
-            return None
-        return NodeCaches(
+        data, self.resources = prepare_for_sweep(
+            self.sweep,
             self.base.data,
+            self.nodes,
+            resources=self.resources,
             cache_dir=self.options.cache_dir,
             cache_limit_bytes=self.options.cache_limit_bytes,
-            resources=self.resources,
+            console=self.console,
         )
-
-    def _use_gpu(self) -> bool:
-        return torch.cuda.is_available() and self.sweep.resources.gpus_per_worker != 0
+        if self.options.resume:
+            check_same_data(data, self.folder)
+        return data
 
     def _store(self, data: PreparedData) -> SweepStore:
         return SweepStore(

@@ -27,7 +27,7 @@ from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
-from hvqray.tuning import confirm, runner, session
+from hvqray.tuning import confirm, runner, session, sweep_data
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.session import SweepOptions, SweepSession
@@ -127,7 +127,7 @@ def test_fixed_fields_that_hold_with_the_parameters_only(
         values = {"image_size": 64, "backbone": {"weights": "random", "strides": [8, 16]}}
         return prepare_data(DataConfig.model_validate({"root": config.root, **values}), **options)
 
-    monkeypatch.setattr(session, "prepare_data", prepare)
+    monkeypatch.setattr(sweep_data, "prepare_data", prepare)
     overrides = [
         "data.image_size=98",
         "parameters.data.backbone.name={values: [vit_small_patch14_dinov2, vit_base_patch14_dinov2]}",

@@ -1,0 +1,95 @@
+"""A sweep's data before its first trial: read, cached on every node, and held against what is searched and what memory there is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from hvqray.config.data_sections import DataConfig
+from hvqray.config.sweep_file import SweepFile, check_metric_classes
+from hvqray.data.cores import torch_threads
+from hvqray.data.dataset import PreparedData
+from hvqray.data.objectives import check_objective
+from hvqray.data.prepare import prepare_data
+from hvqray.data.progress import progress_bar
+from hvqray.environment import usable_cores
+from hvqray.models.interface import ModelContext
+from hvqray.training.run_memory import slot_bytes
+from hvqray.tuning.node_caches import NodeCaches
+from hvqray.tuning.resources import TrialResources, plan_resources
+from hvqray.tuning.session_checks import check_fixed_model
+from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes
+
+logger = logging.getLogger(__name__)
+
+
+def uses_gpu(sweep: SweepFile) -> bool:
+    """Whether this process computes on a GPU for the sweep."""
+    return torch.cuda.is_available() and sweep.resources.gpus_per_worker != 0
+
+
+def prepare_for_sweep(
+    sweep: SweepFile,
+    config: DataConfig,
+    nodes: Sequence[Mapping[str, float]],
+    *,
+    resources: TrialResources,
+    cache_dir: Path | None,
+    cache_limit_bytes: int | None,
+    console: Console,
+) -> tuple[PreparedData, TrialResources]:
+    """Read the data and fill the cache, on every node of a cluster, before any trial needs the cores.
+
+    `nodes` are the resources of each. The resources come back planned anew, now that the data tell what a trial holds in memory;
+    what falls short is logged as a warning.
+
+    Raises:
+        InputError: data, objectives, or the fixed part of the model do not go together.
+    """
+    on_gpu = uses_gpu(sweep)
+    if on_gpu and 0 < resources.gpus_per_worker < 1:
+        slot_bytes(torch.cuda.get_device_properties(0).total_memory, resources.gpus_per_worker)
+    others = None
+    if len(nodes) > 1:
+        others = NodeCaches(
+            config, cache_dir=cache_dir, cache_limit_bytes=cache_limit_bytes, resources=resources
+        )
+    if others and others.on_gpu and not on_gpu and cache_dir:
+        console.print("features are computed on other nodes, which have GPUs", markup=False, soft_wrap=True)
+        others.wait()
+    with progress_bar(console) as progress, torch_threads(usable_cores()):
+        data = prepare_data(
+            config,
+            cache_dir=cache_dir,
+            cache_limit_bytes=cache_limit_bytes,
+            device="cuda" if on_gpu else "cpu",
+            progress=progress,
+        )
+    if others and others.nodes:
+        console.print(f"waiting for the caches of {others.nodes} other nodes", markup=False, soft_wrap=True)
+        others.wait()
+    if on_gpu:
+        torch.cuda.empty_cache()  # the trials want the memory
+    check_metric_classes(sweep, data.context.class_names)
+    for metric in sweep.metric:
+        check_objective(metric.name, data, field="metric.name")
+    check_fixed_model(sweep, data.context)
+    return data, _heeding_memory(sweep, data.context, nodes)
+
+
+def _heeding_memory(
+    sweep: SweepFile, context: ModelContext, nodes: Sequence[Mapping[str, float]]
+) -> TrialResources:
+    maps = largest_map_bytes(sweep, context)
+    resources = plan_resources(sweep.resources, nodes, worker_bytes=WORKER_BYTES + maps)
+    warnings = [resources.warning]
+    if uses_gpu(sweep) and resources.gpus_per_worker:
+        total = torch.cuda.get_device_properties(0).total_memory
+        warnings.append(gpu_warning(maps, total, resources.gpus_per_worker))
+    for line in filter(None, warnings):
+        logger.warning(line)
+    return resources
