@@ -58,7 +58,7 @@ class Dataset:
     """What a user must know of how the dataset is read, a line each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """One split (`train`, `val` or `test`) of cached data: rows of memory-mapped arrays, copied only when indexed.
 

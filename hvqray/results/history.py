@@ -10,7 +10,7 @@ from typing import Any
 
 from hvqray.errors import InputError
 from hvqray.results.events import TrialEnd, TrialStart, TrialState
-from hvqray.results.journal import read_records
+from hvqray.results.journal import numbered_records
 from hvqray.training.epoch_report import EpochReport
 
 Metrics = dict[str, float | None]
@@ -121,10 +121,10 @@ class History:
         )
 
 
-def replay(path: Path) -> History:
-    """What the journal at `path` tells. Raises InputError where a record of it is damaged."""
+def replay(path: Path, *, epochs: bool = True) -> History:
+    """What the journal at `path` tells, of `epochs` only if wanted. Raises InputError where a record of it is damaged."""
     history = History()
-    for number, record in enumerate(read_records(path), start=1):
+    for number, record in numbered_records(path, but=None if epochs else "epoch"):
         try:
             history.apply(record)
         except (KeyError, TypeError, AttributeError) as error:

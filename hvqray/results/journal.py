@@ -37,12 +37,21 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises InputError where any other line is not JSON.
     """
+    return (record for _, record in numbered_records(path))
+
+
+def numbered_records(path: Path, *, but: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each line, from 1, and its record, as `read_records` gives them, without those of the event `but`."""
+    # As `append` writes it: what nobody wants, most of a long journal, need not be parsed.
+    passed_over = None if but is None else f'{{"event":"{but}",'.encode()
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
+            if passed_over and line.startswith(passed_over):
+                continue
             try:
-                yield json.loads(line)
+                yield number, json.loads(line)
             except ValueError as error:
                 raise InputError(
                     f"line {number} is damaged ({error}); restore the file, or start the sweep under a new name",

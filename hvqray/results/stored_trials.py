@@ -46,7 +46,7 @@ def read_info(folder: Path) -> SweepInfo:
     """Which sweep the folder holds. Raises InputError where it holds none."""
     if not journal_path(folder).exists():
         return read_trials_table(_existing(folder, "trials.parquet"))[1]
-    info = replay(journal_path(folder)).info
+    info = replay(journal_path(folder), epochs=False).info
     if info is None:
         raise InputError("is empty: the sweep never began", source=str(journal_path(folder)))
     return info
@@ -58,18 +58,18 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     Raises InputError where the folder holds neither.
     """
     if journal_path(folder).exists():
-        return replay(journal_path(folder)).trials()
+        return replay(journal_path(folder), epochs=False).trials()
     return read_trials_table(_existing(folder, "trials.parquet"))[0]
 
 
 def read_unfinished(folder: Path) -> list[TrialStart]:
     """The trials that were started and have not ended, by number: what a resumed sweep has to run."""
-    return replay(_existing(folder, ".state/journal.jsonl")).unfinished()
+    return replay(_existing(folder, ".state/journal.jsonl"), epochs=False).unfinished()
 
 
 def read_starts(folder: Path) -> dict[str, TrialStart]:
     """Trial id to what every trial was started with. Raises InputError where `.state` was deleted."""
-    return replay(_existing(folder, ".state/journal.jsonl")).starts
+    return replay(_existing(folder, ".state/journal.jsonl"), epochs=False).starts
 
 
 def read_all_epochs(folder: Path) -> dict[str, Epochs]:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -37,9 +38,12 @@ from hvqray.training.rule_choice import (
 
 logger = logging.getLogger(__name__)
 
+_REGIONS: WeakKeyDictionary[Split, dict[int, MaskRegions | None]] = WeakKeyDictionary()
+"""By class index, those of every split that an evaluator is for or was, as long as the split is there: trials of one process share it."""
+
 
 class Evaluator:
-    """Evaluates models on one split. Keeps the regions of its masks, which no epoch changes.
+    """Evaluates models on one split. Keeps the regions of its masks, which no epoch and no trial changes.
 
     With `histograms` it adds those of each class's pixels while the class's maps are there. After an evaluation `scores_n` holds the image scores of all images of the split, float32, in its order.
     """
@@ -59,7 +63,7 @@ class Evaluator:
         self._batch_size = batch_size
         self._precision_context = precision_context
         self._histograms = histograms
-        self._regions: dict[int, MaskRegions | None] = {}
+        self._regions = _REGIONS.setdefault(split, {})
         self.scores_n = np.full(len(split), np.nan, dtype=np.float32)
 
     def evaluate(

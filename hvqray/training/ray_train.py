@@ -25,7 +25,7 @@ import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hvqray.config.sections import RunConfig
-from hvqray.data.prepare import prepare_data
+from hvqray.data.prepare import LastPrepared
 from hvqray.training import loop
 from hvqray.training.communicator import ProcessGroup
 from hvqray.training.epoch_report import EpochReport
@@ -100,9 +100,9 @@ def _work(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     communicator = ProcessGroup(ray.train.torch.get_device())
     bound_slot(communicator.device, settings["gpus"])
-    index = 0
+    index, last = 0, LastPrepared()
     while (job := ray.get(switchboard.job.remote(index))) is not None:
-        data = prepare_data(job.config.data, cache_dir=job.cache_dir, device=str(communicator.device))
+        data = last.prepare(job.config.data, cache_dir=job.cache_dir, device=str(communicator.device))
         epochs = loop.run(
             job.config,
             data,

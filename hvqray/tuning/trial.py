@@ -19,7 +19,7 @@ with collection_paused():
 
     from hvqray.config.faults import first_fault
     from hvqray.config.sections import RunConfig
-    from hvqray.data.prepare import prepare_data
+    from hvqray.data.prepare import LastPrepared
     from hvqray.errors import InputError
     from hvqray.training import loop
     from hvqray.training.communicator import SingleProcess
@@ -78,6 +78,7 @@ class HvqrayTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         quieten_worker()
         self._group: Any = None
+        self._data = LastPrepared()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -135,7 +136,7 @@ class HvqrayTrial(tune.Trainable):
         torch.set_num_threads(max(1, int(spec.cpus_per_worker)))
         device = "cuda" if spec.gpus_per_worker else "cpu"
         bound_slot(torch.device(device), spec.gpus_per_worker)
-        data = prepare_data(run.data, cache_dir=_path(spec.cache_dir), device=device)
+        data = self._data.prepare(run.data, cache_dir=_path(spec.cache_dir), device=device)
         return loop.run(
             run,
             data,

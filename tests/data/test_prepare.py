@@ -18,7 +18,7 @@ from hvqray.data.backbones import Backbone, load_backbone
 from hvqray.data.cache import cache_entries
 from hvqray.data.dataset import PreparedData
 from hvqray.data.images import load_image, load_mask
-from hvqray.data.prepare import prepare_data
+from hvqray.data.prepare import LastPrepared, prepare_data
 from hvqray.errors import InputError
 
 BACKBONE = {"name": "resnet18", "weights": "random", "strides": [4, 8]}
@@ -249,3 +249,20 @@ def test_features_that_float16_does_not_hold_are_refused_with_a_mend(
         "data.backbone.name: features of 'resnet18' exceed the range of float16; choose another backbone, or other"
         " data.backbone.strides or data.backbone.blocks"
     )
+
+
+def test_the_next_run_on_the_same_data_is_given_them_again(tmp_path: Path) -> None:
+    root, last = tmp_path / "data", LastPrepared()
+    write_visa(root)
+
+    def prepared(**fields: Any) -> PreparedData:
+        return last.prepare(config(root, **fields), cache_dir=tmp_path / "cache", device="cpu")
+
+    first = prepared()
+    assert prepared() is first
+    assert prepared(image_size=64).context.image_size == 64
+    with pytest.raises(InputError):
+        prepared(classes=["unknown"])
+    again = prepared()
+    assert again is not first
+    assert again.fingerprint == first.fingerprint

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hvqray.errors import InputError
-from hvqray.results.journal import Journal, read_records
+from hvqray.results.journal import Journal, numbered_records, read_records
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
@@ -35,6 +35,17 @@ def test_a_journal_of_nothing_but_a_torn_line_is_empty(tmp_path: Path) -> None:
     assert list(read_records(path)) == []
     Journal(path).close()
     assert path.read_bytes() == b""
+
+
+def test_events_that_nobody_wants_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    for record in ({"event": "start"}, {"event": "epoch", "loss": 1}, {"event": "end", "of": "epoch"}):
+        journal.append(record)
+    journal.close()
+    kept = [(1, {"event": "start"}), (3, {"event": "end", "of": "epoch"})]
+    assert list(numbered_records(path, but="epoch")) == kept
+    assert len(list(numbered_records(path))) == 3
 
 
 def test_damage_elsewhere_is_told_with_its_line(tmp_path: Path) -> None:

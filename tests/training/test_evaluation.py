@@ -121,9 +121,12 @@ def test_mask_regions_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         MaskRegions, "from_masks", lambda masks: calls.append(len(masks)) or original(masks), raising=True
     )
-    evaluator = Evaluator(make_split(UNEVEN), CONTEXT, SingleProcess(), batch_size=4)
+    split = make_split(UNEVEN)
+    evaluator = Evaluator(split, CONTEXT, SingleProcess(), batch_size=4)
     first = evaluator.evaluate(FeatureNormModel(), pixel_metrics=True)
     assert evaluator.evaluate(FeatureNormModel(), pixel_metrics=True) == first
+    of_next_trial = Evaluator(split, CONTEXT, SingleProcess(), batch_size=4)
+    assert of_next_trial.evaluate(FeatureNormModel(), pixel_metrics=True) == first
     assert sorted(calls) == [4, 9, 12]
 
 

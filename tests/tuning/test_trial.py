@@ -29,7 +29,7 @@ MODEL = HvqConfig(
 
 @pytest.fixture(autouse=True)
 def data_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", lambda config, **options: tiny_data())
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", lambda config, **options: tiny_data())
     threads = torch.get_num_threads()
     with warnings.catch_warnings():  # the actor silences its own process
         yield
@@ -147,7 +147,7 @@ def test_a_trial_that_shares_a_gpu_is_bounded_before_anything_is_on_it(
         raise InputError("that is enough")
 
     monkeypatch.setattr("hvqray.tuning.trial.bound_slot", lambda *slot: told.append(slot))
-    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", prepare)
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", prepare)
     config = TrialSpec(**{**spec(tmp_path).__dict__, "gpus_per_worker": 0.25}).to_config()
     start(config).step()
     assert told == [(torch.device("cuda"), 0.25), "cuda"]
@@ -173,7 +173,7 @@ def test_a_fault_of_the_user_is_a_line_too(
     def unreadable(*_: Any, **__: Any) -> None:
         raise InputError("cannot be read;\nreplace it", source="a.png")
 
-    monkeypatch.setattr("hvqray.tuning.trial.prepare_data", unreadable)
+    monkeypatch.setattr("hvqray.data.prepare.prepare_data", unreadable)
     result = start(spec(tmp_path).to_config()).train()
     assert result["done"]
     assert result[ERROR_KEY] == "a.png: cannot be read; replace it"
