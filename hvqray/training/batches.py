@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hvqray.data.dataset import Split
 from hvqray.models.interface import Batch
@@ -13,7 +14,15 @@ def make_batch(split: Split, indices: np.ndarray, *, device: torch.device | str,
     """The images at positions `indices` of `split`, on `device`; pixels only where `images` asks for them."""
     return Batch(
         # Features travel as float16, half the bytes, and widen on the device.
-        features_BChw=torch.from_numpy(split.features(indices)).to(device, non_blocking=True).float(),
-        class_index_B=torch.from_numpy(split.class_index[indices]).to(device, non_blocking=True),
-        images_B3HW=torch.from_numpy(split.images(indices)).to(device, non_blocking=True) if images else None,
+        features_BChw=_copied(split.features(indices), device).float(),
+        class_index_B=_copied(split.class_index[indices], device),
+        images_B3HW=_copied(split.images(indices), device) if images else None,
     )
+
+
+def _copied(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """From pageable memory a GPU may take it only when it is done with all that it was told before, and the host would wait."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()  # which torch does not use again until the copy has ended
+    return tensor.to(device, non_blocking=True)
