@@ -29,6 +29,8 @@ from hvqray.metrics import (
     PIXEL_METRICS,
     MaskRegions,
     image_metrics,
+    is_of_image_metrics,
+    joint_metric,
     pixel_metrics,
     summarize,
 )
@@ -212,12 +214,14 @@ def choose(
 
 
 def _of_class(scored: BaselineResult, mapped: BaselineResult, prefix: str) -> Metrics:
-    """Pixel metrics of `mapped`, all else of `scored`."""
-    return {
-        (short := name.removeprefix(prefix)): (mapped if short in PIXEL_METRICS else scored).metrics.get(name)
-        for name in scored.metrics
-        if name.startswith(prefix)
+    """Pixel metrics of `mapped`, all else of `scored`, and their mean anew."""
+    of_scored = {
+        name.removeprefix(prefix): value for name, value in scored.metrics.items() if name.startswith(prefix)
     }
+    own = of_scored | {
+        name: mapped.metrics.get(f"{prefix}{name}") for name in PIXEL_METRICS if name in of_scored
+    }
+    return own | joint_metric(own, has_masks=not is_of_image_metrics(of_scored))
 
 
 def _measure_class(
@@ -280,7 +284,7 @@ def _measure(
             writers[sigma].add_maps(context.class_names[class_index], maps_nHW, regions, of_pixels)
         for score_name, parts in all_scores.items():
             scores_n = torch.cat(parts).float().cpu().numpy()
-            found[sigma, score_name] = Measured(
-                image_metrics(labels_n, scores_n) | of_pixels, scores_n, labels_n
-            )
+            metrics = image_metrics(labels_n, scores_n) | of_pixels
+            metrics |= joint_metric(metrics, has_masks=regions is not None)
+            found[sigma, score_name] = Measured(metrics, scores_n, labels_n)
     return found

@@ -6,7 +6,8 @@ from hvqray.errors import did_you_mean
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro")
-METRICS = IMAGE_METRICS + PIXEL_METRICS
+MAD = "mad"
+METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, MAD)
 
 
 def metric_name_fault(name: str) -> str | None:
@@ -27,6 +28,11 @@ def metric_name_fault(name: str) -> str | None:
     if slash and not class_name.strip():
         return f"{name!r} names no class; write val/CLASS/{metric} or val/{metric}"
     return None
+
+
+def is_measured_on_pixels(name: str) -> bool:
+    """Whether the metric of a valid name is one of the pixel metrics, or made of them."""
+    return name.rpartition("/")[2] in (*PIXEL_METRICS, MAD)
 
 
 def class_of(name: str) -> str | None:

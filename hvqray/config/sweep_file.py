@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.faults import Origin, first_fault, show
 from hvqray.config.fields import MODELS, fields_of, is_integer
-from hvqray.config.metric_names import PIXEL_METRICS, class_of, metric_name_fault
+from hvqray.config.metric_names import class_of, is_measured_on_pixels, metric_name_fault
 from hvqray.config.overrides import apply_overrides, flatten_parameters
 from hvqray.config.parameters import Parameter
 from hvqray.config.run_config import (
@@ -333,7 +333,7 @@ def _warn_of_other_keys(sweep: SweepFile, origin: Origin) -> None:
     if sweep.confirm.top_k == 0 and "seeds" in sweep.confirm.model_fields_set:
         origin.warn("confirm.seeds", "has no effect where confirm.top_k is 0; remove it")
     metric = sweep.metric[0].name
-    if metric.endswith(PIXEL_METRICS):
+    if is_measured_on_pixels(metric):
         text = f"has no effect, as {metric} decides and is measured at every evaluation; remove it"
         if sweep.train.get("pixel_metrics") == "last":
             origin.warn("train.pixel_metrics", f'"last" {text}')

@@ -11,20 +11,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hvqray.config.metric_names import PIXEL_METRICS, class_of
+from hvqray.config.metric_names import MAD, PIXEL_METRICS, class_of, is_measured_on_pixels
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 SHOWN_CLASSES = 4
+_NO_MASK = "a defective image without a mask"
+_EMPTY_MASKS = "only masks that are empty at data.image_size"
 
 
 def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = "") -> None:
     """Refuses an objective (`val/METRIC`, `val/CLASS/METRIC`) that no epoch of any run could have on `val`.
 
     Logs a warning where there are classes for which it is defined on one of `val` and `test` alone: their means are then of different
-    classes. `field` says where the objective was named, `mend` what would help besides more images.
+    classes; and where `mad` is the mean of a class's image metrics alone. `field` says where the objective was named, `mend` what would
+    help besides more images.
 
     Raises:
         InputError: it is undefined for the class that it names, or for all classes.
@@ -42,8 +45,11 @@ def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = 
     }
     if len(lacks["val"]) == len(names):
         raise InputError(
-            f"{metric!r} is undefined on val, where {_told(lacks['val'])}; {_mend(metric)}{mend}", field=field
+            f"{metric!r} is undefined on val, where {_told(lacks['val'])}; {_mend(metric, lacks['val'])}{mend}",
+            field=field,
         )
+    if metric.rpartition("/")[2] == MAD:
+        _warn_of_missing_masks(metric, data, names)
     if data.selected_on_test:
         return
     parts = []
@@ -59,12 +65,12 @@ def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = 
 def lacking(metric: str, is_anomalous_n: np.ndarray, has_mask_n: np.ndarray) -> str | None:
     """What images of one class, (n,) bool each, lack for a metric to be defined; None where they lack nothing.
 
-    Image metrics take normal and defective images, pixel metrics the masks of all defective ones and normal pixels.
+    Image metrics and `mad` take normal and defective images, pixel metrics the masks of all defective ones and normal pixels.
     """
     if not is_anomalous_n.any():
         return "no defective image"
     if metric.endswith(PIXEL_METRICS):
-        return None if has_mask_n.all() else "a defective image without a mask"
+        return None if has_mask_n.all() else _NO_MASK
     return "no normal image" if is_anomalous_n.all() else None
 
 
@@ -72,7 +78,7 @@ def _lacks(metric: str, split: Split, class_index: int) -> str | None:
     positions = np.flatnonzero(split.class_index == class_index)
     is_anomalous_n = split.is_anomalous[positions]
     reason = lacking(metric, is_anomalous_n, split.has_mask[positions])
-    if reason is None and metric.endswith(PIXEL_METRICS):
+    if reason is None and is_measured_on_pixels(metric) and split.has_mask[positions].all():
         return _masks_lack(split, positions[is_anomalous_n], has_normal_pixel=not is_anomalous_n.all())
     return reason
 
@@ -86,7 +92,23 @@ def _masks_lack(split: Split, anomalous: np.ndarray, *, has_normal_pixel: bool) 
         has_normal_pixel |= not mask.all()
         if has_anomalous_pixel and has_normal_pixel:
             return None
-    return "no normal pixel" if has_anomalous_pixel else "only masks that are empty at data.image_size"
+    return "no normal pixel" if has_anomalous_pixel else _EMPTY_MASKS
+
+
+def _warn_of_missing_masks(metric: str, data: PreparedData, names: list[str]) -> None:
+    known = data.context.class_names
+    told = []
+    for split_name in ("val",) if data.selected_on_test else ("val", "test"):
+        split = data.splits[split_name]
+        lacking_masks = {known[c] for c in split.class_index[~split.has_mask]}
+        if unmasked := [name for name in names if name in lacking_masks]:
+            told.append(f"on {split_name} for {_shortened(unmasked)}")
+    if told:
+        logger.warning(
+            "%s: the mean of the image metrics alone %s, where a defective image has no mask",
+            metric,
+            " and ".join(told),
+        )
 
 
 def _told(lacks: Mapping[str, str]) -> str:
@@ -98,13 +120,17 @@ def _told(lacks: Mapping[str, str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    if len(names) == 1:
-        return f"{names[0]} has"
-    shown = names[:SHOWN_CLASSES]
-    others = len(names) - len(shown)
-    return f"{', '.join(shown)}{f' and {others} others' if others else ''} have"
+    return f"{_shortened(names)} {'has' if len(names) == 1 else 'have'}"
 
 
-def _mend(metric: str) -> str:
-    image_metric = ", choose an image metric" if metric.endswith(PIXEL_METRICS) else ""
+def _shortened(names: list[str]) -> str:
+    others = len(names) - SHOWN_CLASSES
+    if others <= 0:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN_CLASSES])} and {others} others"
+
+
+def _mend(metric: str, lacks: Mapping[str, str]) -> str:
+    needs_masks = metric.endswith(PIXEL_METRICS) or _EMPTY_MASKS in lacks.values()
+    image_metric = ", choose an image metric" if needs_masks else ""
     return f"add what is missing to the test images{image_metric} or set data.validation.from: synthetic"

@@ -1,4 +1,4 @@
-"""The seven metrics of anomaly detection per class, and codebook health; NumPy only."""
+"""The metrics of anomaly detection per class, and codebook health; NumPy only."""
 
 from hvqray.metrics.aupro import MaskRegions
 from hvqray.metrics.codebook import (
@@ -11,17 +11,21 @@ from hvqray.metrics.codebook import (
 )
 from hvqray.metrics.per_class import (
     IMAGE_METRICS,
+    MAD,
     METRIC_NAMES,
     PIXEL_METRICS,
     ROUTER_ACCURACY,
     THRESHOLD,
     image_metrics,
+    is_of_image_metrics,
+    joint_metric,
     pixel_metrics,
     summarize,
 )
 
 __all__ = [
     "IMAGE_METRICS",
+    "MAD",
     "METRIC_NAMES",
     "PIXEL_METRICS",
     "ROUTER_ACCURACY",
@@ -33,6 +37,8 @@ __all__ = [
     "count_codes",
     "count_pairs",
     "image_metrics",
+    "is_of_image_metrics",
+    "joint_metric",
     "perplexity_given",
     "pixel_metrics",
     "summarize",

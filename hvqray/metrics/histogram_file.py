@@ -66,7 +66,7 @@ class StoredHistograms:
     path: Path
     class_name: str
     exact: Mapping[str, float | None]
-    """Each of `PIXEL_METRICS`; None where undefined."""
+    """Each of `PIXEL_METRICS`, and `MAD`; None where undefined."""
 
     def read(self) -> PixelHistograms | None:
         """None where the file has none of the class: its pixel metrics are undefined.

@@ -1,9 +1,12 @@
-"""The seven metrics of one class, and their means over classes.
+"""The seven metrics of one class, their joint figure mAD, and the means over classes.
 
 Legend: n images of one class, H x W pixels.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -14,6 +17,8 @@ from hvqray.metrics.ranking import auroc, average_precision, f1_max, rank_scores
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_aupro")
 METRIC_NAMES = IMAGE_METRICS + PIXEL_METRICS
+MAD = "mad"
+"""Name of the mean of a class's metrics."""
 ROUTER_ACCURACY = "router_accuracy"
 """Name of the share of a class's images that a predicting router takes for that class."""
 THRESHOLD = "image_f1max.threshold"
@@ -65,17 +70,39 @@ def pixel_metrics(
     }
 
 
+def joint_metric(metrics: Mapping[str, float | None], *, has_masks: bool) -> dict[str, float | None]:
+    """`MAD` of one class: the mean of all seven of its `metrics`, or of the image metrics where `has_masks` says that an anomalous
+    image has no mask, so that there are no others.
+
+    None where one of those that enter is; empty where one was not measured.
+
+    Source: the mAD of Zhang et al., Exploring Plain ViT Reconstruction for Multi-class Unsupervised Anomaly Detection
+    (arXiv 2312.07495), is the mean of all seven.
+    """
+    names = METRIC_NAMES if has_masks else IMAGE_METRICS
+    if not metrics.keys() >= set(names):
+        return {}
+    values = [metrics[name] for name in names]
+    defined = [value for value in values if value is not None]
+    return {MAD: math.fsum(defined) / len(names) if len(defined) == len(names) else None}
+
+
+def is_of_image_metrics(metrics: Mapping[str, float | None]) -> bool:
+    """Whether one class's `MAD`, of those that were measured with pixel metrics, was taken without these."""
+    return metrics.get(MAD) is not None and None in [metrics.get(name) for name in PIXEL_METRICS]
+
+
 def summarize(per_class: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
-    """Flat names of class name -> metric -> value: `CLASS/METRIC`, and its mean for each of `METRIC_NAMES`, and
-    `ROUTER_ACCURACY`, that occurs.
+    """Flat names of class name -> metric -> value: `CLASS/METRIC`, and its mean for each of `METRIC_NAMES`, `MAD` and
+    `ROUTER_ACCURACY` that all classes have.
 
     `METRIC` is the mean over the classes in which it is defined (None where in none), `METRIC.num_classes` their number.
     """
     flat: dict[str, float | None] = {}
-    for metric in (*METRIC_NAMES, ROUTER_ACCURACY):
+    for metric in (*METRIC_NAMES, MAD, ROUTER_ACCURACY):
         values = [metrics[metric] for metrics in per_class.values() if metric in metrics]
         defined = [value for value in values if value is not None]
-        if values:
+        if values and len(values) == len(per_class):
             flat[metric] = sum(defined) / len(defined) if defined else None
             flat[f"{metric}.num_classes"] = float(len(defined))
     for class_name, metrics in per_class.items():

@@ -12,7 +12,7 @@ class EpochReport:
     """One epoch of one run.
 
     `metrics` has flat names, null (None) where a metric is undefined: `val/image_auroc` (mean over the classes in
-    which it is defined), `val/CLASS/image_auroc`, likewise the other six metrics of `hvqray.metrics.METRIC_NAMES`;
+    which it is defined), `val/CLASS/image_auroc`, likewise the other six metrics of `hvqray.metrics.METRIC_NAMES`, and `mad`;
     `val/image_auroc.num_classes` (over how many classes the mean was taken); `train/loss` and the loss's parts
     (`train/feature_mse`, ...); `codebook/LEVEL/use`, `codebook/LEVEL/perplexity`, `codebook/LEVEL/perplexity_given_top` and, of
     one class, `codebook/LEVEL/CLASS/use` and likewise the others (a pass over val); `val/router_accuracy` and `val/CLASS/router_accuracy`.

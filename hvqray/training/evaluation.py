@@ -19,6 +19,7 @@ from hvqray.metrics import (
     ROUTER_ACCURACY,
     MaskRegions,
     image_metrics,
+    joint_metric,
     pixel_metrics,
     summarize,
 )
@@ -78,7 +79,8 @@ class Evaluator:
         `SPLIT/CLASS/METRIC`, `SPLIT/CLASS/image_f1max.threshold`, `codebook/LEVEL/use`, `codebook/LEVEL/CLASS/use` and
         likewise `perplexity` and `perplexity_given_top`; `SPLIT/router_accuracy` and `SPLIT/CLASS/router_accuracy` where the model
         predicts classes.
-        Without `pixel_metrics` those four are absent; where a metric is undefined it is None.
+        Without `pixel_metrics` those four are absent, and `mad` of the classes with masks and of the mean; where a metric is undefined it
+        is None.
         """
         members = {c: positions for c, positions in self._split.by_class() if len(positions)}
         owners = deal({c: len(positions) for c, positions in members.items()}, self._communicator.world_size)
@@ -105,7 +107,11 @@ class Evaluator:
             results |= gathered(mixed, every_map=False)
         for c, result in results.items():
             self.scores_n[members[c]] = result.scores_n
-        per_class = {self._context.class_names[c]: result.metrics for c, result in results.items()}
+        per_class = {
+            self._context.class_names[c]: result.metrics
+            | joint_metric(result.metrics, has_masks=self._has_masks(members[c]))
+            for c, result in results.items()
+        }
         flat = {f"{self._split.name}/{name}": value for name, value in summarize(per_class).items()}
         codes = _tally(model)
         for result in results.values():
@@ -174,15 +180,17 @@ class Evaluator:
 
     def _pixel_metrics(self, class_index: int, positions: np.ndarray, maps_nHW: np.ndarray) -> Metrics:
         if class_index not in self._regions:
-            has_masks = self._split.has_mask[positions].all()
             self._regions[class_index] = (
-                MaskRegions.from_masks(self._split.masks(positions)) if has_masks else None
+                MaskRegions.from_masks(self._split.masks(positions)) if self._has_masks(positions) else None
             )
         regions = self._regions[class_index]
         metrics = pixel_metrics(maps_nHW, regions)
         if self._histograms is not None:
             self._histograms.add_maps(self._context.class_names[class_index], maps_nHW, regions, metrics)
         return metrics
+
+    def _has_masks(self, positions: np.ndarray) -> bool:
+        return bool(self._split.has_mask[positions].all())
 
 
 def _tally(model: AnomalyModel) -> CodeTally:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from hvqray.config.metric_names import is_measured_on_pixels
 from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.environment import code_version, hardware, library_versions
@@ -237,7 +238,7 @@ class _Run:
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
         self._share_state()  # else each rank would measure a model of its own, should they ever differ
         self.calibrator.calibrate(self.model)
-        wanted = "pixel_" in self.selection.metric or self.config.train.pixel_metrics == "always"
+        wanted = is_measured_on_pixels(self.selection.metric) or self.config.train.pixel_metrics == "always"
         metric = self.selection.metric.rpartition("/")[2]
         return self.evaluator.evaluate(
             self.model,

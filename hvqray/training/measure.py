@@ -18,7 +18,7 @@ from hvqray.atomic import replacing
 from hvqray.data.dataset import PreparedData
 from hvqray.data.groups import group_names
 from hvqray.data.prepare import prepare_data
-from hvqray.metrics import PIXEL_METRICS
+from hvqray.metrics import MAD, PIXEL_METRICS
 from hvqray.metrics.histogram_file import StoredHistograms, writing_histograms
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.checkpoint import METRICS_FILE, load_model, write_record
@@ -109,7 +109,7 @@ def read_test_scores(checkpoint: Path) -> dict[str, ImageScores]:
 
 def stored_histograms(path: Path, class_name: str, metrics: Mapping[str, float | None]) -> StoredHistograms:
     """Those of a class, of whoever's flat `metrics` these are."""
-    exact = {metric: metrics.get(f"test/{class_name}/{metric}") for metric in PIXEL_METRICS}
+    exact = {metric: metrics.get(f"test/{class_name}/{metric}") for metric in (*PIXEL_METRICS, MAD)}
     return StoredHistograms(path, class_name, exact)
 
 

@@ -15,7 +15,7 @@ from tiny_data import SIZE, tiny_data
 
 from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaseline, choose, measure_baseline
 from hvqray.baselines.padim import Padim
-from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS
+from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES, PIXEL_METRICS
 from hvqray.metrics.bootstrap import resample_images
 from hvqray.metrics.histogram_file import StoredHistograms
 from hvqray.metrics.pixel_histograms import resampled_pixel_metrics
@@ -79,7 +79,7 @@ def test_every_setting_has_all_metrics(tmp_path: Path, name: BaselineName, numbe
     assert len({str(result.settings) for result in results}) == number
     for result in results:
         for split in ("val", "test"):
-            for metric in METRIC_NAMES:
+            for metric in (*METRIC_NAMES, "mad"):
                 of_classes = [result.metrics[f"{split}/{c}/{metric}"] or 0 for c in data.context.class_names]
                 assert result.metrics[f"{split}/{metric}"] == pytest.approx(np.mean(of_classes))
 
@@ -137,6 +137,9 @@ def test_without_a_mask_there_are_no_pixel_metrics(tmp_path: Path) -> None:
     data = replace(data, splits={**data.splits, "test": test})
     found = measure_baseline("padim", data, pixels_folder=tmp_path)[0]
     metrics = found.metrics
+    of_images = [metrics[f"test/class1/{metric}"] for metric in IMAGE_METRICS]
+    assert metrics["test/class1/mad"] == pytest.approx(np.mean(of_images))
+    assert metrics["val/class1/mad"] != metrics["test/class1/mad"]
     assert metrics["test/class1/pixel_auroc"] is None
     assert metrics["test/class1/image_auroc"] is not None
     assert metrics["test/pixel_auroc.num_classes"] == 2
@@ -215,3 +218,41 @@ def test_of_equals_image_auroc_and_then_the_mean_over_the_classes_decides() -> N
     found = choose(undefined, "val/pixel_ap", "maximize")
     assert numbers(found)["nut"][1] == 1
     assert found.metrics["val/nut/pixel_ap"] is None
+
+
+@pytest.mark.parametrize("unmasked", [False, True])
+def test_the_joint_metric_is_that_of_the_chosen_scores_and_maps(unmasked: bool) -> None:
+    """By it settings are chosen as by a metric of neither kind."""
+
+    def setting(number: int, image_auroc: float, pixel_aupro: float) -> BaselineResult:
+        images = dict.fromkeys(IMAGE_METRICS, image_auroc)
+        pixels = dict.fromkeys(PIXEL_METRICS, None if unmasked else pixel_aupro)
+        mad = image_auroc if unmasked else (3 * image_auroc + 4 * pixel_aupro) / 7
+        metrics = {f"val/nut/{name}": value for name, value in {**images, **pixels, "mad": mad}.items()}
+        return BaselineResult("padim", {"number": number}, metrics)
+
+    found = choose([setting(0, 0.9, 0.1), setting(1, 0.5, 0.8)], "val/mad", "maximize")
+    assert numbers(found) == {"nut": (0, 0 if unmasked else 1)}
+    expected = 0.9 if unmasked else (3 * 0.9 + 4 * 0.8) / 7
+    assert found.metrics["val/nut/mad"] == pytest.approx(expected)
+    assert found.metrics["val/mad"] == pytest.approx(expected)
+    assert found.metrics["val/mad.num_classes"] == 1
+
+
+def test_maps_that_are_undefined_on_test_have_no_joint_metric() -> None:
+    def setting(number: int, pixel_aupro: float | None, mad: float | None) -> BaselineResult:
+        metrics = {f"val/nut/{name}": 0.5 + number / 10 for name in PIXEL_METRICS}
+        metrics |= {
+            f"{split}/nut/{name}": 0.9 - number / 10 for split in ("val", "test") for name in IMAGE_METRICS
+        }
+        of_test = {**dict.fromkeys(PIXEL_METRICS, pixel_aupro), "mad": mad}
+        return BaselineResult(
+            "padim",
+            {"number": number},
+            {**metrics, **{f"test/nut/{name}": value for name, value in of_test.items()}},
+        )
+
+    found = choose([setting(0, 0.6, 0.7), setting(1, None, None)], "val/mad", "maximize")
+    assert numbers(found) == {"nut": (0, 1)}
+    assert found.metrics["test/nut/image_auroc"] == 0.9
+    assert found.metrics["test/nut/mad"] is None

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from hvqray.config.metric_names import METRICS, class_of, metric_name_fault
+from hvqray.config.metric_names import METRICS, class_of, is_measured_on_pixels, metric_name_fault
+from hvqray.metrics import MAD, METRIC_NAMES
+
+
+def test_they_are_those_that_are_measured() -> None:
+    assert (*METRIC_NAMES, MAD) == METRICS
+    assert [metric for metric in METRICS if not is_measured_on_pixels(f"val/pixel_x/{metric}")] == [
+        "image_auroc",
+        "image_ap",
+        "image_f1max",
+    ]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -27,3 +37,6 @@ def test_mends() -> None:
     assert "'val/cookie/pixel_ap'" in str(metric_name_fault("val/cookie/pixel_app"))
     assert "'val/cookie/pixel_ap'" in str(metric_name_fault("test/cookie/pixel_ap"))
     assert "'val/image_auroc'" in str(metric_name_fault("image_auroc"))
+    assert "did you mean 'val/mad'?" in str(metric_name_fault("val/mAD"))
+    assert "did you mean 'val/cookie/mad'?" in str(metric_name_fault("val/cookie/mda"))
+    assert "use 'val/mad'" in str(metric_name_fault("test/mad"))

@@ -113,19 +113,20 @@ def test_options_without_effect_warn(
     assert told in caplog.text
 
 
+@pytest.mark.parametrize("metric", ["val/pixel_ap", "val/mad", "val/cookie/mad"])
 def test_pixel_metrics_that_decide_are_always_measured(
-    write: Write, sweep_path: Path, caplog: pytest.LogCaptureFixture
+    write: Write, sweep_path: Path, caplog: pytest.LogCaptureFixture, metric: str
 ) -> None:
-    pixel, stop = "metric.name=val/pixel_ap", "early_terminate={type: median}"
+    pixel, stop = f"metric.name={metric}", "early_terminate={type: median}"
     load_sweep(sweep_path, [pixel, stop, "train.pixel_metrics=last", "train.checkpoint=last"])
     assert [record.getMessage() for record in caplog.records] == [
-        '--set: train.pixel_metrics: "last" has no effect, as val/pixel_ap decides and is measured at every evaluation;'
+        f'--set: train.pixel_metrics: "last" has no effect, as {metric} decides and is measured at every evaluation;'
         " remove it"
     ]
     caplog.clear()
     searched = write("{train.pixel_metrics: {values: [last, always]}}", "train: {checkpoint: last}")
     load_sweep(searched, [pixel])
-    assert "parameters.train.pixel_metrics: has no effect, as val/pixel_ap decides" in caplog.text
+    assert f"parameters.train.pixel_metrics: has no effect, as {metric} decides" in caplog.text
 
 
 def test_options_with_effect_somewhere_do_not_warn(write: Write, caplog: pytest.LogCaptureFixture) -> None:

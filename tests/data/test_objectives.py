@@ -12,7 +12,7 @@ import pytest
 from hvqray.data.dataset import PreparedData, Sample, Split
 from hvqray.data.objectives import check_objective
 from hvqray.errors import InputError
-from hvqray.metrics import MaskRegions, image_metrics, pixel_metrics
+from hvqray.metrics import MaskRegions, image_metrics, joint_metric, pixel_metrics
 from hvqray.models.interface import ModelContext
 
 SIZE = 4
@@ -78,18 +78,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("metric", ["image_auroc", "image_f1max", "pixel_auroc", "pixel_aupro"])
+@pytest.mark.parametrize("metric", ["image_auroc", "image_f1max", "pixel_auroc", "pixel_aupro", "mad"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_refused_exactly_where_the_evaluation_leaves_it_undefined(case: str, metric: str) -> None:
     data = data_of([CASES[case]])
     split = data.splits["val"]
     rng = np.random.default_rng(0)
-    if metric.startswith("image"):
-        measured = image_metrics(split.is_anomalous, rng.random(len(split)).astype(np.float32))
-    else:
-        maps = rng.random((len(split), SIZE, SIZE), np.float32)
-        masks = split.masks(np.arange(len(split)))
-        measured = pixel_metrics(maps, MaskRegions.from_masks(masks) if split.has_mask.all() else None)
+    measured = image_metrics(split.is_anomalous, rng.random(len(split)).astype(np.float32))
+    maps = rng.random((len(split), SIZE, SIZE), np.float32)
+    masks = split.masks(np.arange(len(split)))
+    measured |= pixel_metrics(maps, MaskRegions.from_masks(masks) if split.has_mask.all() else None)
+    measured |= joint_metric(measured, has_masks=bool(split.has_mask.all()))
     for name in (f"val/{metric}", f"val/class0/{metric}"):
         if measured[metric] is None:
             with pytest.raises(
@@ -120,6 +119,12 @@ def test_it_is_refused_exactly_where_the_evaluation_leaves_it_undefined(case: st
         ),
         ("val/pixel_ap", "empty masks", "class0 has only masks that are empty at data.image_size"),
         ("val/pixel_ap", "no normal pixel", "class0 has no normal pixel"),
+        ("val/mad", "empty masks", "class0 has only masks that are empty .*, choose an image metric or"),
+        (
+            "val/mad",
+            "no normal image",
+            "class0 has no normal image; add what is missing to the test images or",
+        ),
     ],
 )
 def test_why_and_what_to_do(metric: str, case: str, told: str) -> None:
@@ -159,6 +164,29 @@ def test_classes_that_count_on_one_split_alone_are_warned_of(caplog: pytest.LogC
     check("val/image_auroc", data_of(val, val))
     check("val/image_auroc", data_of(val, test, on_test=True))
     check("val/class0/image_auroc", data_of(val, test))
+    assert caplog.messages == []
+
+
+def test_where_the_joint_metric_is_of_image_metrics_alone_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    unmasked = Images(masks=[CORNER, None])
+    val, test = [SOUND, unmasked, SOUND], [unmasked, unmasked, SOUND]
+    check("val/mad", data_of(val, test))
+    assert caplog.messages == [
+        "val/mad: the mean of the image metrics alone on val for class1 and on test for class0, class1, where a defective image has no"
+        " mask"
+    ]
+    caplog.clear()
+    check("val/class1/mad", data_of(val, on_test=True))
+    assert caplog.messages == [
+        "val/class1/mad: the mean of the image metrics alone on val for class1, where a defective image has no mask"
+    ]
+    caplog.clear()
+    check("val/mad", data_of([SOUND]))
+    check("val/class2/mad", data_of(val, test))
+    check("val/image_auroc", data_of(val, test))
     assert caplog.messages == []
 
 

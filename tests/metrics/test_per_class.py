@@ -13,6 +13,8 @@ from hvqray.metrics import (
     THRESHOLD,
     MaskRegions,
     image_metrics,
+    is_of_image_metrics,
+    joint_metric,
     pixel_metrics,
     summarize,
 )
@@ -117,6 +119,44 @@ def test_maps_of_another_shape() -> None:
     maps, masks = some_class()
     with pytest.raises(ValueError, match="shape"):
         pixel_metrics(maps[:5], MaskRegions.from_masks(masks))
+
+
+def test_the_joint_metric_is_the_mean_of_the_seven_and_without_masks_of_those_on_images() -> None:
+    maps, masks = some_class()
+    labels, scores = masks.any((1, 2)), maps.max((1, 2))
+    metrics = image_metrics(labels, scores) | pixel_metrics(maps, MaskRegions.from_masks(masks))
+    seven = (
+        roc_auc_score(labels, scores)
+        + average_precision_score(labels, scores)
+        + max(f1_score(labels, scores >= t) for t in scores)
+        + roc_auc_score(masks.ravel(), maps.ravel())
+        + average_precision_score(masks.ravel(), maps.ravel())
+        + max(f1_score(masks.ravel(), maps.ravel() >= t) for t in maps[masks.astype(bool)])
+        + (metrics["pixel_aupro"] or 0)
+    ) / 7
+    of_all = joint_metric(metrics, has_masks=True)
+    assert of_all == {"mad": pytest.approx(seven, abs=1e-9)}
+    assert not is_of_image_metrics(metrics | of_all)
+    unmasked = image_metrics(labels, scores) | pixel_metrics(maps, None)
+    of_images = joint_metric(unmasked, has_masks=False)
+    assert of_images == {"mad": pytest.approx(sum(unmasked[name] or 0 for name in IMAGE_METRICS) / 3)}
+    assert is_of_image_metrics(unmasked | of_images)
+
+
+@pytest.mark.parametrize("name", METRIC_NAMES)
+def test_the_joint_metric_is_undefined_where_one_that_enters_is(name: str) -> None:
+    metrics: dict[str, float | None] = {**dict.fromkeys(METRIC_NAMES, 0.5), name: None}
+    assert joint_metric(metrics, has_masks=True) == {"mad": None}
+    assert not is_of_image_metrics({**metrics, "mad": None})
+    without_masks = {**metrics, **dict.fromkeys(PIXEL_METRICS)}
+    assert joint_metric(without_masks, has_masks=False) == {"mad": None if name in IMAGE_METRICS else 0.5}
+    not_measured = {key: value for key, value in metrics.items() if key != name}
+    assert joint_metric(not_measured, has_masks=True) == {}
+
+
+def test_a_mean_is_of_all_classes_that_were_measured_or_absent() -> None:
+    assert summarize({"a": {"mad": 0.5}, "b": {"mad": None}})["mad"] == 0.5
+    assert summarize({"a": {"mad": 0.5}, "b": {}}) == {"a/mad": 0.5}
 
 
 def test_means_are_over_the_classes_where_defined() -> None:

@@ -13,7 +13,7 @@ from evaluation_doubles import CLASS_NAMES, CONTEXT, SIZE, FeatureNormModel, Thr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hvqray.data.dataset import Split
-from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS, MaskRegions
+from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES, PIXEL_METRICS, MaskRegions
 from hvqray.models.interface import Batch, Prediction
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator, deal
@@ -59,6 +59,10 @@ def test_metrics_of_every_class_and_their_means() -> None:
         of_classes = [metrics[f"val/{name}/{metric}"] for name in CLASS_NAMES]
         assert metrics[f"val/{metric}"] == pytest.approx(np.mean(of_classes))
         assert metrics[f"val/{metric}.num_classes"] == 3
+    for prefix in ("", *(f"{name}/" for name in CLASS_NAMES)):
+        seven = [metrics[f"val/{prefix}{metric}"] for metric in METRIC_NAMES]
+        assert metrics[f"val/{prefix}mad"] == pytest.approx(np.mean(seven))
+    assert metrics["val/mad.num_classes"] == 3
 
 
 @pytest.mark.parametrize("world_size", [2, 5])
@@ -84,7 +88,9 @@ def test_batch_size_changes_nothing() -> None:
 def test_without_pixel_metrics_they_are_absent_and_the_rest_is_the_same() -> None:
     split = make_split(UNEVEN)
     metrics, without = evaluate(split), evaluate(split, pixel_metrics=False)
-    assert without == {name: value for name, value in metrics.items() if "pixel" not in name}
+    assert without == {
+        name: value for name, value in metrics.items() if "pixel" not in name and "mad" not in name
+    }
 
 
 def test_a_missing_mask_leaves_only_its_class_without_pixel_metrics() -> None:
@@ -96,11 +102,29 @@ def test_a_missing_mask_leaves_only_its_class_without_pixel_metrics() -> None:
     assert metrics["val/cloth/image_auroc"] is not None
 
 
+def test_without_a_mask_the_joint_metric_is_of_the_image_metrics() -> None:
+    split = make_split(UNEVEN, unmasked=(1,))
+    metrics = evaluate(split)
+    of_images = [metrics[f"val/cloth/{metric}"] for metric in IMAGE_METRICS]
+    assert metrics["val/cloth/mad"] == pytest.approx(np.mean(of_images))
+    assert metrics["val/bolt/mad"] == evaluate(make_split(UNEVEN))["val/bolt/mad"]
+    of_classes = [metrics[f"val/{name}/mad"] for name in CLASS_NAMES]
+    assert metrics["val/mad"] == pytest.approx(np.mean(of_classes))
+    without = evaluate(split, pixel_metrics=False)
+    assert without["val/cloth/mad"] == metrics["val/cloth/mad"]
+    assert {name for name in without if "mad" in name} == {"val/cloth/mad"}, "no mean of that class alone"
+    unmasked = evaluate(make_split(UNEVEN, unmasked=(0, 1, 2)), pixel_metrics=False)
+    assert unmasked["val/mad.num_classes"] == 3
+
+
 def test_a_class_of_normal_images_only_is_undefined_and_one_without_images_absent() -> None:
     metrics = evaluate(make_split(((3, 0), (0, 0), (2, 2)), name="test"))
     assert metrics["test/bolt/image_auroc"] is None
     assert metrics["test/image_auroc"] == metrics["test/pill/image_auroc"]
     assert metrics["test/image_auroc.num_classes"] == 1
+    assert metrics["test/bolt/mad"] is None
+    assert metrics["test/mad"] == metrics["test/pill/mad"]
+    assert metrics["test/mad.num_classes"] == 1
     assert not any("cloth" in name for name in metrics)
 
 
@@ -110,6 +134,8 @@ def test_maps_that_are_not_finite_are_undefined_and_said(caplog: pytest.LogCaptu
     metrics = evaluate(split)
     assert metrics["val/bolt/image_auroc"] is None
     assert metrics["val/bolt/pixel_aupro"] is None
+    assert metrics["val/bolt/mad"] is None
+    assert metrics["val/mad"] == pytest.approx(np.mean([metrics["val/cloth/mad"], metrics["val/pill/mad"]]))
     assert metrics["val/cloth/image_auroc"] is not None
     assert metrics["codebook/q0/use"] is not None
     assert "val/bolt" in caplog.text

@@ -21,6 +21,7 @@ from two_ranks import run_two_ranks
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
+from hvqray.metrics import METRIC_NAMES
 from hvqray.models import squad
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel
@@ -166,6 +167,19 @@ def test_evaluation_can_be_rare_but_the_last_epoch_is_measured(tmp_path: Path) -
 def test_pixel_metrics_only_at_the_end(tmp_path: Path) -> None:
     found = reports(config(pixel_metrics="last", checkpoint="last"), tmp_path)
     assert ["val/pixel_auroc" in report.metrics for report in found] == [False, False, True]
+    assert ["val/mad" in report.metrics for report in found] == [False, False, True]
+
+
+@pytest.mark.parametrize("metric", ["val/mad", "val/class1/mad"])
+def test_the_joint_metric_is_measured_at_every_evaluation_that_it_decides(
+    tmp_path: Path, metric: str
+) -> None:
+    run_config = config(pixel_metrics="last", checkpoint="last", epochs=2)
+    options = {"folder": tmp_path, "communicator": SingleProcess(), "selection": Selection(metric)}
+    found = list(run(run_config, tiny_data(), **options))
+    for report in found:
+        seven = [report.metrics[f"val/class1/{name}"] for name in METRIC_NAMES]
+        assert report.metrics["val/class1/mad"] == pytest.approx(sum(seven) / 7)
 
 
 def test_divergence_is_an_error_that_names_the_epoch(tmp_path: Path) -> None:
