@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
@@ -115,6 +116,8 @@ def test_csv_has_a_row_a_class_and_the_mean(
         assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*CLASS_NAMES, "mean", "test"))
+    mad = np.mean([float(rows[2][metric]) for metric in METRIC_NAMES])
+    assert f"mAD {mad:.4f}\n" in printed
 
 
 def test_a_class_keeps_its_codebooks_where_others_are_absent(

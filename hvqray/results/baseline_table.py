@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from hvqray.config.metric_names import MAD
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names, class_table, mean_note
+from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_names, class_table, mean_note
 from hvqray.results.confirm_table import TERMINAL_METRICS
 from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
@@ -145,15 +146,13 @@ def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecor
     lines = []
     for baseline in baselines:
         parts = []
-        for metric in TERMINAL_METRICS:
+        for metric in (*TERMINAL_METRICS, MAD):
             _, more = _compare(best, baseline.metrics, f"{split}/{metric}")
             if more is not None:
                 verdict = (
                     f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
                 )
-                parts.append(
-                    f"{METRIC_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}"
-                )
+                parts.append(f"{ALL_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}")
         if parts:
             label = LABELS.get(baseline.name, baseline.name)
             lines.append(f"against {label}: {', '.join(parts)} ({split}, mean over the classes)")

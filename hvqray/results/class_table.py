@@ -1,4 +1,4 @@
-"""The seven metrics per class out of flat metric names, for every reader that shows them."""
+"""The metrics per class out of flat metric names, for every reader that shows them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hvqray.config.metric_names import MAD
+from hvqray.results import wording
 from hvqray.training.epoch_report import MEAN, split_metric_name
 
 METRIC_LABELS = {
@@ -17,6 +19,8 @@ METRIC_LABELS = {
     "pixel_f1max": "pixel F1-max",
     "pixel_aupro": "pixel AUPRO",
 }
+"""The seven, which are columns."""
+ALL_LABELS = {**METRIC_LABELS, MAD: "mAD"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ClassTable:
     rows: list[tuple[str, list[float | None]]]
     """Class name and values, by name; the mean last."""
     note: str | None
-    """Over how many classes a mean was taken, where that is not all of them; the router's accuracy, where it predicts."""
+    """Over how many classes a mean was taken, where that is not all of them; mAD; the router's accuracy, where it predicts."""
 
 
 def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable | None:
@@ -59,10 +63,10 @@ def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
 def over_classes(metrics: Mapping[str, float | None], name: str) -> str | None:
     """`over 2 of 3 classes` of the mean `name`, such as `val/image_auroc`; None where it was taken over all of them.
 
-    A class in which a metric is undefined does not count. Also None where `name` is no mean of the seven metrics.
+    A class in which a metric is undefined does not count. Also None where `name` is no mean of the seven metrics or mAD.
     """
     split, class_name, metric = split_metric_name(name)
-    if class_name != MEAN or metric not in METRIC_LABELS or name not in metrics:
+    if class_name != MEAN or metric not in ALL_LABELS or name not in metrics:
         return None
     names = class_names(metrics, split)
     counted = metrics.get(f"{name}.num_classes")
@@ -86,6 +90,10 @@ def mean_note(metrics: Mapping[str, float | None], split: str) -> str | None:
 def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> str | None:
     means = mean_note(metrics, split)
     parts = [means] if means else []
+    mad = f"{split}/{MAD}"
+    if metrics.get(mad) is not None:
+        over = over_classes(metrics, mad)
+        parts.append(f"{ALL_LABELS[MAD]} {wording.number(metrics[mad])}{f' {over}' if over else ''}")
     accuracy = metrics.get(f"{split}/router_accuracy")
     if accuracy is not None:
         of_classes = {name: metrics.get(f"{split}/{name}/router_accuracy") for name in names}

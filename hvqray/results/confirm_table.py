@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hvqray.config.metric_names import MAD
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names, mean_note
+from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_names, mean_note
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
 from hvqray.results.terminal_table import titled_table
 from hvqray.training.epoch_report import MEAN
@@ -27,7 +28,7 @@ class ConfirmTable:
     rows: list[tuple[str, list[Spread | None]]]
     """Class name and spreads, by name; the mean over the classes last."""
     notes: list[str]
-    """What each kind of interval says, and which seeds failed."""
+    """mAD, what each kind of interval says, and which seeds failed."""
 
 
 def confirm_table(configuration: ConfirmedConfiguration) -> ConfirmTable:
@@ -108,13 +109,22 @@ def _notes(configuration: ConfirmedConfiguration) -> list[str]:
     for name, spread in configuration.metrics.items():
         kinds.setdefault(spread.interval, set()).add(name.rpartition("/")[2].partition("_")[0])
     notes = [
-        f"Intervals of {' and '.join(sorted(kinds[interval]))} metrics: {text}."
+        f"Intervals of {_listed(kinds[interval])}: {text}."
         for interval, text in says.items()
         if interval in kinds
     ]
+    if (mad := configuration.metrics.get(f"test/{MAD}")) is not None and mad.mean is not None:
+        shown = ", ".join(spread_lines(mad))
+        notes.insert(0, f"{configuration.trial_id}: mean {ALL_LABELS[MAD]} on test {shown}.")
     notes += _mean_notes(configuration)
     notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
     return notes
+
+
+def _listed(kinds: set[str]) -> str:
+    """`image and pixel metrics and mAD`."""
+    metrics = " and ".join(sorted(kinds - {MAD}))
+    return " and ".join(([f"{metrics} metrics"] if metrics else []) + [ALL_LABELS[MAD]] * (MAD in kinds))
 
 
 def _mean_notes(configuration: ConfirmedConfiguration) -> list[str]:

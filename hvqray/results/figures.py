@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names, codebook_levels
+from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
 from hvqray.results.events import Goal
 from hvqray.results.history import Epochs, TrialRecord
 from hvqray.training.epoch_report import MEAN
@@ -81,7 +81,7 @@ def class_heat_map(trials: Sequence[TrialRecord]) -> Chart:
             {
                 "buttons": [
                     {"label": label, "method": "restyle", "args": [{"z": [values(metric)]}]}
-                    for metric, label in METRIC_LABELS.items()
+                    for metric, label in ALL_LABELS.items()
                 ],
                 "x": 0,
                 "xanchor": "left",

@@ -11,10 +11,11 @@ import optuna
 from plotly.offline import get_plotlyjs
 
 from hvqray.atomic import write_atomically
+from hvqray.config.metric_names import MAD
 from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables
-from hvqray.results.class_table import METRIC_LABELS, class_table, over_classes
+from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_table, over_classes
 from hvqray.results.confirm_table import confirm_table
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
 from hvqray.results.history import TrialRecord
@@ -114,10 +115,13 @@ def _headline(
             remark += f", mean {over}"
         cards.append((f"best {name}", wording.number(best.metrics.get(name) if best else None), remark))
     if best is not None:
-        for label, name in (("image AUROC", "test/image_auroc"), ("pixel AUROC", "test/pixel_auroc")):
+        for metric in ("image_auroc", "pixel_auroc", MAD):
+            name = f"test/{metric}"
             if name in best.metrics:
                 over = over_classes(best.metrics, name) or "over the classes"
-                cards.append((f"{label} on test", wording.number(best.metrics[name]), f"mean {over}"))
+                cards.append(
+                    (f"{ALL_LABELS[metric]} on test", wording.number(best.metrics[name]), f"mean {over}")
+                )
     cards.append(
         (
             "time in trials",

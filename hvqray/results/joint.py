@@ -17,7 +17,7 @@ import numpy as np
 from hvqray.atomic import write_atomically
 from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord
-from hvqray.results.class_table import METRIC_LABELS, natural_order
+from hvqray.results.class_table import ALL_LABELS, natural_order
 from hvqray.results.history import Metrics
 from hvqray.results.joint_intervals import JointInterval, joint_intervals, more_in_the_mean
 from hvqray.results.stored_trials import class_sweep_folders, read_trials
@@ -117,7 +117,7 @@ def joint_metrics(by_class: Mapping[str, Mapping[str, float | None]]) -> Metrics
     classes where a metric is defined, and their number."""
     joint: Metrics = {}
     for split in _SPLITS:
-        for metric in METRIC_LABELS:
+        for metric in ALL_LABELS:
             values = {
                 name: metrics[f"{split}/{name}/{metric}"]
                 for name, metrics in by_class.items()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hvqray.results.class_table import METRIC_LABELS
+from hvqray.results.class_table import ALL_LABELS
 from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
 
@@ -44,7 +44,7 @@ def joint_intervals(
 ) -> dict[str, JointInterval]:
     """Of the classes and of their means, those on `test`."""
     joint: dict[str, JointInterval] = {}
-    for metric in METRIC_LABELS:
+    for metric in ALL_LABELS:
         of_classes = {
             name: JointInterval(spread.low, spread.high, spread.interval)
             for name, spreads in by_class.items()
@@ -72,7 +72,7 @@ def more_in_the_mean(
 ) -> dict[str, tuple[float, float]]:
     """Intervals of what the means over the classes differ by, where both are over the same classes."""
     found = {}
-    for metric in METRIC_LABELS:
+    for metric in ALL_LABELS:
         own, other = _defined(best, metric, class_names), _defined(baseline, metric, class_names)
         if own.keys() != other.keys():
             continue

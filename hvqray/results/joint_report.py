@@ -9,7 +9,7 @@ from rich.console import Console
 from hvqray.atomic import write_atomically
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables, print_baselines
-from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, ClassTable, class_table
 from hvqray.results.joint import JointResult, write_joint_metrics
 from hvqray.results.page import examples, page
 from hvqray.results.terminal_table import results_table, titled_table
@@ -67,7 +67,7 @@ def _mean_line(joint: JointResult) -> str | None:
     """`95 % intervals of the means on test: image AUROC 0.9510 to 0.9880, ... (...)`; None where there are none."""
     intervals = {
         label: joint.intervals[flat]
-        for metric, label in METRIC_LABELS.items()
+        for metric, label in ALL_LABELS.items()
         if (flat := f"test/{metric}") in joint.intervals
     }
     if not intervals:

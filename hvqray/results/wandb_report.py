@@ -7,9 +7,10 @@ from pathlib import Path
 import wandb_workspaces.reports.v2 as wr
 
 from hvqray.atomic import write_atomically
+from hvqray.config.metric_names import MAD
 from hvqray.errors import InputError
 from hvqray.results import wording
-from hvqray.results.class_table import METRIC_LABELS, class_names, codebook_levels
+from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
 from hvqray.results.confirm_table import spread_lines
 from hvqray.results.history import TrialRecord
 from hvqray.results.stored_trials import read_info, read_trials
@@ -74,15 +75,18 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
     if best is not None:
         values = [
             f"{name} {wording.number(best.metrics.get(name))}"
-            for name in (*description.goals, "test/image_auroc")
+            for name in (*description.goals, "test/image_auroc", f"test/{MAD}")
+            if name != f"test/{MAD}" or name in best.metrics
         ]
         blocks.append(wr.P(text=f"Best model, {best.run_id}: {', '.join(values)}."))
         for each in best.confirmed:
-            shown = ", ".join(spread_lines(each.metrics.get("test/image_auroc")))
-            seeds = ", ".join(map(str, each.seeds))
-            blocks.append(
-                wr.P(text=f"{each.trial_id} confirmed over seeds {seeds}: test/image_auroc {shown}.")
+            shown = "; ".join(
+                f"{name} {', '.join(spread_lines(each.metrics.get(name)))}"
+                for name in ("test/image_auroc", f"test/{MAD}")
+                if name != f"test/{MAD}" or name in each.metrics
             )
+            seeds = ", ".join(map(str, each.seeds))
+            blocks.append(wr.P(text=f"{each.trial_id} confirmed over seeds {seeds}: {shown}."))
     for heading, panels in _panels(description, trials):
         blocks += [wr.H2(text=heading), wr.PanelGrid(runsets=[runs], panels=panels)]
     return blocks
@@ -126,7 +130,7 @@ def _panels(description: SweepDescription, trials: list[TrialRecord]) -> list[tu
             title=f"{label} per class, on val",
             groupby_aggfunc="max",
         )
-        for metric, label in METRIC_LABELS.items()
+        for metric, label in ALL_LABELS.items()
         if f"val/{metric}" in metrics
     ]
     sections = [("The search", search), ("Over the epochs", epochs), ("Per class", per_class)]

@@ -9,6 +9,8 @@ percentiles alone are too narrow for a few dozen images (T. Hesterberg, What Tea
 Statistician 69(4), 2015). His percentiles further out would not do for two or three seeds, whose few resamples end before them.
 Where images are ranked perfectly, or nearly so, what the resamples lack is made up for by one image more of each label.
 
+A resample of a class's images has all seven metrics, and their mean is its mAD.
+
 Pixels of one image are no independent draws: whole images are drawn for pixel metrics too, all pixels of each as often as it
 is, by their histograms (`metrics.pixel_histograms`). Runs measured by a version that left none have Student's t over the
 seeds instead, which says nothing of other images.
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from hvqray.metrics import METRIC_NAMES, PIXEL_METRICS
+from hvqray.metrics import IMAGE_METRICS, MAD, METRIC_NAMES, PIXEL_METRICS, is_of_image_metrics
 from hvqray.metrics.bootstrap import (
     Replicates,
     Resamples,
@@ -35,6 +37,7 @@ from hvqray.results.confirmation import Interval, Spread
 from hvqray.results.history import Metrics
 from hvqray.training.measure import ImageScores
 
+MEASURED = (*METRIC_NAMES, MAD)
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
 _SEED = 0
@@ -47,7 +50,7 @@ Scores = Mapping[str, ImageScores]
 
 
 def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, Spread]:
-    """Flat name to spread, of the seven metrics per class and their means, on `val` and on `test`.
+    """Flat name to spread, of the seven metrics and mAD per class and their means, on `val` and on `test`.
 
     Args:
         metrics: flat metrics of each seed's run, on both splits.
@@ -56,7 +59,7 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
     names = [name for name in metrics[0] if _is_measured(name)]
     found = {name: _spread([one.get(name) for one in metrics]) for name in names}
     for name, spread in found.items():
-        if name.startswith("test/") and name.rpartition("/")[2] in PIXEL_METRICS:
+        if name.startswith("test/") and name.rpartition("/")[2] in (*PIXEL_METRICS, MAD):
             found[name] = _with_t_interval(spread)
     for name, (low, high) in _intervals(scores).items():
         if name in found and found[name].mean is not None:
@@ -69,7 +72,7 @@ def spreads(metrics: Sequence[Metrics], scores: Sequence[Scores]) -> dict[str, S
 
 def _is_measured(name: str) -> bool:
     split, _, rest = name.partition("/")
-    return split in ("val", "test") and rest.rpartition("/")[2] in METRIC_NAMES
+    return split in ("val", "test") and rest.rpartition("/")[2] in MEASURED
 
 
 def _spread(values: list[float | None]) -> Spread:
@@ -161,7 +164,7 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
     sides = [
         _Side(runs, _seed_shares(rng, len(runs)), sign) for runs, sign in ((scores, 1), (others, -1)) if runs
     ]
-    by_class: dict[str, dict[str, _Combined]] = {metric: {} for metric in METRIC_NAMES}
+    by_class: dict[str, dict[str, _Combined]] = {metric: {} for metric in MEASURED}
     ragged: set[str] = set()
     for class_name, images in scores[0].items():
         resamples = resample_images(
@@ -189,12 +192,23 @@ def _intervals(scores: Sequence[Scores], others: Sequence[Scores] = ()) -> dict[
 
 
 def _replicates(resamples: Resamples, images: ImageScores) -> dict[str, Replicates]:
-    """Of each metric that is defined; of pixel metrics where there are histograms."""
+    """Of each metric that is defined; of pixel metrics, and of mAD, where there are histograms."""
     found = resampled_image_metrics(resamples, images.score_n) or {}
     histograms = images.pixels.read() if images.pixels else None
     if images.pixels and histograms:
         found |= resampled_pixel_metrics(resamples, histograms, images.pixels.exact)
+    if images.pixels and images.pixels.exact.get(MAD) is not None:
+        names = IMAGE_METRICS if is_of_image_metrics(images.pixels.exact) else METRIC_NAMES
+        if found.keys() >= set(names):
+            found[MAD] = _mean_of_metrics([found[name] for name in names])
     return found
+
+
+def _mean_of_metrics(metrics: Sequence[Replicates]) -> Replicates:
+    """As certain as the least certain of them."""
+    return Replicates(
+        np.mean([each.values_R for each in metrics], axis=0), min(each.degrees_of_freedom for each in metrics)
+    )
 
 
 def _combined(sides: Sequence[_Side], replicates: Sequence[Sequence[Replicates]]) -> _Combined:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from hvqray.config.metric_names import METRICS
 from hvqray.metrics import METRIC_NAMES
 from hvqray.results.class_table import (
+    ALL_LABELS,
     METRIC_LABELS,
     class_names,
     class_table,
@@ -13,6 +15,7 @@ from hvqray.results.class_table import (
 
 def test_labels_are_of_the_seven_metrics_in_their_order() -> None:
     assert tuple(METRIC_LABELS) == METRIC_NAMES
+    assert tuple(ALL_LABELS) == METRICS
 
 
 def test_rows_per_class_and_mean() -> None:
@@ -52,6 +55,17 @@ def test_the_router_s_accuracy_is_noted_per_class() -> None:
     table = class_table(metrics, "val")
     assert table is not None
     assert table.note == "router accuracy 0.750 (bolt 0.500, pill 1.000)"
+
+
+def test_the_joint_metric_is_noted_below_the_seven() -> None:
+    metrics = {"val/a/image_auroc": 0.5, "val/b/image_auroc": 0.5, "val/mad": 0.8125}
+    table = class_table(metrics, "val")
+    assert table is not None
+    assert table.note == "mAD 0.8125"
+    assert over_classes(metrics | {"val/mad.num_classes": 1.0}, "val/mad") == "over 1 of 2 classes"
+    table = class_table(metrics | {"val/mad.num_classes": 1.0}, "val")
+    assert table is not None
+    assert table.note == "mAD 0.8125 over 1 of 2 classes"
 
 
 def test_codebooks_of_classes_are_no_levels() -> None:

@@ -116,6 +116,15 @@ def test_what_intervals_say_is_told_of_the_metrics_that_have_them() -> None:
     ]
 
 
+def test_the_joint_metric_is_told_of_each_configuration() -> None:
+    both = "bootstrap over images and seeds"
+    assert notes_on_intervals(image_auroc=both, pixel_auroc="t over seeds", mad="t over seeds") == [
+        "t0005: mean mAD on test 0.5000 ± 0.0141, 0.4500 to 0.5200.",
+        "Intervals of image metrics: bootstrap over test images and seeds.",
+        "Intervals of pixel metrics and mAD: Student's t over the seeds; they say nothing of other images.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("shown", "lines"),
     [

@@ -156,7 +156,8 @@ def test_the_heat_map_shows_the_trials_values() -> None:
     assert list(heat.x) == ["t3"]
     assert dict(zip(heat.y, [row[0] for row in heat.z], strict=True)) == {"a": 0.7, "b": None, "mean": 0.6}
     buttons = {button.label: button.args[0]["z"][0] for button in chart.figure.layout.updatemenus[0].buttons}
-    assert len(buttons) == 7
+    assert len(buttons) == 8
+    assert "mAD" in buttons
     assert [row[0] for row in buttons["pixel AP"]] == [None, 0.1, None]
 
 

@@ -75,6 +75,7 @@ def test_what_is_undefined_for_a_class_is_not_in_the_mean() -> None:
         "test/pixel_ap.num_classes": 1.0,
     }
     assert joint_metrics({"pill": {"test/pill/pixel_ap": None}})["test/pixel_ap"] is None
+    assert joint_metrics({"nut": {"val/nut/mad": 0.5}, "pill": {"val/pill/mad": 0.75}})["val/mad"] == 0.625
 
 
 def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:

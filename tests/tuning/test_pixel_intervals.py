@@ -12,11 +12,12 @@ import pytest
 from scipy import ndimage, stats
 
 from hvqray.metrics import IMAGE_METRICS, PIXEL_METRICS, MaskRegions, pixel_metrics
+from hvqray.metrics.bootstrap import resample_images, resampled_image_metrics
 from hvqray.metrics.histogram_file import StoredHistograms, writing_histograms
-from hvqray.metrics.pixel_histograms import PixelHistograms
+from hvqray.metrics.pixel_histograms import PixelHistograms, resampled_pixel_metrics
 from hvqray.results.confirmation import Spread
 from hvqray.training.measure import ImageScores
-from hvqray.tuning.confirm_stats import Scores, differences, spreads
+from hvqray.tuning.confirm_stats import Scores, _replicates, differences, spreads
 
 CLASSES = ("bolt", "cloth")
 NUM_NORMAL, NUM_ANOMALOUS, SIZE = 8, 12, 16
@@ -261,3 +262,61 @@ def test_without_normal_images_pixels_have_intervals_all_the_same(tmp_path: Path
     }
     found = spreads([one.metrics], [images])
     assert found["test/pixel_auroc"].interval == "bootstrap over images"
+
+
+def with_mad(one: Run, class_name: str, *, exact: dict[str, float | None]) -> Run:
+    """`one`, of which this class has `exact` metrics, its joint one among them."""
+    metrics = one.metrics | {f"test/{class_name}/{metric}": value for metric, value in exact.items()}
+    scores = without(one, class_name, exact=exact)
+    return replace(one, metrics=metrics, scores=dict(scores))
+
+
+def test_the_joint_metric_of_a_resample_is_the_mean_of_its_seven(tmp_path: Path) -> None:
+    one = run(tmp_path, 0)
+    images = one.scores["bolt"]
+    assert images.pixels is not None
+    histograms = images.pixels.read()
+    assert histograms is not None
+    resamples = resample_images(LABELS, num_resamples=200, rng=np.random.default_rng(3))
+    of_images = resampled_image_metrics(resamples, images.score_n)
+    assert of_images is not None
+    seven = of_images | resampled_pixel_metrics(resamples, histograms, images.pixels.exact)
+    assert len(seven) == 7
+    whole = {**images.pixels.exact, "mad": 0.8}
+    found = _replicates(resamples, with_mad(one, "bolt", exact=whole).scores["bolt"])["mad"]
+    np.testing.assert_allclose(found.values_R, sum(each.values_R for each in seven.values()) / 7)
+    assert found.degrees_of_freedom == min(each.degrees_of_freedom for each in seven.values())
+    unmasked = {**dict.fromkeys(PIXEL_METRICS), "mad": 0.8}
+    found = _replicates(resamples, with_mad(one, "bolt", exact=unmasked).scores["bolt"])["mad"]
+    np.testing.assert_allclose(found.values_R, sum(each.values_R for each in of_images.values()) / 3)
+    for undefined in ({**images.pixels.exact, "mad": None}, images.pixels.exact):
+        assert "mad" not in _replicates(resamples, with_mad(one, "bolt", exact=undefined).scores["bolt"])
+
+
+def test_the_joint_metric_has_mean_deviation_and_interval_over_images_and_seeds(tmp_path: Path) -> None:
+    runs = [run(tmp_path, seed) for seed in range(3)]
+    values = [0.81, 0.84, 0.86]
+    for name in CLASSES:
+        for seed, mad in enumerate(values):
+            exact = {metric: runs[seed].metrics[f"test/{name}/{metric}"] for metric in PIXEL_METRICS}
+            runs[seed] = with_mad(runs[seed], name, exact={**exact, "mad": mad})
+    found = spreads(
+        [
+            one.metrics | dict.fromkeys(("test/mad", "val/mad"), value)
+            for one, value in zip(runs, values, strict=True)
+        ],
+        [one.scores for one in runs],
+    )
+    for name in ("test/bolt/mad", "test/mad"):
+        assert found[name].mean == pytest.approx(np.mean(values))
+        assert found[name].std == pytest.approx(np.std(values, ddof=1))
+        assert found[name].interval == "bootstrap over images and seeds"
+    assert found["val/mad"].interval is None
+    assert found["val/mad"].values == values
+    of_mean_width, of_class_width = (np.diff(ends(found[name])) for name in ("test/mad", "test/bolt/mad"))
+    assert of_mean_width < of_class_width
+    more = differences([runs[2].scores], [runs[0].scores])
+    assert more["test/bolt/mad"][0] < more["test/bolt/mad"][1]
+    without_histograms = {name: replace(images, pixels=None) for name, images in runs[0].scores.items()}
+    earlier = spreads([one.metrics for one in runs], [without_histograms, runs[1].scores, runs[2].scores])
+    assert earlier["test/bolt/mad"].interval == "t over seeds"
