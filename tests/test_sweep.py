@@ -270,6 +270,10 @@ def test_resume_with_another_search(command: Command, overrides: Sequence[str], 
     options = [text for override in overrides for text in ("--set", override)]
     line = command.fault("--resume", *options)
     assert line.startswith(f"{command.folder / 'sweep.yaml'}: {changed} differ")
+    # A shipped space may have changed, which takes nobody's changes back.
+    command.space.write_text((command.folder / "sweep.yaml").read_text())
+    with pytest.raises(Started):
+        command("--resume")
 
 
 def test_resume_with_more_trials_and_other_resources_goes_on(command: Command) -> None:

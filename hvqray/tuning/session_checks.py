@@ -79,8 +79,8 @@ def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
     changed = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE_ON_RESUME]
     if changed:
         raise InputError(
-            f"{', '.join(changed)} differ from what the sweep was begun with; take the changes back, or choose another"
-            " name with --set name=NAME",
+            f"{', '.join(changed)} differ from what the sweep was begun with; take the changes back, resume with this"
+            " very file, or choose another name with --set name=NAME",
             source=str(path),
         )
 

@@ -48,6 +48,7 @@ def test_shipped_spaces_load_without_a_warning(path: Path, caplog: pytest.LogCap
     sweep = load_sweep(path)
     assert not caplog.records
     assert sweep.method == "bayes"
+    assert [metric.name for metric in sweep.metric] == ["val/mad"]
     assert sweep.early_terminate is not None
     assert isinstance(sweep.base_run_config(), RunConfig)
 

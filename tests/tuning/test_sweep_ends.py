@@ -67,7 +67,7 @@ def test_a_target_ends_a_sweep_once_the_running_trials_are_done(run_here: RunHer
 
 
 def test_each_class_is_searched_by_itself(run_here: RunHere, tmp_path: Path) -> None:
-    options = ("--per-class", "--num-trials", "1", "--set", "train.epochs=1")
+    options = ("--per-class", "--num-trials", "1", "--set", "train.epochs=1", "--set", "metric.name=val/mad")
     code, output = run_here(*options, "--set", "baselines=[padim]")
     assert code == 0, output
     folder = tmp_path / "runs" / "small"
@@ -75,9 +75,10 @@ def test_each_class_is_searched_by_itself(run_here: RunHere, tmp_path: Path) -> 
     joint = json.loads((folder / "metrics.json").read_text())
     for name, best in of_class.items():
         assert best is not None
-        for metric in ("image_auroc", "pixel_aupro"):
+        for metric in ("image_auroc", "pixel_aupro", "mad"):
             assert joint["metrics"][f"test/{name}/{metric}"] == best.metrics[f"test/{metric}"]
     assert [each["name"] for each in joint["baselines"]] == ["padim"]
+    assert joint["baselines"][0]["metrics"].keys() >= {"val/mad", "test/mad"}
     assert (folder / "report.html").exists()
     assert "one model a class on test" in output
     before = joint["metrics"]

@@ -17,12 +17,14 @@ from ray_head import RayHead, environment_without_ray
 from small_images import SPACE, write_space
 from sweep_command import Start, Sweep, alive
 
+from hvqray.metrics import METRIC_NAMES
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start) -> None:
     """On a Ray cluster of the sweep's own, to its end; one of the trials is stopped early, and the group goes on with the next."""
-    space = SPACE.replace("val/image_auroc", "val/pixel_auroc").replace("method: random", "method: grid")
+    space = SPACE.replace("val/image_auroc", "val/mad").replace("method: random", "method: grid")
     space = space.replace(
         "{distribution: log_uniform_values, min: 1e-3, max: 1e-2}", "{values: [1e-2, 1e-7]}"
     )
@@ -40,6 +42,10 @@ def test_two_workers_a_trial_in_one_group_that_lives_on(start: Start) -> None:
     rows = sweep.trials()
     assert {row["state"] for row in rows} == {"COMPLETE", "PRUNED"}
     assert {row["epochs"] for row in rows if row["state"] == "PRUNED"} == {2}
+    for row in rows:
+        assert row["val/bolt/mad"] == pytest.approx(
+            sum(row[f"val/bolt/{metric}"] for metric in METRIC_NAMES) / 7
+        )
     assert sorted(sweep.states()) == sorted(row["state"] for row in rows)
 
 
