@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hvqray.config.model_sections import HvqConfig
 from hvqray.errors import InputError
+from hvqray.quantizers.vq import LEAST_COUNT
 
 NUM_HEADS = 8
 """The published code's; no tensor tells of it."""
@@ -212,19 +213,23 @@ def _codebooks(
 ) -> dict[str, Tensor]:
     """One level's codebooks of all classes.
 
-    All codes of a class that was trained count as used, so that OT is scored over all of them, as published. A class
-    that was never trained has counts of 0, from which the published update would inflate its codes; its codes weigh
-    one token each instead, as in a model that starts here.
+    All codes of a class that was trained count as used, and have at least the count of a code that lives, so that OT
+    is scored over all of them, as published. A class that was never trained has counts of 0, from which the published
+    update would inflate its codes; its codes weigh one token each instead, as in a model that starts here.
     """
     classes = [f"{source}.{y}" for y in labels]
     codebook_MKD = torch.stack([state[f"{name}.embed"].T[:, order] for name in classes]).float()
     sum_MKD = torch.stack([state[f"{name}.embed_avg"].T[:, order] for name in classes]).float()
     count_MK = torch.stack([state[f"{name}.cluster_size"] for name in classes]).float()
     trained_M1 = count_MK.sum(1, keepdim=True) > 0
+    living_MK = count_MK >= LEAST_COUNT
+    converted_MK = torch.where(trained_M1, count_MK.clamp(min=LEAST_COUNT), 1.0)
+    # Where a count is raised, its sum must be too: the next step divides one by the other.
+    converted_sum_MKD = torch.where(living_MK[..., None], sum_MKD, codebook_MKD * converted_MK[..., None])
     return {
         f"{target}.codebook_MKD": codebook_MKD,
-        f"{target}.ema_count_MK": torch.where(trained_M1, count_MK, 1.0),
-        f"{target}.ema_sum_MKD": torch.where(trained_M1[..., None], sum_MKD, codebook_MKD),
+        f"{target}.ema_count_MK": converted_MK,
+        f"{target}.ema_sum_MKD": converted_sum_MKD,
         f"{target}.used_MK": trained_M1.expand_as(count_MK).clone(),
         f"{target}.steps_unused_MK": torch.zeros_like(count_MK, dtype=torch.int64),
     }

@@ -53,6 +53,53 @@ def test_maps_of_converted_weights_are_those_of_the_formulas(sizes: dict[str, ob
     torch.testing.assert_close(prediction.scores_B, pooled, rtol=0, atol=1e-4)
 
 
+def let_codes_die(theirs: PublishedStyle, *, num_steps: int, last_count: float) -> None:
+    """Codes 4 and up of every codebook as the published update leaves them after `num_steps` in which nothing chose them."""
+    for level in range(theirs.depth + 1):
+        for book in getattr(theirs, f"quantize_list_{level + 1}"):
+            book.embed_avg[:, 4:] = book.embed[:, 4:] * max(last_count, 1) * 0.99**num_steps
+            book.cluster_size[4:] = last_count * 0.99**num_steps
+            total = book.cluster_size.sum()
+            smoothed = total * (book.cluster_size + 1e-5) / (total + theirs.codes * 1e-5)
+            book.embed.copy_(book.embed_avg / smoothed)
+
+
+DEAD: list[dict[str, float]] = [
+    {"num_steps": 800, "last_count": 3.0},
+    {"num_steps": 2000, "last_count": 0.0},  # from the published start, counts of 0 with sums of a code each
+]
+
+
+@pytest.mark.parametrize("dead", DEAD, ids=["no longer", "never"])
+def test_codes_that_nothing_chooses_count_in_the_maps_as_published(dead: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    theirs = PublishedStyle().eval()
+    let_codes_die(theirs, **dead)
+    features, labels = 3 * torch.randn(2, 12, 3, 3), torch.tensor([0, 1])
+    maps = converted(theirs).predict(Batch(features, labels)).maps_BHW
+    expected = torch.stack([theirs.map_of(x, int(y)) for x, y in zip(features, labels, strict=True)])
+    torch.testing.assert_close(maps, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dead", DEAD, ids=["no longer", "never"])
+def test_codes_that_nothing_chooses_keep_their_place_and_leave_ot_when_training_goes_on(
+    dead: dict[str, float],
+) -> None:
+    torch.manual_seed(0)
+    theirs = PublishedStyle()
+    let_codes_die(theirs, **dead)
+    level = converted(theirs).network.lower[0].train()
+    before_KD = level.codebook_MKD[0, 4:].clone()
+    x_BLD, classes_B = torch.randn(1, 7, 32), torch.tensor([0])
+    level(level.codebook_MKD[:1, :4], classes_B)
+    level.update(lambda statistics: statistics)
+    # The smoothing takes 1 % of a code of so small a count.
+    torch.testing.assert_close(level.codebook_MKD[0, 4:], before_KD, rtol=0.02, atol=0)
+    cost_BL = level.transport_cost(x_BLD, classes_B)
+    level.used_MK[0, 4:] = False
+    assert torch.equal(level.transport_cost(x_BLD, classes_B), cost_BL)
+
+
 def test_columns_and_rows_of_the_position_are_not_confused() -> None:
     torch.manual_seed(0)
     theirs = PublishedStyle().eval()
