@@ -45,6 +45,33 @@ def test_totals_are_those_of_the_papers(name: str, num_classes: int, total: tupl
     assert name in LAYOUTS
 
 
+TRAIN_AND_TEST_IMAGES = {
+    "mvtec_ad": (
+        "bottle 209 83, cable 224 150, capsule 219 132, carpet 280 117, grid 264 78, hazelnut 391 110, leather 245 124,"
+        " metal_nut 220 115, pill 267 167, screw 320 160, tile 230 117, toothbrush 60 42, transistor 213 100,"
+        " wood 247 79, zipper 240 151"
+    ),
+    "visa": (
+        "candle 900 200, capsules 542 160, cashew 450 150, chewinggum 453 150, fryum 450 150, macaroni1 900 200,"
+        " macaroni2 900 200, pcb1 904 200, pcb2 901 200, pcb3 905 201, pcb4 904 201, pipe_fryum 450 150"
+    ),
+    "mpdd": (
+        "bracket_black 289 79, bracket_brown 185 77, bracket_white 110 60, connector 128 44, metal_plate 54 97,"
+        " tubes 122 101"
+    ),
+    "btad": "01 400 70, 02 399 230, 03 1000 441",
+}
+"""Written down a second time, with good and defective test images as one number."""
+
+
+@pytest.mark.parametrize("name", TRAIN_AND_TEST_IMAGES)
+def test_each_class_has_its_own_counts(name: str) -> None:
+    rows = [row.split() for row in TRAIN_AND_TEST_IMAGES[name].split(",")]
+    expected = {class_name: (int(train), int(test)) for class_name, train, test in rows}
+    found = {key: (counts.train_good, sum(counts[1:])) for key, counts in whole(name).items()}
+    assert found == expected
+
+
 @pytest.mark.parametrize("name", ["visa", "mpdd", "btad", "kolektor_sdd2"])
 def test_a_whole_copy_does_not_differ(name: str) -> None:
     assert differences(dataset(whole(name), name), named=True, all_classes=True) == []

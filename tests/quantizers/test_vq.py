@@ -181,6 +181,19 @@ def test_dead_code_splits_the_busiest() -> None:
     assert quantizer.steps_unused_MK[0, 2] == 0
 
 
+def test_a_code_that_one_token_chose_is_not_split() -> None:
+    """Split, it would be two codes of one token."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(1, 3, 2, decay=0.5, revive_after=1)
+    quantizer.codebook_MKD.copy_(torch.tensor([[[0.0, 0.0], [10.0, 0.0], [-99.0, 0.0]]]))
+    quantizer.ema_sum_MKD.copy_(quantizer.codebook_MKD)
+    quantizer(torch.tensor([[[1.0, 0.0], [9.0, 0.0]]]), torch.zeros(1, dtype=torch.int64))
+    quantizer.update(alone)
+    assert quantizer.codebook_MKD[0, 2, 0] < -90
+    assert quantizer.ema_count_MK[0].tolist() == [1, 1, 0.5]
+    assert quantizer.steps_unused_MK[0].tolist() == [0, 0, 1]
+
+
 def test_revival_brings_dead_codes_into_use() -> None:
     points, _ = make_blobs(400, n_features=8, centers=16, random_state=0)
     x = torch.from_numpy(points).float()[None] + 50  # far from every code: at first one code takes all
@@ -257,6 +270,18 @@ def test_transport_cost_is_the_formula_over_used_codes(scale: float) -> None:
         codes, used = quantizer.codebook_MKD[y].double().numpy(), quantizer.used_MK[y].numpy()
         expected = transport_cost_in_float64(x[image].double().numpy(), codes, used)
         np.testing.assert_allclose(cost[image], expected, atol=2e-5)
+
+
+def test_codes_no_longer_used_take_no_part_in_the_transport_cost() -> None:
+    """From the count on below which the smoothing takes more than 1 % of a code's length."""
+    quantizer, x = make(), tokens(1)
+    quantizer.used_MK.fill_(True)
+    quantizer.ema_count_MK[0] = torch.tensor([1.0, 9.9e-4, 1.1e-3, 0.0, 5.0])
+    cost_L = quantizer.transport_cost(x, torch.tensor([0]))[0]
+    living = np.array([True, False, True, False, True])
+    codes = quantizer.codebook_MKD[0].double().numpy()
+    expected = transport_cost_in_float64(x[0].double().numpy(), codes, living)
+    np.testing.assert_allclose(cost_L, expected, atol=2e-5)
 
 
 def test_transport_cost_is_finite_where_nothing_was_used_yet_and_for_zero_tokens() -> None:
