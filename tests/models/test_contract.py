@@ -151,7 +151,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[AnomalyModel, list[float]]:
 
 def test_loss_falls(trained: tuple[AnomalyModel, list[float]]) -> None:
     _, losses = trained
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3]), losses
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3]), losses
 
 
 def test_injected_anomaly_is_scored_higher_and_where_it_is(trained: tuple[AnomalyModel, list[float]]) -> None:

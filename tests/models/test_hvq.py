@@ -118,6 +118,17 @@ def test_loss_is_the_error_plus_the_weighted_sum_of_commitments() -> None:
     assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_what_is_learned_from_noisy_features_are_the_clean_ones() -> None:
+    model, batch = make_hvq(feature_noise=2.0, dropout=0.0), make_batch()
+    passes: list[tuple[Tensor, Tensor]] = []
+    model.network.register_forward_hook(lambda _, inputs, output: passes.append((inputs[0], output[0])))
+    found = model.loss(batch, 0.0)["feature_mse"].item()
+    ((given, made),) = passes
+    clean = model.standardizer(batch.features_BChw)
+    assert (given - clean).std().item() == pytest.approx(2.0, rel=0.1)
+    assert found == pytest.approx((made - clean).square().mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("codebook_init", ["kmeans", "normal"])
 def test_one_step_from_the_start_leaves_codes_and_map_of_the_datas_size(codebook_init: str) -> None:
     model = make_hvq(codebook_init=codebook_init, ot_weight=80.0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from calibrated import calibrate
 from model_cases import CONTEXT, make_batch, make_model, squad, train_steps, training_batches
 from pydantic import ValidationError
+from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from hvqray.models.interface import Batch
@@ -144,6 +147,64 @@ def test_a_distance_that_would_count_for_nothing_is_refused() -> None:
         squad(map_distance="mahalanobis", score_from="coarse", map_l2_weight=0)
 
 
+def ssim_by_hand(image_3TT: np.ndarray, target_3TT: np.ndarray) -> float:
+    """scikit-image's, with the window of Wang et al., of images in [-1, 1]."""
+    _, map_3TT = structural_similarity(
+        (image_3TT + 1) / 2,
+        (target_3TT + 1) / 2,
+        data_range=1.0,
+        channel_axis=0,
+        gaussian_weights=True,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return float(map_3TT.mean())
+
+
+def test_the_generators_loss_is_the_weighted_sum_of_its_parts_written_out() -> None:
+    weights = {
+        "feature_mse": 0.3,
+        "feature_cosine": 0.7,
+        "commitment": 0.6,
+        "image_l1": 0.4,
+        "image_ssim": 0.9,
+    }
+    fields = {f"{name}_weight": weight for name, weight in weights.items()}
+    model = model_of(quantizer="vq", discriminator=False, image_scale=2, **fields).eval()
+    batch = make_batch(2)
+    assert batch.images_B3HW is not None
+    batch.images_B3HW.random_(0, 256, generator=torch.Generator().manual_seed(0))
+    tokens: dict[str, Tensor] = {}
+    for name, level in model.generator.hierarchy.levels.items():
+        level.register_forward_pre_hook(lambda _, inputs, name=name: tokens.update({name: inputs[0]}))
+    losses = model.objectives[0].loss(batch, 0.0)
+    with torch.no_grad():
+        features = model.standardizer(batch.features_BChw)
+        made = model.generator(features)
+
+    x, y = features.double().numpy(), made.features_BChw.double().numpy()
+    cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    errors = [
+        (output.quantized_BLD - tokens[name]).double() for name, output in made.quantized.levels.items()
+    ]
+    assert len(errors) == 2
+    target = batch.images_B3HW.double().reshape(2, 3, 24, 2, 24, 2).mean((3, 5)).numpy() / 127.5 - 1
+    image = made.image_B3TT.double().numpy()
+    similarity = np.mean([ssim_by_hand(one, other) for one, other in zip(image, target, strict=True)])
+    parts = {
+        "feature_mse": np.mean((x - y) ** 2),
+        "feature_cosine": np.mean(1 - cosine),
+        "commitment": sum(error.square().mean().item() for error in errors),
+        "image_l1": np.mean(np.abs(image - target)),
+        "image_ssim": 1 - similarity,
+    }
+    for name, part in parts.items():
+        assert losses[name].item() == pytest.approx(part, rel=1e-4), name
+        assert part > 0.05, name
+    total = sum(weights[name] * part for name, part in parts.items())
+    assert losses["loss"].item() == pytest.approx(total, rel=1e-4)
+
+
 def test_the_discriminator_joins_in_at_its_start() -> None:
     model = model_of(discriminator_start=0.4)
     generator, discriminator = model.objectives
@@ -160,12 +221,13 @@ def test_the_discriminator_learns_to_tell_and_leaves_the_generator_alone() -> No
     losses = []
     for _ in range(20):
         generator.loss(make_batch(), 0.5)
-        loss = discriminator.loss(make_batch(), 0.5)["loss"]
+        judged = discriminator.loss(make_batch(), 0.5)
         optimizer.zero_grad()
-        loss.backward()
+        judged["loss"].backward()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(judged["loss"].item())
     assert losses[-1] < 0.7 * losses[0]
+    assert judged["discriminator_real"] > 0 > judged["discriminator_fake"]
     assert all(parameter.grad is None for parameter in model.generator.parameters())
 
 
@@ -244,6 +306,21 @@ def test_feature_noise_is_drawn_from_the_stream_and_only_reaches_the_input() -> 
     assert torch.equal(model.predict(make_batch()).maps_BHW, model.predict(make_batch()).maps_BHW)
 
 
+def test_what_is_learned_from_noisy_features_are_the_clean_ones() -> None:
+    model, batch = model_of(feature_noise=2.0, image_head=False), make_batch()
+    passes: list[tuple[Tensor, Tensor]] = []
+    model.generator.register_forward_hook(
+        lambda _, inputs, output: passes.append((inputs[0], output.features_BChw))
+    )
+    losses = model.objectives[0].loss(batch, 0.0)
+    ((given, made),) = passes
+    clean = model.standardizer(batch.features_BChw)
+    assert (given - clean).std().item() == pytest.approx(2.0, rel=0.1)
+    assert losses["feature_mse"].item() == pytest.approx((made - clean).square().mean().item(), rel=1e-5)
+    cosine = (made * clean).sum(1) / made.norm(dim=1) / clean.norm(dim=1)
+    assert losses["feature_cosine"].item() == pytest.approx((1 - cosine).mean().item(), rel=1e-5)
+
+
 def test_the_target_is_the_image_averaged_over_areas() -> None:
     batch = make_batch(2)
     assert batch.images_B3HW is not None
@@ -311,6 +388,24 @@ def test_the_discriminators_part_is_the_distance_of_what_it_sees_in_two_images()
     assert (distance[:, 14:18, 6:10].mean((1, 2)) > 0.05).all()
     # Nothing is felt farther away than half a patch (26 pixels) and half a cell of the coarsest grid (4 pixels).
     assert (distance[:, :, 22:] == 0).all()
+
+
+def test_the_discriminators_part_is_the_mean_over_its_stages() -> None:
+    model = model_of(image_scale=1)
+    discriminator = frozen_discriminator(model)
+    generator = torch.Generator().manual_seed(0)
+    image, target = (2 * torch.rand(2, 3, 48, 48, generator=generator) - 1 for _ in range(2))
+    outputs: list[Tensor] = []
+    for stage in discriminator.stages:
+        stage.register_forward_hook(lambda _, inputs, output: outputs.append(F.leaky_relu(output, 0.2)))
+    with torch.no_grad():
+        discriminator(image)
+        discriminator(target)
+        distance = model._matching_distance(image, target)
+    maps = [(x - y).abs().mean(1, keepdim=True) for x, y in zip(outputs[:3], outputs[3:6], strict=True)]
+    assert [each.shape[-1] for each in maps] == [24, 12, 12]
+    enlarged = [F.interpolate(each, size=(24, 24), mode="bilinear")[:, 0] for each in maps]
+    torch.testing.assert_close(distance, sum(enlarged) / 3)
 
 
 @pytest.mark.parametrize("grid_of_patches", [False, True])
