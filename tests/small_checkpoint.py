@@ -16,9 +16,10 @@ from hvqray.models.build import build_model
 from hvqray.models.interface import Batch
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator
-from hvqray.training.checkpoint import save_model
+from hvqray.training.checkpoint import load_model, save_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
+from hvqray.training.rule_choice import ChosenBy, Metrics
 
 CLASS_NAMES = ("bolt", "cloth")
 WIDTH, HEIGHT = 70, 50
@@ -74,3 +75,30 @@ def write_checkpoint(
     record = {"trial_id": None, "epoch": 1, "selected_on_test": data.selected_on_test, "metrics": metrics}
     save_model(folder, built, config=config, context=data.context, record=record, batchnorm=data.batchnorm)
     return folder
+
+
+SEVERAL_RULES = {
+    "map_distance": "mahalanobis",
+    "map_norm_weight": [0.0, 1.0],
+    "score_from": "fine",
+    "score_top_fraction": [0.0, 0.1],
+}
+"""Fields of a model with two maps and several rules for the score."""
+
+
+def take_rules_that_test_would_not(checkpoint: Path, *, cache_dir: Path) -> Metrics:
+    """Has a checkpoint's model take other rules for each class than are the best on `test`; gives its metrics there."""
+    loaded = load_model(checkpoint)
+    model = loaded.model
+    data = prepare_data(loaded.config.data, cache_dir=cache_dir)
+    evaluator = Evaluator(data.splits["test"], data.context, SingleProcess())
+    best = evaluator.evaluate(model, pixel_metrics=True, choose_by=ChosenBy())
+    for choice in (model.map_choice, model.image_score):
+        assert choice.num_rules > 1
+        choice.choose([(rule + 1) % choice.num_rules for rule in choice.chosen_R.tolist()])
+    save_model(checkpoint, model, config=loaded.config, context=loaded.context, record=loaded.metrics)
+    metrics = evaluator.evaluate(model, pixel_metrics=True)
+    for name in CLASS_NAMES:
+        for metric in ("pixel_aupro", "image_f1max.threshold"):
+            assert metrics[f"test/{name}/{metric}"] != best[f"test/{name}/{metric}"]
+    return metrics

@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
-from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
+from small_checkpoint import (
+    CLASS_NAMES,
+    SEVERAL_RULES,
+    take_rules_that_test_would_not,
+    write_checkpoint,
+    write_dataset,
+)
 
 from hvqray import evaluate, predict
 from hvqray.command_line import run_command
@@ -86,6 +92,15 @@ def test_val_is_what_training_measured(place: Place, tmp_path: Path) -> None:
     assert result["image_size"] == 64
     assert result["selected_on_test"] is False
     assert {"seed", "code_version", "hardware"} <= result.keys()
+
+
+def test_no_rule_is_chosen_on_the_images_that_are_measured(place: Place, tmp_path: Path) -> None:
+    model = SMALL_HVQ | SEVERAL_RULES
+    checkpoint = write_checkpoint(tmp_path / "best", place.root, place.cache, model=model)
+    expected = take_rules_that_test_would_not(checkpoint, cache_dir=place.cache)
+    own = Place(place.root, place.cache, checkpoint)
+    assert own.evaluate("--out", tmp_path / "test.json") == 0
+    assert json.loads((tmp_path / "test.json").read_text())["metrics"] == expected
 
 
 def test_all_test_images_where_they_are_asked_for(

@@ -152,6 +152,22 @@ def test_adapted_batchnorm_is_given_for_new_images(mvtec_root: Path) -> None:
     np.testing.assert_allclose(split.features(np.arange(4)), features.half().numpy(), rtol=5e-3, atol=5e-3)
 
 
+def test_batch_statistics_are_those_of_the_training_images_alone(mvtec_root: Path) -> None:
+    def statistics(cache: str) -> dict[str, np.ndarray]:
+        data = prepare_data(config(mvtec_root, adapt_batchnorm=True), cache_dir=mvtec_root.parent / cache)
+        assert data.batchnorm is not None
+        return data.batchnorm
+
+    before = statistics("before")
+    for path in mvtec_root.glob("*/test/*/*.png"):
+        Image.new("RGB", (40, 32), (255, 0, 0)).save(path)
+    after = statistics("other test images")
+    assert all(np.array_equal(after[name], value) for name, value in before.items())
+    Image.new("RGB", (40, 32), (255, 0, 0)).save(mvtec_root / "bolt" / "train" / "good" / "00.png")
+    after = statistics("another training image")
+    assert not any(np.array_equal(after[name], value) for name, value in before.items())
+
+
 def test_missing_masks_are_recorded(mvtec_root: Path) -> None:
     shutil.rmtree(mvtec_root / "bolt" / "ground_truth" / "dent")
     data = prepare(mvtec_root, validation={"from": "none"})

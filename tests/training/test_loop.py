@@ -142,6 +142,31 @@ def test_the_map_is_measured_on_as_many_normal_images_as_asked_for(tmp_path: Pat
     assert few["val/pixel_auroc"] != many["val/pixel_auroc"]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        HVQ.model_copy(update={"map_distance": "mahalanobis", "router": "predicted"}),
+        SQUAD.model_copy(update={"map_distance": "local_mahalanobis", "score_from": "coarse"}),
+    ],
+    ids=["hvq", "squad"],
+)
+def test_nothing_is_learned_or_measured_on_images_of_val_and_test(
+    tmp_path: Path, model: HvqConfig | SquadConfig
+) -> None:
+    """Codebooks, prototypes, statistics of features, weights and normal errors: all are the same with other images there."""
+    states = []
+    for number in range(2):
+        data = tiny_data()
+        others = np.concatenate([data.splits[name].rows for name in ("val", "test")])
+        for of_all in (data.splits["train"].all_features, data.splits["train"].all_images):
+            of_all[others] += number * of_all[others[::-1]]
+        folder = tmp_path / str(number)
+        list(run(config(model, epochs=1), data, folder=folder, communicator=SingleProcess()))
+        states.append(load_model(folder).model.state_dict())
+    for name, tensor in states[0].items():
+        assert torch.equal(states[1][name], tensor), name
+
+
 def test_a_run_that_had_ended_says_so_again(tmp_path: Path) -> None:
     whole = reports(config(), tmp_path)
     (again,) = reports(config(), tmp_path)

@@ -9,7 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
+from small_checkpoint import (
+    CLASS_NAMES,
+    SEVERAL_RULES,
+    take_rules_that_test_would_not,
+    write_checkpoint,
+    write_dataset,
+)
 
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import PIXEL_METRICS
@@ -59,6 +65,15 @@ def test_test_metrics_join_those_of_val(checkpoint: Path, cache: Path) -> None:
     expected = {name: value for name, value in expected.items() if name.startswith("test/")}
     assert {name: value for name, value in found.items() if name.startswith("test/")} == expected
     assert {f"test/{name}/pixel_aupro" for name in CLASS_NAMES} <= expected.keys()
+
+
+def test_no_rule_is_chosen_on_test(tmp_path: Path, root: Path, cache: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "best", root, cache, model=MODEL | SEVERAL_RULES)
+    expected = take_rules_that_test_would_not(checkpoint, cache_dir=cache)
+    found = measure_on_test(checkpoint, device="cpu", cache_dir=cache)["metrics"]
+    assert {name: value for name, value in found.items() if name.startswith("test/")} == {
+        name: value for name, value in expected.items() if name.startswith("test/")
+    }
 
 
 def test_histograms_are_of_the_images_that_have_scores(checkpoint: Path, cache: Path) -> None:
