@@ -1,8 +1,8 @@
 """HVQ-Trans trained the way the published code does it, spelt out plainly as the thing to be compared with.
 
 Lu et al., NeurIPS 2023, arXiv 2310.14228. The same mathematics as `hvqray.models.hvq`, but: the backbone runs in every step
-and in train mode; codebooks are a module for every class and level and are looked up image by image, with one-hot products;
-each image makes an EMA update of its own, from counts that start at 0; output maps are applied image by image; the loss is
+and in train mode; codebooks are a module for every class and level and are looked up image by image; each image makes an EMA
+update of its own, by one-hot products and from counts that start at 0; output maps are applied image by image; the loss is
 fetched in every step; float32 throughout. Written anew for this comparison.
 
 Legend: B batch, L tokens, D width, W = 2 D, C feature channels, K codes, h x w feature grid, S x S image.
@@ -39,7 +39,7 @@ class Codebook(nn.Module):
         squares = x_LD.square().sum(1, keepdim=True) + self.codes_KD.square().sum(1)
         nearest_L = (squares - 2 * x_LD @ self.codes_KD.T).argmin(1)
         one_hot_LK = F.one_hot(nearest_L, len(self.codes_KD)).float()
-        code_LD = one_hot_LK @ self.codes_KD
+        code_LD = F.embedding(nearest_L, self.codes_KD)
         if self.training:
             self._update(x_LD.detach(), one_hot_LK)
         return x_LD + (code_LD - x_LD).detach(), F.mse_loss(code_LD.detach(), x_LD)
@@ -54,7 +54,7 @@ class Codebook(nn.Module):
     def transport_cost(self, x_LD: Tensor) -> Tensor:
         """sum_k (1 - cos(x, c_k)) softmax_k(x . c_k / K), of one image's tokens."""
         share_LK = (x_LD @ self.codes_KD.T / len(self.codes_KD)).softmax(-1)
-        cosine_LK = F.cosine_similarity(x_LD[:, None], self.codes_KD[None], dim=-1)
+        cosine_LK = F.normalize(x_LD, dim=-1) @ F.normalize(self.codes_KD, dim=-1).T
         return ((1 - cosine_LK) * share_LK).sum(-1)
 
 

@@ -31,7 +31,7 @@ Maps = tuple[np.ndarray, np.ndarray]
 
 
 class PlainBackbone(nn.Module):
-    """timm's extractor as it comes, in train mode, as the published code leaves it."""
+    """timm's extractor as it comes. In the published code it is part of the model, and changes modes with it."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PlainBackbone(nn.Module):
             out_indices=(0, 1, 2, 3),
             pretrained=bool(trained),
             pretrained_cfg_overlay=trained,
-        ).train()
+        )
         self.grid_size = problem.context.grid_size
 
     @torch.no_grad()
@@ -66,6 +66,7 @@ class PlainHvq:
 
     def step(self, images_B3SS: Tensor, class_index_B: Tensor) -> float:
         """One optimisation step; the loss."""
+        self.backbone.train()
         self.network.train()
         features_BChw = self.backbone(images_B3SS)
         output_BChw, commitment, _ = self.network(features_BChw, class_index_B)
@@ -78,6 +79,7 @@ class PlainHvq:
 
     @torch.no_grad()
     def predict(self, images_B3SS: Tensor, class_index_B: Tensor) -> Maps:
+        self.backbone.eval()
         self.network.eval()
         features_BChw = self.backbone(images_B3SS)
         output_BChw, _, input_BLW = self.network(features_BChw, class_index_B)
@@ -111,6 +113,7 @@ class PlainSquad:
 
     def step(self, images_B3SS: Tensor, class_index_B: Tensor) -> float:
         """One step of both networks; the generator's loss."""
+        self.backbone.train()
         self.generator.train()
         self.discriminator.train()
         features_BChw, target_B3TT = self.backbone(images_B3SS), self._target(images_B3SS)
@@ -139,6 +142,7 @@ class PlainSquad:
 
     @torch.no_grad()
     def predict(self, images_B3SS: Tensor, class_index_B: Tensor) -> Maps:
+        self.backbone.eval()
         self.generator.eval()
         self.discriminator.eval()
         features_BChw, target_B3TT = self.backbone(images_B3SS), self._target(images_B3SS)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.problems import Problem, problems
 from benchmarks.published_hvq import Codebook, Layer, PublishedHvq
+from benchmarks.published_loop import plain
 from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import MultiheadAttention
 from hvqray.models.hvq import HvqModel
@@ -121,3 +123,21 @@ def test_transport_cost_is_the_products(model: HvqModel, batch: Batch) -> None:
     torch.testing.assert_close(
         book.transport_cost(x_BLW[0])[None], level.transport_cost(x_BLW, torch.tensor([1]))
     )
+
+
+@pytest.mark.parametrize("problem", problems(quick=True), ids=lambda problem: problem.name)
+def test_backbone_takes_batch_statistics_in_training_alone(problem: Problem) -> None:
+    torch.manual_seed(0)
+    loop, class_index = plain(problem, "cpu"), torch.tensor([0, 1])
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    norm = next(each for each in loop.backbone.modules() if isinstance(each, nn.BatchNorm2d))
+    mean_before = cast(Tensor, norm.running_mean).clone()
+    loop.step(images[:2], class_index)
+    mean_after = cast(Tensor, norm.running_mean).clone()
+    assert not torch.equal(mean_after, mean_before)
+    maps_BSS, other_maps_BSS = (loop.predict(images[rows], class_index)[0] for rows in ([0, 1], [0, 2]))
+    # Equal but for rounding: nothing of the image beside it.
+    torch.testing.assert_close(maps_BSS[0], other_maps_BSS[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(cast(Tensor, norm.running_mean), mean_after)
+    loop.step(images[:2], class_index)
+    assert not torch.equal(cast(Tensor, norm.running_mean), mean_after)
