@@ -1,7 +1,8 @@
 """Latency of suggesting a trial, up to 1000 trials: the whole way through the sweep's search, against plain Optuna.
 
 A round asks for a suggestion and tells the outcome of a trial that went through all its epochs, as a sweep does: in the
-study on disk (SQLite), with the driver's own bookkeeping. Plain Optuna asks the same sampler in memory.
+study on disk (SQLite), which is brought to the disk at the trial's end, with the driver's own bookkeeping. Plain Optuna asks the
+same sampler in memory.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def _in_a_sweep(
         resolve=lambda number, params: _start(sweep, number, params),
         announce=lambda start: None,
         to_config=lambda start: {"spec": json.dumps(asdict(start))},
+        study_file=database,
     )
     suggest, told = [], []
     for number in range(num_suggestions):
