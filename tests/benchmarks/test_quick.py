@@ -9,8 +9,9 @@ import importlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +22,9 @@ from benchmarks import sweep
 from benchmarks.commands import Finished, Samples
 from hvqray.config.yaml_loader import load_yaml
 from hvqray.results.stored_trials import journal_path
+from hvqray.training.rule_choice import with_best_maps, with_best_scores
 
-IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result", "rung")
+IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result")
 WHOLE_COMMANDS = ("trial_gap", "trivial_trials", "slots", "second_sweep", "sweep")
 
 
@@ -74,12 +76,29 @@ def _table_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 def test_every_benchmark_is_listed() -> None:
     (folder,) = benchmarks.__path__
     found = {path.stem for path in Path(folder).glob("*.py") if "def main(argv" in path.read_text()}
-    assert found == {*IN_PROCESS, *WHOLE_COMMANDS}
+    assert found == {*IN_PROCESS, "rung", *WHOLE_COMMANDS}
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_benchmark_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _table_of(name, capsys)
+
+
+def test_a_rung_holds_what_the_loop_does_in_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = []
+    for each in (with_best_maps, with_best_scores):
+
+        def noting(*arguments: Any, each: Callable[..., Any] = each) -> Any:
+            chosen.append(each.__name__)
+            return each(*arguments)
+
+        monkeypatch.setattr(f"hvqray.training.evaluation.{each.__name__}", noting)
+    rows = _table_of("rung", capsys)
+    assert [name for name, *_ in rows] == ["hvq", "squad"]
+    assert all(float(seconds) > 0 and float(megabytes) > 1 for *_, seconds, megabytes in rows)
+    assert {*chosen} == {"with_best_maps", "with_best_scores"}
 
 
 @pytest.mark.usefixtures("_made_up_commands")
