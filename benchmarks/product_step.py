@@ -31,13 +31,17 @@ class ProductStep:
         communicator = SingleProcess(device)
         self.trainers = [ObjectiveTrainer(x, self.train_config, communicator) for x in self.model.objectives]
         self.steps_done = 0
+        self.first_draw = 0
+        """Seed of the first step's dropout and noise; each step has the next."""
 
     def __call__(self) -> dict[str, torch.Tensor]:
         """The losses of the first objective, on the device."""
         start = self.steps_done * self.batch_size
         indices = np.arange(start, start + self.batch_size) % len(self.split)
         batch = make_batch(self.split, indices, device=self.device, images=self.model.needs_images)
-        self.model.random.begin_step(self.steps_done, rows=slice(None), num_rows=self.batch_size)
+        self.model.random.begin_step(
+            self.first_draw + self.steps_done, rows=slice(None), num_rows=self.batch_size
+        )
         losses = [trainer.step(batch, progress=ADVERSARIAL, share=1.0) for trainer in self.trainers]
         self.model.after_step()
         self.steps_done += 1

@@ -1,7 +1,7 @@
-"""Every gain keeps the result: loss curves of a fixed seed with each optimisation on and off.
+"""Every gain keeps the result: loss curves of a fixed seed, and maps of a fixed model, with each optimisation on and off.
 
 Each line trains the same model from the same seed on the same batches twice. `kept` gains agree to rounding; where a curve moves, the
-figure says by how much.
+figure says by how much. Dropout's other generator draws other masks, so its line stands beside one of the same generator's other draws.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.commands import workplace
 from benchmarks.measure import devices, print_table, quick_flag
 from benchmarks.problems import Problem, problems, random_split
 from benchmarks.product_step import ProductStep
 from benchmarks.published_hvq import EPSILON
+from benchmarks.same_maps import map_moves
+from hvqray.config.model_sections import HvqConfig
 from hvqray.data.dataset import Split
+from hvqray.models.attention import Dropout
 from hvqray.models.hvq import HvqModel
 from hvqray.quantizers.vq import QuantizerOutput, VectorQuantizer
 
@@ -25,7 +29,7 @@ Change = Callable[[ProductStep], None]
 
 
 class LoopedQuantizer(VectorQuantizer):
-    """Looks codes up image by image with one-hot products, as the published code does; statistics once a step, or once an image."""
+    """Looks codes up image by image, as the published code does, with statistics by one-hot products, once a step or once an image."""
 
     update_per_image = False
 
@@ -42,7 +46,7 @@ class LoopedQuantizer(VectorQuantizer):
         one_hot_LK = torch.nn.functional.one_hot(indices_L, self.codebook_size).float()
         if self.training:
             self._gather(x_LD.detach(), one_hot_LK, c)
-        code_LD = one_hot_LK @ codes_KD
+        code_LD = torch.nn.functional.embedding(indices_L, codes_KD)
         return code_LD + (x_LD - x_LD.detach()), indices_L, (code_LD - x_LD).square().mean()
 
     @torch.no_grad()
@@ -59,12 +63,20 @@ class LoopedQuantizer(VectorQuantizer):
         self.codebook_MKD[c] = self.ema_sum_MKD[c] / smoothed_K[:, None]
 
 
+class BernoulliDropout(Dropout):
+    """Draws its masks by torch's own Bernoulli generator."""
+
+    def keep_mask(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like).bernoulli_(1 - self.probability)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    quick = quick_flag("same result: loss curves of a fixed seed with optimisations on and off", argv)
+    quick = quick_flag("same result: loss curves and maps with optimisations on and off", argv)
     num_steps = 4 if quick else NUM_STEPS
+    compared = problems(quick=quick)[:: 1 if quick else 2]
     for device in devices():
         rows = []
-        for problem in problems(quick=quick)[:: 1 if quick else 2]:
+        for problem in compared:
             split = random_split(problem)
             base = _curve(problem, split, device, num_steps)
             rows += [
@@ -84,6 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             ),
             rows,
         )
+        with workplace() as folder:
+            rows = [
+                row for problem in compared for row in map_moves(problem, folder, device, num_steps=num_steps)
+            ]
+        print(f"{device}, evaluation: largest moves over the standard deviation, of scores and of maps\n")
+        header = (
+            "model",
+            "against the product in fp32",
+            "a score moved by",
+            "a map moved by",
+            "codes changed",
+        )
+        print_table(header, rows)
 
 
 def _changes(problem: Problem) -> dict[str, tuple[str, Change | None]]:
@@ -91,8 +116,14 @@ def _changes(problem: Problem) -> dict[str, tuple[str, Change | None]]:
         "bf16": ("bf16", None),
         "AdamW not fused": ("fp32", _plain_adamw),
     }
+    if isinstance(problem.model, HvqConfig):
+        changes["other draws of dropout"] = ("fp32", _other_draws)
+        changes["dropout by torch's bernoulli_"] = ("fp32", _bernoulli_dropout)
     if problem.model.quantizer == "vq":
-        changes["codebooks looped, one-hot"] = ("fp32", lambda step: _loop_codebooks(step, per_image=False))
+        changes["codebooks looped, one-hot sums"] = (
+            "fp32",
+            lambda step: _loop_codebooks(step, per_image=False),
+        )
         changes["and an EMA update per image"] = ("fp32", lambda step: _loop_codebooks(step, per_image=True))
     return changes
 
@@ -119,6 +150,17 @@ def _plain_adamw(step: ProductStep) -> None:
         config = step.train_config
         plain = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=False)
         trainer.optimizer = plain
+
+
+def _other_draws(step: ProductStep) -> None:
+    step.first_draw = 10**6
+
+
+def _bernoulli_dropout(step: ProductStep) -> None:
+    assert isinstance(step.model, HvqModel)
+    for module in [*step.model.modules()]:
+        if isinstance(own := getattr(module, "dropout", None), Dropout):
+            module.dropout = BernoulliDropout(own.probability, step.model.random)
 
 
 def _loop_codebooks(step: ProductStep, *, per_image: bool) -> None:
