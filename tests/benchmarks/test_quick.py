@@ -10,9 +10,11 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,20 +26,21 @@ from hvqray.config.yaml_loader import load_yaml
 from hvqray.results.stored_trials import journal_path
 from hvqray.training.rule_choice import with_best_maps, with_best_scores
 
-IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion", "same_result")
+IN_PROCESS = ("train_step", "evaluate", "cache", "metrics", "suggestion")
 WHOLE_COMMANDS = ("trial_gap", "trivial_trials", "slots", "second_sweep", "sweep")
 
 
 def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
-    """Trials of one step a process, 2 s apart in a sweep and 20 s in the reference; a machine that starts in 5 s."""
+    """Trials 2 s apart in a sweep and 20 s in the reference; a machine that starts in 5 s."""
     started = time.time() - 100
     options = dict(itertools.pairwise(arguments))
     if arguments[0] == "-c":
         Path(arguments[2]).write_text(str(started + 5))
         return Finished(started, 6.0, [], Samples(), folder)
     if arguments[1] == "hvqray.sweep":
-        num_trials, gap = int(options["--num-trials"]), 2
-        workers = load_yaml(arguments[2]).get("resources", {}).get("workers", 1)
+        num_trials, gap, space = int(options["--num-trials"]), 2, load_yaml(arguments[2])
+        workers = space.get("resources", {}).get("workers", 1)
+        steps_per_trial = space["train"]["images_per_epoch"] // space["train"]["batch_size"]
         rows = [
             {"number": n, "state": "COMPLETE", "duration_s": 1.5, "val/image_auroc": 0.9}
             for n in range(num_trials)
@@ -51,11 +54,24 @@ def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
     else:
         assert arguments[1] == "benchmarks.train_per_trial"
         workers, num_trials, gap = int(options.get("--workers", 1)), int(options.get("--trials", 1)), 20
+        steps_per_trial = 1
         trials = [{"image_auroc": 0.5, "started": 0.0, "ended": 30.0}] * num_trials
         Path(arguments[3]).write_text(json.dumps(trials))
-    steps = [(started + 10 + gap * n, rank) for n in range(num_trials) for rank in range(workers)]
+    ranks = [*range(workers)] * steps_per_trial
+    steps = [(started + 10 + gap * n, rank) for n in range(num_trials) for rank in ranks]
     samples = Samples([10**8] * 3, [0, 10**8, 10**8], [0, 1, 1])
     return Finished(started, 60.0, steps, samples, folder)
+
+
+def with_a_study(arguments: Sequence[str], *, folder: Path) -> Finished:
+    """The same with a study, in which a trial ends 1.5 s after its last step."""
+    done = made_up_command(arguments, folder=folder)
+    study = optuna.create_study(study_name="made up", storage=f"sqlite:///{folder / 'sweep' / 'study.db'}")
+    for last_step in sorted({step for step, _ in done.steps}):
+        trial = optuna.trial.create_trial(value=0.9)
+        trial.datetime_complete = datetime.fromtimestamp(last_step + 1.5)
+        study.add_trial(trial)
+    return done
 
 
 @pytest.fixture
@@ -76,7 +92,7 @@ def _table_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 def test_every_benchmark_is_listed() -> None:
     (folder,) = benchmarks.__path__
     found = {path.stem for path in Path(folder).glob("*.py") if "def main(argv" in path.read_text()}
-    assert found == {*IN_PROCESS, "rung", *WHOLE_COMMANDS}
+    assert found == {*IN_PROCESS, "rung", "same_result", *WHOLE_COMMANDS}
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
@@ -101,10 +117,26 @@ def test_a_rung_holds_what_the_loop_does_in_one(
     assert {*chosen} == {"with_best_maps", "with_best_scores"}
 
 
+def test_results_are_the_same_but_for_the_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row for row in _table_of("same_result", capsys) if row[0] == "HVQ-Trans, tiny"]
+    largest = {name: float(values[1]) for _, name, *values in rows}
+    assert largest["the same again"] == 0
+    for name in ("other draws of dropout", "dropout by torch's bernoulli_"):
+        assert 1e-4 < largest[name] < 0.1
+    for name in ("codebooks looped, one-hot sums", "backbone as timm gives it", "keys and values per token"):
+        assert largest[name] < 1e-4
+
+
 @pytest.mark.usefixtures("_made_up_commands")
 class TestWholeCommands:
-    def test_trial_gap_compares_the_gaps(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert _table_of("trial_gap", capsys) == [["1", "20 (20 to 20)", "2 (2 to 2)", "10", "2.00"]]
+    def test_trial_gap_compares_the_gaps(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("benchmarks.commands.run_command", with_a_study)
+        assert _table_of("trial_gap", capsys) == [
+            ["trivial", "1", "20 (20 to 20)", "2 (2 to 2)", "10", "2.00", "0.5 (0.5 to 0.5)"],
+            ["hvq.yaml", "1", "-", "2 (2 to 2)", "-", "2.00", "0.5 (0.5 to 0.5)"],
+        ]
 
     def test_trivial_trials_tell_what_is_beyond_own_work(self, capsys: pytest.CaptureFixture[str]) -> None:
         ((method, trials, slots, _, wall, own, beyond, *_),) = _table_of("trivial_trials", capsys)
