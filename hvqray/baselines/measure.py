@@ -36,7 +36,7 @@ from hvqray.metrics import (
 )
 from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
 from hvqray.models.interface import ModelContext
-from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, upsample_map
+from hvqray.models.map_ops import coarse_side, top_means, upsample_map
 
 BaselineName = Literal["padim", "patchcore"]
 Metrics = dict[str, float | None]
@@ -274,11 +274,12 @@ def _measure(
         maps_nHW = np.empty((len(positions), size, size), np.float32)
         all_scores = dict(own_scores)
         for start, map_Bhw in zip(range(0, len(positions), BATCH_SIZE), maps, strict=True):
-            maps_BHW = gaussian_smooth(upsample_map(map_Bhw, size, at_centres=at_centres), sigma)
+            maps_BHW = upsample_map(map_Bhw, size, at_centres=at_centres, smoothing_sigma=sigma)
             maps_nHW[start : start + BATCH_SIZE] = maps_BHW.cpu().numpy()
-            for fraction in TOP_FRACTIONS:
+            scores_SB = top_means(maps_BHW, TOP_FRACTIONS).mT
+            for fraction, score_B in zip(TOP_FRACTIONS, scores_SB, strict=True):
                 score_name = f"top {fraction:.0%}" if fraction else "maximum"
-                all_scores.setdefault(score_name, []).append(pooled_score(maps_BHW, 1, fraction))
+                all_scores.setdefault(score_name, []).append(score_B)
         of_pixels = pixel_metrics(maps_nHW, regions)
         if sigma in writers:
             writers[sigma].add_maps(context.class_names[class_index], maps_nHW, regions, of_pixels)

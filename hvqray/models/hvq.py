@@ -239,8 +239,7 @@ class HvqModel(nn.Module):
                     cost_B1hw = self.config.ot_weight * cost_BL.view_as(maps_BAhw[:, :1])
                     maps_BAhw, scored_BUhw = maps_BAhw + cost_B1hw, scored_BUhw + cost_B1hw
         maps_BAHW = self._at_image_size(maps_BAhw)
-        from_map = self.config.score_sources() == ["map"]
-        scores_BS = self.image_score(maps_BAHW if from_map else self._at_image_size(scored_BUhw))
+        scores_BS = self.image_score(self._at_image_size(scored_BUhw, pool_size=self.image_score.pool_size))
         outputs = {"top": latents.top} | {
             f"q{i}": latents.lower[i] for i in reversed(range(len(latents.lower)))
         }
@@ -255,9 +254,14 @@ class HvqModel(nn.Module):
             image_score=self.image_score,
         )
 
-    def _at_image_size(self, maps_BAhw: Float[Tensor, "B A h w"]) -> Float[Tensor, "B A H W"]:
+    def _at_image_size(
+        self, maps_BAhw: Float[Tensor, "B A h w"], *, pool_size: int = 1
+    ) -> Float[Tensor, "B A H W"]:
         maps_nHW = upsample_map(
-            maps_BAhw.flatten(0, 1), self.context.image_size, at_centres=self.context.grid_of_patches
+            maps_BAhw.flatten(0, 1),
+            self.context.image_size,
+            at_centres=self.context.grid_of_patches,
+            pool_size=pool_size,
         )
         return maps_nHW.unflatten(0, (-1, maps_BAhw.shape[1]))
 

@@ -1,6 +1,6 @@
 """One number of an image's anomaly map, by the rule that suits its class.
 
-Legend: B batch, U sources, S rules, H x W image.
+Legend: B batch, U sources, S rules, F shares, H x W windows of the image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hvqray.config.model_sections import ErrorMapFields
-from hvqray.models.map_ops import pooled_scores
+from hvqray.models.map_ops import top_means
 from hvqray.models.route_choice import RouteChoice
 
 
@@ -28,6 +28,6 @@ class ImageScore(RouteChoice):
         self.pool_size = config.score_pool_size
 
     def forward(self, maps_BUHW: Float[Tensor, "B U H W"]) -> Float[Tensor, "B S"]:
-        """The scores by every rule, float32, of the maps of every source."""
-        scores_nF = pooled_scores(maps_BUHW.flatten(0, 1), self.pool_size, self.fractions)
+        """The scores by every rule of the maps of every source, averaged over windows of `pool_size` (`upsample_map`)."""
+        scores_nF = top_means(maps_BUHW.flatten(0, 1), self.fractions)
         return scores_nF.unflatten(0, (-1, maps_BUHW.shape[1])).flatten(1)

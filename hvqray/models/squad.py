@@ -147,19 +147,15 @@ class SquadModel(nn.Module):
         with evaluating(self):
             components, reconstruction = self._components(batch)
             route_B = self.router(batch.features_BChw, batch.class_index_B)
-        parts = self.map_parts
-        if self.score_parts is not self.map_parts:
-            parts = self.map_parts + self.score_parts  # at once: most components are in all of them
-        drawn = self.component_map(components, parts)
-        maps_BAHW, scored_BUHW = drawn[:, : len(self.map_parts)], drawn[:, -len(self.score_parts) :]
+        pool_size = self.image_score.pool_size
         codes = {
             name: output.indices_BL
             for name, output in reconstruction.quantized.levels.items()
             if output.indices_BL is not None
         }
         return Prediction.chosen(
-            maps_BAHW,
-            self.image_score(scored_BUHW),
+            self.component_map(components, self.map_parts),
+            self.image_score(self.component_map(components, self.score_parts, pool_size=pool_size)),
             codes,
             route_B,
             router=self.router,

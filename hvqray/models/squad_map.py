@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hvqray.models.map_ops import gaussian_smooth, upsample_map
+from hvqray.models.map_ops import upsample_map
 
 CONSTANT_STD = 1e-6
 """A component that varies less than this on normal images is left unscaled: that would only magnify rounding."""
@@ -67,14 +67,23 @@ class ComponentMap(nn.Module):
         }
 
     def forward(
-        self, components: Mapping[str, Float[Tensor, "B a b"]], parts: Sequence[Mapping[str, float]]
+        self,
+        components: Mapping[str, Float[Tensor, "B a b"]],
+        parts: Sequence[Mapping[str, float]],
+        *,
+        pool_size: int = 1,
     ) -> Float[Tensor, "B A H W"]:
-        """For each of `parts` the components that it names, times its weights, added up."""
+        """For each of `parts` the components that it names, times its weights, added up; averaged over windows of `pool_size`."""
         drawn = {
-            name: upsample_map(values, self.image_size, at_centres=name in self.at_centres)
+            name: upsample_map(
+                values,
+                self.image_size,
+                at_centres=name in self.at_centres,
+                smoothing_sigma=self.smoothing_sigma,
+                pool_size=pool_size,
+            )
             for name, values in self.normalize(components).items()
+            if any(name in weights for weights in parts)
         }
-        # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
-        with torch.autocast(self.mean_n.device.type, enabled=False):
-            maps = [torch.stack([w * drawn[name] for name, w in weights.items()]).sum(0) for weights in parts]
-            return torch.stack([gaussian_smooth(each, self.smoothing_sigma) for each in maps], dim=1)
+        maps = [torch.stack([w * drawn[name] for name, w in weights.items()]).sum(0) for weights in parts]
+        return torch.stack(maps, dim=1)

@@ -5,7 +5,7 @@ import torch
 from model_cases import hvq, make_batch, make_model, squad
 
 from hvqray.models.image_score import ImageScore
-from hvqray.models.map_ops import pooled_score
+from hvqray.models.map_ops import top_means
 from hvqray.models.route_choice import RouteChoice
 
 SOURCES = ["coarse", "both"]
@@ -20,7 +20,7 @@ def test_there_is_a_rule_for_every_source_and_share() -> None:
     scores_BS = score(maps_BUHW)
     assert score.rules == [(source, share) for source in SOURCES for share in shares]
     for rule, (source, share) in enumerate(score.rules):
-        expected = pooled_score(maps_BUHW[:, SOURCES.index(source)], 4, share)
+        expected = top_means(maps_BUHW[:, SOURCES.index(source)], [share])[:, 0]
         torch.testing.assert_close(scores_BS[:, rule], expected)
 
 

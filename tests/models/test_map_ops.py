@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from hvqray.models.map_ops import coarse_side, gaussian_smooth, pooled_score, upsample_map
+from hvqray.models.map_ops import coarse_side, gaussian_smooth, top_means, upsample_map
 
 
 def test_upsampling_keeps_corners_and_is_linear_between() -> None:
@@ -25,6 +26,31 @@ def test_a_patch_is_drawn_at_its_centre_and_a_stage_corner_to_corner(at_centres:
     for rows in (map_HW.sum(0), map_HW.sum(1)):
         found = (rows * torch.arange(392)).sum() / rows.sum()
         assert found.item() == pytest.approx(centre, abs=0.3)
+
+
+@pytest.mark.parametrize("at_centres", [True, False])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 6), (14, 14), (24, 24), (30, 24)])
+def test_smoothing_and_windows_are_of_the_map_at_image_size(grid: tuple[int, int], at_centres: bool) -> None:
+    map_Bhw = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *grid))).float()
+    drawn = F.interpolate(map_Bhw[:, None].double(), (24, 24), mode="bilinear", align_corners=not at_centres)
+    for sigma, pool_size in ((0.0, 1), (0.0, 16), (0.0, 24), (1.5, 1), (4.0, 5)):
+        radius, windows = int(np.ceil(4 * sigma)), slice(pool_size // 2, 24 - (pool_size - 1) // 2)
+        for i, expected in enumerate(drawn[:, 0].numpy()):
+            if sigma:
+                expected = gaussian_filter(expected, sigma, mode="nearest", radius=radius)
+            expected = uniform_filter(expected, pool_size)[windows, windows]
+            found = upsample_map(
+                map_Bhw, 24, at_centres=at_centres, smoothing_sigma=sigma, pool_size=pool_size
+            )
+            np.testing.assert_allclose(found[i], expected, atol=1e-5)
+
+
+def test_maps_are_drawn_in_float32_within_an_autocast() -> None:
+    map_Bhw = torch.rand(2, 7, 7)
+    expected = upsample_map(map_Bhw, 24, at_centres=False, smoothing_sigma=2.0, pool_size=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = upsample_map(map_Bhw, 24, at_centres=False, smoothing_sigma=2.0, pool_size=3)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 4.0, 11.0])
@@ -51,15 +77,25 @@ def test_no_smoothing() -> None:
     assert torch.equal(gaussian_smooth(maps, 0.0), maps)
 
 
-@pytest.mark.parametrize(
-    ("pool_size", "top_fraction"),
-    [(1, 0.0), (5, 0.0), (5, 0.1), (24, 0.0), (16, 0.0), (7, 0.3), (8, 1.0), (5, 1e-6)],
-)
-def test_score_is_the_top_of_the_pooled_map(pool_size: int, top_fraction: float) -> None:
-    maps = np.random.default_rng(0).normal(size=(3, 24, 24))
-    before, after = pool_size // 2, (pool_size - 1) // 2
-    for i, score in enumerate(pooled_score(torch.from_numpy(maps).float(), pool_size, top_fraction)):
-        whole_windows = slice(before, 24 - after)
-        pooled = np.sort(uniform_filter(maps[i], pool_size)[whole_windows, whole_windows].ravel())
-        num_top = max(1, round(top_fraction * pooled.size))
-        assert score.item() == pytest.approx(pooled[-num_top:].mean(), abs=1e-5)
+@pytest.mark.parametrize("fractions", [[0.0], [1e-6, 0.0], [0.3, 0.0, 0.01], [1.0, 0.5]])
+def test_scores_are_means_of_the_highest_values(fractions: list[float]) -> None:
+    maps = np.random.default_rng(0).normal(size=(3, 20, 24)).astype(np.float32)
+    scores = top_means(torch.from_numpy(maps), fractions)
+    for i, values in enumerate(np.sort(maps.reshape(3, -1).astype(float), axis=1)):
+        expected = [values[-max(1, round(fraction * 480)) :].mean() for fraction in fractions]
+        np.testing.assert_allclose(scores[i], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["all differ", "ties", "a location is not a number"])
+def test_scores_are_to_the_bit_what_a_full_sort_gives(case: str) -> None:
+    maps = torch.randn(4, 30, 31, generator=torch.Generator().manual_seed(0))
+    if case == "ties":
+        maps = maps.round()
+    elif case != "all differ":
+        maps[2, 3, 4] = torch.nan
+    before, sorted_values = maps.clone(), maps.flatten(1).sort(1, descending=True).values
+    for fractions in ([0.0, 0.01, 0.03, 0.1], [0.5, 1.0]):
+        counts = [max(1, round(fraction * 930)) for fraction in fractions]
+        expected = torch.stack([sorted_values[:, : max(counts)][:, :n].mean(1) for n in counts], dim=1)
+        torch.testing.assert_close(top_means(maps, fractions), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(maps, before, rtol=0, atol=0, equal_nan=True)
