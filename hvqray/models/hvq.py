@@ -175,16 +175,13 @@ class HvqModel(nn.Module):
             def routed() -> Iterator[tuple[Tensor, Tensor]]:
                 for batch in batches():
                     # By the true class, as in training: a prototype may take an image for another class's.
-                    yield (
-                        self.standardizer(batch.features_BChw),
-                        self.router.true_route(batch.class_index_B),
-                    )
+                    yield batch.features_BChw, self.router.true_route(batch.class_index_B)
 
             *lower, top = reversed(self.network.levels().values())
             with evaluating(self):
                 start_codebooks(
                     routed,
-                    encode=self.network.encode,
+                    encode=lambda features_BChw: self.network.encode(self.standardizer(features_BChw)),
                     top=top,
                     lower=lower,
                     num_routes=self.router.num_routes,
