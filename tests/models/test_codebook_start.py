@@ -14,7 +14,7 @@ from hvqray.models.codebook_start import start_codebooks
 from hvqray.quantizers.vq import VectorQuantizer
 
 SIDE = 6
-WIDTH, CODEBOOK_SIZE, DEPTH = 8, 8, 3
+WIDTH, CODEBOOK_SIZE, DEPTH = 8, 32, 3
 
 
 def tokens_of_levels(
@@ -94,8 +94,8 @@ def test_the_draw_is_the_seeds_and_encodes_every_image_once(monkeypatch: pytest.
 
 def test_levels_with_the_same_tokens_divide_them_differently() -> None:
     """Each draws first centres of its own; from one draw they would agree to the last token, and say the same."""
-    x_BLD = torch.randn(2, 100, WIDTH, generator=torch.Generator().manual_seed(0))
-    route_B = torch.zeros(2, dtype=torch.int64)
+    x_BLD = torch.randn(4, 100, WIDTH, generator=torch.Generator().manual_seed(0))
+    route_B = torch.zeros(4, dtype=torch.int64)
     top = VectorQuantizer(1, CODEBOOK_SIZE, WIDTH).eval()
     lower = [VectorQuantizer(1, CODEBOOK_SIZE, 2 * WIDTH).eval() for _ in range(DEPTH)]
     start_codebooks(
