@@ -110,4 +110,4 @@ def test_levels_with_the_same_tokens_divide_them_differently() -> None:
     below_BLW = torch.cat([x_BLD, of_top.quantized_BLD], dim=-1)
     codes = [of_top.indices_BL, *(level(below_BLW, route_B).indices_BL for level in lower)]
     for one, other in combinations(codes, 2):
-        assert adjusted_rand_score(one.flatten(), other.flatten()) < 0.8
+        assert adjusted_rand_score(one.flatten(), other.flatten()) < 0.95
