@@ -15,7 +15,7 @@ from hvqray.models.levels import Level
 from hvqray.quantizers.vq import VectorQuantizer
 
 TOKENS_PER_CODE = 8
-"""Training tokens per code that k-means is given, of each level as many as its own codebook asks for."""
+"""Training tokens per code that k-means is given."""
 
 RoutedFeatures = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Starts a new pass over (features (B, C, h, w), route (B,)) of the training images."""
@@ -33,16 +33,15 @@ def start_codebooks(
 ) -> None:
     """Start `top` from e_N and `lower[i]` from [e_i ; t], where `encode` gives e_0 to e_N, each (B, L, D).
 
-    One draw of tokens serves all levels: those with fewer codes take the first of it. Levels without learned codes stay as
-    they are. The model is in eval mode.
+    Levels without learned codes stay as they are. The model is in eval mode.
     """
-    budgets = [_budget(level) for level in (top, *lower) if isinstance(level, VectorQuantizer)]
-    sampled = _sample_states(routed, encode, num_routes=num_routes, budget=max(budgets), seed=seed)
+    learned = [level for level in (top, *lower) if isinstance(level, VectorQuantizer)]
+    budget = TOKENS_PER_CODE * max(level.codebook_size for level in learned)
+    sampled = _sample_states(routed, encode, num_routes=num_routes, budget=budget, seed=seed)
     # No image of a class in the sample: its codes stay at random until it is seen.
     states_of = {route: states for route, states in enumerate(sampled) if states}
     if isinstance(top, VectorQuantizer):
-        tokens = {route: states[-1][: _budget(top)] for route, states in states_of.items()}
-        top.start_from_tokens(tokens, seed=seed)
+        top.start_from_tokens({route: states[-1] for route, states in states_of.items()}, seed=seed)
     code_of = {
         route: top(states[-1][None], torch.tensor([route], device=states[-1].device)).quantized_BLD[0]
         for route, states in states_of.items()
@@ -50,15 +49,10 @@ def start_codebooks(
     for i, level in enumerate(lower):
         if isinstance(level, VectorQuantizer):
             tokens = {
-                route: torch.cat([states[i], code_of[route]], dim=-1)[: _budget(level)]
-                for route, states in states_of.items()
+                route: torch.cat([states[i], code_of[route]], dim=-1) for route, states in states_of.items()
             }
             # Another draw of first centres at each level: from the same tokens they would divide them alike.
             level.start_from_tokens(tokens, seed=seed + 1 + i)
-
-
-def _budget(level: VectorQuantizer) -> int:
-    return TOKENS_PER_CODE * level.codebook_size
 
 
 def _sample_states(
@@ -69,7 +63,7 @@ def _sample_states(
     budget: int,
     seed: int,
 ) -> list[list[Tensor]]:
-    """For every route, about `budget` tokens drawn evenly from its images, as are the first T of them: e_0 to e_N, each (T, D), in one order."""
+    """For every route, about `budget` tokens drawn evenly from its images: e_0 to e_N, each (T, D), in one order."""
     num_images_M = sum(
         (torch.bincount(route_B.cpu(), minlength=num_routes) for _, route_B in routed()), torch.zeros(())
     )
@@ -83,10 +77,4 @@ def _sample_states(
                 : math.ceil(budget / num_images_M[route].item())
             ]
             kept[route].append(states_NBLD[:, image, chosen.to(states_NBLD.device)])
-    return [_in_turn(images, generator) if images else [] for images in kept]
-
-
-def _in_turn(images: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """A token of every image, in an order drawn at random, then the next one of every image, and so on; of (N, t, D) each."""
-    order = torch.randperm(len(images), generator=generator).tolist()
-    return list(torch.stack([images[i] for i in order], dim=2).flatten(1, 2))
+    return [list(torch.cat(parts, dim=1)) if parts else [] for parts in kept]

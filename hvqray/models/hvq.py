@@ -175,13 +175,16 @@ class HvqModel(nn.Module):
             def routed() -> Iterator[tuple[Tensor, Tensor]]:
                 for batch in batches():
                     # By the true class, as in training: a prototype may take an image for another class's.
-                    yield batch.features_BChw, self.router.true_route(batch.class_index_B)
+                    yield (
+                        self.standardizer(batch.features_BChw),
+                        self.router.true_route(batch.class_index_B),
+                    )
 
             *lower, top = reversed(self.network.levels().values())
             with evaluating(self):
                 start_codebooks(
                     routed,
-                    encode=lambda features_BChw: self.network.encode(self.standardizer(features_BChw)),
+                    encode=self.network.encode,
                     top=top,
                     lower=lower,
                     num_routes=self.router.num_routes,
