@@ -131,6 +131,8 @@ class StudySearch(OptunaSearch):
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
+        if result is not None and not error:  # Tune tells a trial's last result here alone
+            self.on_trial_result(trial_id, result)
         state, values = outcome(result, self._metrics, crashed=error)
         number = self._ot_trials[trial_id].number
         tell(self.study, number, state, values)

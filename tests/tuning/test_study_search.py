@@ -44,6 +44,7 @@ def make_search(
     *,
     metrics: Sequence[str] = (METRIC,),
     sampler: BaseSampler | None = None,
+    target: float | None = None,
 ) -> tuple[StudySearch, list[TrialStart]]:
     """A search, and what it has announced so far."""
     announced: list[TrialStart] = []
@@ -57,6 +58,7 @@ def make_search(
         resolve=lambda number, params: TrialStart(f"t{number:04d}", number, params, {}, f"hash{number}", 0),
         announce=announced.append,
         to_config=lambda start: {"spec": start.trial_id},
+        target=target,
     )
     return search, announced
 
@@ -111,10 +113,40 @@ def test_the_study_learns_each_trial_s_end_as_what_it_is() -> None:
     assert states(search) == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "FAIL"]
     complete, pruned, *failed = search.study.get_trials(deepcopy=False)
     assert complete.value == 0.85
-    assert complete.intermediate_values == {1: 0.625, 2: 0.75}
+    assert complete.intermediate_values == {1: 0.625, 2: 0.75, 3: 0.8}
     assert pruned.value == 0.25
     assert all(trial.value is None for trial in failed)
     assert search.study.best_trial.number == 0
+
+
+def test_a_result_that_ends_a_trial_is_the_value_at_which_it_was_pruned() -> None:
+    search, _ = make_search()
+    for name in "ab":
+        search.suggest(name)
+    search.on_trial_complete("a", result_of(0.6, epoch=1))
+    search.on_trial_result("b", result_of(0.5, epoch=1))
+    search.on_trial_complete("b", result_of(0.7, epoch=2))
+    first, later = search.study.get_trials(deepcopy=False)
+    assert (first.state, first.value, first.intermediate_values) == (TrialState.PRUNED, 0.6, {1: 0.6})
+    assert (later.value, later.intermediate_values) == (0.7, {1: 0.5, 2: 0.7})
+
+
+@pytest.mark.parametrize(
+    ("last", "crashed", "handed_out"),
+    [
+        (result_of(0.9, epoch=3, is_last=True), False, "FINISHED"),
+        (result_of(0.9, epoch=2), False, "FINISHED"),
+        (result_of(0.8, epoch=3, is_last=True), False, {"spec": "t0001"}),
+        (result_of(0.9, epoch=3, is_last=True), True, {"spec": "t0001"}),
+    ],
+)
+def test_a_target_reached_in_a_trial_s_last_epoch_ends_the_search(
+    last: dict[str, Any], crashed: bool, handed_out: Any
+) -> None:
+    search, _ = make_search(target=0.9)
+    search.suggest("a")
+    search.on_trial_complete("a", last, crashed)
+    assert search.suggest("b") == handed_out
 
 
 def test_an_undefined_objective_in_between_is_passed_over() -> None:
@@ -161,7 +193,7 @@ def test_interrupted_trials_go_first_under_their_old_number_and_parameters(
     assert [trial.value for trial in second.study.get_trials(deepcopy=False)] == [0.9, 0.6, 0.1, 0.2]
     resumed = second.study.get_trials(deepcopy=False)[0]
     assert resumed.params == {"train.lr": before[0].params["train.lr"]}
-    assert resumed.intermediate_values == {1: 0.4, 2: 0.5}
+    assert resumed.intermediate_values == {1: 0.4, 2: 0.5, 3: 0.9}
 
 
 def test_a_trial_that_only_the_study_knows_as_ended_runs_again_without_telling_it(
