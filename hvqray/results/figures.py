@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
+import plotly.colors
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -14,6 +15,7 @@ from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
 from hvqray.results.events import Goal
 from hvqray.results.history import Epochs, TrialRecord
+from hvqray.results.importances import common_params, importance_bars, why_no_importances
 from hvqray.training.epoch_report import MEAN
 
 ACCENT = "#1d5fa8"
@@ -91,7 +93,7 @@ def class_heat_map(trials: Sequence[TrialRecord]) -> Chart:
             }
         ],
     )
-    return Chart(title, caption, _dressed(figure, height=140 + 32 * len(rows), top=50))
+    return Chart(title, caption, _dressed(figure, height=160 + 32 * len(rows), top=70))
 
 
 def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
@@ -153,54 +155,45 @@ def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
             figure.add_trace(best_line, **place)
     figure.update_yaxes(tickformat=".0%", range=[0, 1.05])
     figure.update_xaxes(title_text="epoch", dtick=1 if _num_epochs(epochs) <= 12 else None)
-    return Chart(title, caption, _dressed(figure, height=80 + 240 * num_rows, legend=False))
+    return Chart(title, caption, _dressed(figure, height=110 + 240 * num_rows, legend=False))
 
 
 def _objective_charts(
     study: optuna.Study, complete: Sequence[optuna.trial.FrozenTrial], index: int, name: str
 ) -> list[Chart]:
-    def value(trial: optuna.trial.FrozenTrial) -> float:
-        return trial.values[index]
-
-    # With a target Optuna no longer knows the direction, and leaves out the line of the best value.
-    target = value if len(study.directions) > 1 else None
+    values = [trial.values[index] for trial in complete]
+    several = len(study.directions) > 1
+    some_have = sorted({param for trial in complete for param in trial.params} - {*common_params(complete)})
 
     def history() -> go.Figure:
+        # With a target Optuna no longer knows the direction, and leaves out the line of the best value.
+        target = (lambda trial: trial.values[index]) if several else None
         figure = optuna.visualization.plot_optimization_history(study, target=target, target_name=name)
         figure.update_traces(selector={"mode": "markers"}, marker={"color": ACCENT, "size": 8})
         return figure.update_traces(selector={"mode": "lines"}, line={"color": _GREY, "width": 2})
 
     def importances() -> go.Figure:
-        figure = optuna.visualization.plot_param_importances(study, target=target, target_name=name)
-        return figure.update_traces(marker_color=ACCENT)
+        return importance_bars(complete, values, name=name).update_traces(marker_color=ACCENT)
 
     return [
         _chart(
             f"Optimisation history of {name}",
-            "Every complete trial in the order of the search, and the best up to it.",
+            f"Every complete trial in the order of the search{'' if several else ', and the best up to it'}.",
             history,
             None if complete else "no trial is complete",
         ),
         _chart(
             f"Parameter importances for {name}",
-            "Share of the objective's variation that each parameter explains (PED-ANOVA), over complete "
-            "trials. With few trials this is a hint at most.",
+            "Of what single parameters explain of the objective's variation over their ranges, the share of each (fANOVA: by a"
+            f" random forest fitted to the {len(complete)} complete trials). Shares sum to 1 even where all of it is chance; of a"
+            " few dozen trials they are a hint at most."
+            + (
+                f" Left out, since some trials do not have them: {', '.join(some_have)}." if some_have else ""
+            ),
             importances,
-            _why_no_importance(complete, value),
+            why_no_importances(complete, values),
         ),
     ]
-
-
-def _why_no_importance(
-    complete: Sequence[optuna.trial.FrozenTrial], value: Callable[[optuna.trial.FrozenTrial], float]
-) -> str | None:
-    if len(complete) < 2:
-        return f"it needs at least 2 complete trials, there are {len(complete)}"
-    if len({value(trial) for trial in complete}) < 2:
-        return "all complete trials have the same value"
-    if not any(trial.params for trial in complete):
-        return "the search has no parameters"
-    return None
 
 
 def _parallel_coordinates(
@@ -218,10 +211,20 @@ def _parallel_coordinates(
         # Optuna labels the axes in this order, with the dotted names cut short.
         labels = [*objectives, *wording.short_names(params).values()]
         figure.update_traces(selector={"mode": "lines"}, opacity=0.8, line_width=2)
+        # Optuna's blues begin near white, which hides the worst trials.
+        for line in figure.select_traces({"mode": "lines"}):
+            line.line.color = _darkened(line.line.color)
+        scale = [_darkened(colour) for colour in plotly.colors.sequential.Blues]
+        figure.update_traces(selector={"mode": "markers"}, marker_colorscale=scale)
         return figure.update_layout(xaxis_ticktext=labels)
 
     caption = "A line a complete trial, across its parameters."
-    return _chart("Parallel coordinates", caption, draw, reason, top=50)
+    return _chart("Parallel coordinates", caption, draw, reason)
+
+
+def _darkened(colour: str) -> str:
+    """`rgb(...)` at three fifths of its brightness."""
+    return plotly.colors.label_rgb(tuple(round(0.6 * part) for part in plotly.colors.unlabel_rgb(colour)))
 
 
 def _pareto_front(
@@ -240,18 +243,16 @@ def _pareto_front(
     )
 
 
-def _chart(
-    title: str, caption: str, draw: Callable[[], go.Figure], reason: str | None, *, top: int = 30
-) -> Chart:
+def _chart(title: str, caption: str, draw: Callable[[], go.Figure], reason: str | None) -> Chart:
     if reason is not None:
         return Chart(title, caption, reason=reason)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Optuna about what is experimental in it
-        return Chart(title, caption, _dressed(draw(), height=380, top=top))
+        return Chart(title, caption, _dressed(draw(), height=400))
 
 
-def _dressed(figure: go.Figure, *, height: int, top: int = 30, legend: bool = True) -> go.Figure:
-    """The report's look: its font, quiet lines, no title (the page has one)."""
+def _dressed(figure: go.Figure, *, height: int, top: int = 60, legend: bool = True) -> go.Figure:
+    """The report's look: its font, quiet lines, no title (the page has one); `top` has room for Plotly's bar above what stands there."""
     figure.update_layout(
         template="plotly_white",
         title=None,

@@ -97,7 +97,7 @@ def reconcile(
             continue
         _add_params(study, frozen, known, space)
         if len(metrics) == 1:
-            _add_epochs(study, frozen, known, epochs.get(known.trial_id, {}), metrics[0])
+            _add_epochs(study, frozen, epochs.get(known.trial_id, {}), metrics[0])
         if isinstance(known, TrialRecord):
             values = [value for metric in metrics if (value := known.metrics.get(metric)) is not None]
             tell(study, frozen.number, TrialState[known.state], values)
@@ -125,18 +125,8 @@ def _add_params(
         study._storage.set_trial_param(frozen._trial_id, name, internal, distribution)
 
 
-def _add_epochs(
-    study: optuna.Study,
-    frozen: optuna.trial.FrozenTrial,
-    known: TrialRecord | TrialStart,
-    epochs: Epochs,
-    metric: str,
-) -> None:
-    # With the epoch that ends a trial Tune tells the search its end, and no result besides.
-    end = known.epochs if isinstance(known, TrialRecord) and known.state != "FAIL" else None
+def _add_epochs(study: optuna.Study, frozen: optuna.trial.FrozenTrial, epochs: Epochs, metric: str) -> None:
     for epoch, metrics in epochs.items():
-        if epoch == end:
-            continue
         value = finite_value(metrics, metric)
         if value is not None and epoch not in frozen.intermediate_values:
             study._storage.set_trial_intermediate_value(frozen._trial_id, epoch, value)

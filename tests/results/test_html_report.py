@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 from fake_sweep import OBJECTIVE, write_fake_sweep
+from plotly.colors import unlabel_rgb
 
 from hvqray.environment import code_version
 from hvqray.errors import InputError
@@ -42,7 +43,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    folder = write_fake_sweep(tmp_path_factory.mktemp("runs") / "fsq", num_trials=10)
+    folder = write_fake_sweep(tmp_path_factory.mktemp("runs") / "fsq", num_trials=17)
     return Page(build_html_report(folder))
 
 
@@ -52,7 +53,7 @@ def test_says_what_the_numbers_come_from(built: Page) -> None:
         "parts, 224 px",
         code_version(),
         "2 cores of a processor",
-        "6 complete, 2 pruned, 2 failed",
+        "10 complete, 4 pruned, 3 failed",
     ):
         assert fact in built.text
     assert "selected on test" not in built.text.lower()
@@ -115,7 +116,8 @@ def test_selection_on_test_is_marked(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     page = Page(build_html_report(write_fake_sweep(tmp_path / "one", num_trials=1)))
-    assert page.text.count("it needs at least 2 complete trials, there are 1") == 2
+    assert "it needs at least 2 complete trials, there are 1" in page.text
+    assert "it needs at least 10 complete trials, there are 1" in page.text
 
 
 def test_a_sweep_without_trials_study_or_best(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_codebook_lines_are_apart_and_the_best_in_its_own() -> None:
 def test_charts_of_a_search_for_two_metrics() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     distributions = {"a.x": optuna.distributions.FloatDistribution(0, 1)}
-    for value in (0.1, 0.5, 0.9):
+    for value in (0.1, 0.5, 0.9, *(0.9 for _ in range(7))):
         study.add_trial(
             optuna.trial.create_trial(
                 values=[value, value**2], params={"a.x": value}, distributions=distributions
@@ -194,7 +196,25 @@ def test_charts_of_a_search_for_two_metrics() -> None:
     assert list(charts[4].figure.layout.xaxis.ticktext) == ["one", "two", "x"]
     history = next(trace for trace in charts[2].figure.data if trace.mode == "markers")
     assert history.name == "two"
-    assert list(history.y) == pytest.approx([0.01, 0.25, 0.81])
+    assert list(history.y) == pytest.approx([0.01, 0.25, *(0.81 for _ in range(8))])
+    assert "best up to it" not in charts[0].caption, "no line is drawn of it"
+
+
+def test_every_trial_shows_in_the_parallel_coordinates() -> None:
+    study = optuna.create_study(direction="maximize")
+    distributions = {"a.x": optuna.distributions.FloatDistribution(0, 1)}
+    for value in (0.1, 0.5, 0.9):
+        study.add_trial(
+            optuna.trial.create_trial(value=value, params={"a.x": value}, distributions=distributions)
+        )
+    chart = next(
+        each for each in search_charts(study, {"one": "maximize"}) if each.title == "Parallel coordinates"
+    )
+    colours = [unlabel_rgb(line.line.color) for line in chart.figure.select_traces({"mode": "lines"})]
+    (scale,) = (each.marker.colorscale for each in chart.figure.select_traces({"mode": "markers"}))
+    assert max(colours[0]) < 160, "the worst stands out from white"
+    assert sum(colours[0]) > sum(colours[1]) > sum(colours[2])
+    assert [unlabel_rgb(scale[0][1]), unlabel_rgb(scale[-1][1])] == [colours[0], colours[2]]
 
 
 def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:

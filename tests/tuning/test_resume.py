@@ -178,9 +178,8 @@ def test_trials_that_the_study_has_lost_are_added_as_they_were(tmp_path: Path, l
         for study in [whole, older][: 1 + (number < lost_from)]:
             trial = optuna.trial.Trial(study, study.get_trials()[number]._trial_id)
             trial.report(0.5, 1)
-            trial.report(0.01 * number, 2)  # and none of the third, with which they end, unless by an error
-            if state == "FAIL":
-                trial.report(0.4, 3)
+            trial.report(0.01 * number, 2)
+            trial.report(0.4, 3)
             study.tell(number, [0.7] if state == "COMPLETE" else None, state=TrialState[state])
         metrics: Metrics = {METRIC: 0.7 if state == "COMPLETE" else 0.5}
         ended.append(TrialRecord(trial_id, number, state, params, metrics, 3, 1.0, "h", 0, None, "0.1.0"))
