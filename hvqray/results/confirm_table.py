@@ -22,9 +22,11 @@ TERMINAL_METRICS = ("image_auroc", "pixel_auroc", "pixel_aupro")
 
 @dataclass(frozen=True)
 class ConfirmTable:
-    """One configuration's results on `test`; a row's spreads are in the order of `METRIC_LABELS`, None where not measured."""
+    """One configuration's results on `split`; a row's spreads are in the order of `METRIC_LABELS`, None where not measured."""
 
     configuration: ConfirmedConfiguration
+    split: str
+    """`test`, or `val` where nothing was measured on it."""
     rows: list[tuple[str, list[Spread | None]]]
     """Class name and spreads, by name; the mean over the classes last."""
     notes: list[str]
@@ -33,12 +35,18 @@ class ConfirmTable:
 
 def confirm_table(configuration: ConfirmedConfiguration) -> ConfirmTable:
     """The table of one configuration; no rows where all of its seeds failed."""
-    metrics = configuration.metrics
-    names = class_names(dict.fromkeys(metrics), "test")
-    rows = [(name, [metrics.get(f"test/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
+    metrics, split = configuration.metrics, confirmed_split([configuration])
+    names = class_names(dict.fromkeys(metrics), split)
+    rows = [(name, [metrics.get(f"{split}/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
     if metrics:
-        rows.append((MEAN, [metrics.get(f"test/{metric}") for metric in METRIC_LABELS]))
-    return ConfirmTable(configuration, rows, _notes(configuration))
+        rows.append((MEAN, [metrics.get(f"{split}/{metric}") for metric in METRIC_LABELS]))
+    return ConfirmTable(configuration, split, rows, _notes(configuration, split))
+
+
+def confirmed_split(confirmed: Sequence[ConfirmedConfiguration]) -> str:
+    """`test`, or `val` where all that they were measured on is that."""
+    names = [name for each in confirmed for name in each.metrics]
+    return "val" if names and not any(name.startswith("test/") for name in names) else "test"
 
 
 def print_confirmed(
@@ -49,15 +57,19 @@ def print_confirmed(
     best_trial_id: str,
     mark: str,
 ) -> None:
-    """All configurations in one table by their means, then the best one per class; `mark` follows every "on test"."""
-    table = titled_table(f"Confirmed on test{mark}: mean ± std over seeds, 95 % interval")
+    """All configurations in one table by their means, then the best one per class; `mark` follows every "on test", or "on val"."""
+    split = confirmed_split(confirmed)
+    interval = ", 95 % interval" if split == "test" else ""
+    table = titled_table(f"Confirmed on {split}{mark}: mean ± std over seeds{interval}")
     table.add_column("trial", no_wrap=True)
     table.add_column(Text(objective), justify="right")
     for metric in ("image_auroc", "pixel_auroc"):
-        table.add_column(f"{METRIC_LABELS[metric]} on test", justify="right")
+        table.add_column(f"{METRIC_LABELS[metric]} on {split}", justify="right")
     table.add_column("seeds", justify="right")
     for each in confirmed:
-        spreads = [each.metrics.get(name) for name in (objective, "test/image_auroc", "test/pixel_auroc")]
+        spreads = [
+            each.metrics.get(name) for name in (objective, f"{split}/image_auroc", f"{split}/pixel_auroc")
+        ]
         seeds = ", ".join(map(str, each.seeds)) or "all failed"
         style = "bold" if each.trial_id == best_trial_id else None
         table.add_row(each.trial_id, *map(_cell, spreads), seeds, style=style)
@@ -65,12 +77,12 @@ def print_confirmed(
     for each in confirmed:
         if each.trial_id == best_trial_id and each.metrics:
             console.print(_per_class(confirm_table(each), mark))
-    for note in dict.fromkeys(note for each in confirmed for note in _notes(each)):
+    for note in dict.fromkeys(note for each in confirmed for note in _notes(each, split)):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _per_class(one: ConfirmTable, mark: str) -> Table:
-    table = titled_table(f"{one.configuration.trial_id} confirmed on test{mark}")
+    table = titled_table(f"{one.configuration.trial_id} confirmed on {one.split}{mark}")
     table.add_column("class", no_wrap=True)
     for metric in TERMINAL_METRICS:
         table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
@@ -99,7 +111,7 @@ def spread_lines(spread: Spread | None) -> list[str]:
     return lines
 
 
-def _notes(configuration: ConfirmedConfiguration) -> list[str]:
+def _notes(configuration: ConfirmedConfiguration, split: str) -> list[str]:
     says = {
         "bootstrap over images and seeds": "bootstrap over test images and seeds",
         "bootstrap over images": "bootstrap over test images; one seed says nothing of others",
@@ -113,10 +125,10 @@ def _notes(configuration: ConfirmedConfiguration) -> list[str]:
         for interval, text in says.items()
         if interval in kinds
     ]
-    if (mad := configuration.metrics.get(f"test/{MAD}")) is not None and mad.mean is not None:
+    if (mad := configuration.metrics.get(f"{split}/{MAD}")) is not None and mad.mean is not None:
         shown = ", ".join(spread_lines(mad))
-        notes.insert(0, f"{configuration.trial_id}: mean {ALL_LABELS[MAD]} on test {shown}.")
-    notes += _mean_notes(configuration)
+        notes.insert(0, f"{configuration.trial_id}: mean {ALL_LABELS[MAD]} on {split} {shown}.")
+    notes += _mean_notes(configuration, split)
     notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
     return notes
 
@@ -127,11 +139,11 @@ def _listed(kinds: set[str]) -> str:
     return " and ".join(([f"{metrics} metrics"] if metrics else []) + [ALL_LABELS[MAD]] * (MAD in kinds))
 
 
-def _mean_notes(configuration: ConfirmedConfiguration) -> list[str]:
+def _mean_notes(configuration: ConfirmedConfiguration, split: str) -> list[str]:
     """Over how many classes the means were taken where one is undefined, with the seed where that differs."""
     metrics = configuration.metrics
     by_seed = {
-        seed: mean_note({name: spread.values[index] for name, spread in metrics.items()}, "test")
+        seed: mean_note({name: spread.values[index] for name, spread in metrics.items()}, split)
         for index, seed in enumerate(configuration.seeds)
     }
     if len(set(by_seed.values())) == 1:

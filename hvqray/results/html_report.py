@@ -16,7 +16,7 @@ from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_table, over_classes
-from hvqray.results.confirm_table import confirm_table
+from hvqray.results.confirm_table import confirm_table, confirmed_split
 from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
 from hvqray.results.history import TrialRecord
 from hvqray.results.page import examples, page
@@ -39,6 +39,9 @@ def build_html_report(folder: Path) -> Path:
     best = read_best(folder)
     best_id = best.trial_id if best else None
     held, held_metrics = best.held_against_baselines() if best else ("", {})
+    class_tables = [
+        table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
+    ]
     charts = [
         *_search_charts(folder, description),
         class_heat_map(trials),
@@ -61,10 +64,9 @@ def build_html_report(folder: Path) -> Path:
         selected_on_test=description.selected_on_test or (best is not None and best.selected_on_test),
         best=best,
         best_trial=next((trial for trial in trials if trial.trial_id == best_id), None),
-        class_tables=[
-            table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
-        ],
+        class_tables=class_tables,
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
+        confirmed_split=confirmed_split(best.confirmed) if best else "test",
         held=held,
         baseline_tables=baseline_tables(held_metrics, best.baselines) if best else [],
         metric_labels=METRIC_LABELS,
@@ -109,11 +111,12 @@ def _headline(
     count = {state: sum(trial.state == state for trial in trials) for state in ("COMPLETE", "PRUNED", "FAIL")}
     ended = f"{count['COMPLETE']} complete, {count['PRUNED']} pruned, {count['FAIL']} failed"
     cards = [("trials", str(len(trials)), ended)]
-    for name in description.goals:
+    for index, name in enumerate(description.goals):
         remark = f"{'run' if best.confirmed else 'trial'} {best.run_id}" if best else "no complete trial"
         if best and (over := over_classes(best.metrics, name)):
             remark += f", mean {over}"
-        cards.append((f"best {name}", wording.number(best.metrics.get(name) if best else None), remark))
+        label = f"{name} of the best model" if index else f"best {name}"  # which the first metric chose
+        cards.append((label, wording.number(best.metrics.get(name) if best else None), remark))
     if best is not None:
         for metric in ("image_auroc", "pixel_auroc", MAD):
             name = f"test/{metric}"

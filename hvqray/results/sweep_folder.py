@@ -64,7 +64,9 @@ class BestResult:
         if confirmed is None:
             return self.run_id, self.metrics
         means = {name: spread.mean for name, spread in confirmed.metrics.items()}
-        return f"{self.trial_id} (mean over {len(confirmed.seeds)} seeds)", means
+        seeds = confirmed.seeds
+        over = f"mean over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+        return f"{self.trial_id} ({over})", means
 
     def held_spreads(self) -> dict[str, Spread]:
         """The spreads of these means over the seeds; empty where it was not confirmed."""

@@ -11,7 +11,7 @@ from hvqray.config.metric_names import MAD
 from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
-from hvqray.results.confirm_table import spread_lines
+from hvqray.results.confirm_table import confirmed_split, spread_lines
 from hvqray.results.history import TrialRecord
 from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
@@ -79,11 +79,12 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
             if name != f"test/{MAD}" or name in best.metrics
         ]
         blocks.append(wr.P(text=f"Best model, {best.run_id}: {', '.join(values)}."))
+        split = confirmed_split(best.confirmed)
         for each in best.confirmed:
             shown = "; ".join(
                 f"{name} {', '.join(spread_lines(each.metrics.get(name)))}"
-                for name in ("test/image_auroc", f"test/{MAD}")
-                if name != f"test/{MAD}" or name in each.metrics
+                for name in (f"{split}/image_auroc", f"{split}/{MAD}")
+                if name != f"{split}/{MAD}" or name in each.metrics
             )
             seeds = ", ".join(map(str, each.seeds))
             blocks.append(wr.P(text=f"{each.trial_id} confirmed over seeds {seeds}: {shown}."))

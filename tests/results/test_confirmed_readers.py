@@ -25,6 +25,7 @@ from hvqray.results.confirmation import (
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.html_report import build_html_report
 from hvqray.results.summary import print_summary
+from hvqray.results.sweep_folder import read_best
 from hvqray.training.epoch_report import EpochReport
 
 SEEDS = (3, 4)
@@ -172,6 +173,49 @@ def test_the_report_has_a_table_a_configuration(sweep: Path) -> None:
 
 def test_a_report_without_confirmation_says_nothing_of_it(tmp_path: Path) -> None:
     assert 'id="confirmed"' not in build_html_report(write_fake_sweep(tmp_path / "one")).read_text()
+
+
+def without_test(configuration: ConfirmedConfiguration) -> ConfirmedConfiguration:
+    """As of a dataset that has no test image."""
+    metrics = {
+        name.replace("test/", "val/"): replace(each, low=None, high=None, interval=None)
+        for name, each in configuration.metrics.items()
+    }
+    return replace(configuration, metrics=metrics)
+
+
+def test_without_test_images_the_confirmation_is_of_val_and_says_so(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one")
+    path = folder / "best" / "metrics.json"
+    content = json.loads(path.read_text())
+    confirmed = confirm_record([without_test(each) for each in CONFIRMED])
+    content |= {"trial_id": "t0002", "run_id": "t0002-s4", "confirm": confirmed}
+    content["metrics"] = {
+        name: value for name, value in content["metrics"].items() if not name.startswith("test/")
+    }
+    path.write_text(json.dumps(content))
+    out = io.StringIO()
+    print_summary(Console(file=out, width=100), folder)
+    assert re.search(r"Confirmed on val: mean ± std over seeds *\n", out.getvalue())
+    assert re.search(r"t0005 +0\.8100 ± 0\.0141 +0\.8100 ± 0\.0141 +0\.8070 ± 0\.0141", out.getvalue())
+    per_class = out.getvalue().partition("t0002 confirmed on val")[2]
+    assert re.search(r"road +0\.8700 ± 0\.0141 +0\.8670 ± 0\.0141", per_class)
+    assert "seed 3: mean pixel AP over 3 of 4 classes" in out.getvalue()
+    html = build_html_report(folder).read_text()
+    (section,) = re.findall(r'<section id="confirmed">(.*?)</section>', html, flags=re.DOTALL)
+    assert section.count("0.8700 ± 0.0141") == len(CLASSES) + 2
+    assert "on val" in section
+    for text in (out.getvalue(), section, html.partition("<footer")[2]):
+        assert "on test" not in text
+
+
+def test_one_seed_is_named_where_it_stands_for_the_mean(sweep: Path) -> None:
+    best = read_best(sweep)
+    assert best is not None
+    assert best.held_against_baselines()[0] == "t0002 (mean over 2 seeds)"
+    (one,) = (each for each in best.confirmed if each.trial_id == "t0002")
+    alone = replace(best, confirmed=[replace(one, seeds=[4], run_ids=["t0002-s4"])])
+    assert alone.held_against_baselines()[0] == "t0002 (seed 4)"
 
 
 def start(run_id: str, *, confirms: str | None = "t0002") -> TrialStart:
