@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from fake_sweep import write_fake_sweep
 
-PAGE = (Path(__file__).parents[2] / "docs" / "results-files.md").read_text()
+from hvqray.config.sweep_file import load_sweep
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "results-files.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
@@ -28,7 +31,13 @@ def test_examples_run(sweep: Path) -> None:
     assert len(BLOCKS) == 4
     assert names["complete"]["trial_id"].iloc[0] == "t0005"
     assert set(names["curves"]["class_name"]) == {"ballscrew", "cookie", "magnetic_tile", "mean", "road"}
-    assert names["by_quantizer"]["trials"].sum() == 4
+    assert names["by_levels"]["trials"].sum() == 4
+
+
+def test_examples_look_at_parameters_that_the_first_sweep_searches() -> None:
+    columns = set(re.findall(r"\bparam\.([\w.]+)", "\n".join(BLOCKS)))
+    assert columns
+    assert columns <= load_sweep(ROOT / "search_spaces" / "fsq.yaml").parameters.keys()
 
 
 def test_tables_name_every_column(sweep: Path) -> None:
