@@ -107,7 +107,7 @@ def _measure(name: str, device: str, folder: Path, *, quick: bool) -> list[objec
 
 
 def _evaluation(evaluator: Evaluator, model: AnomalyModel, *, pixel_metrics: bool) -> Callable[[], None]:
-    """As the loop evaluates where `val/image_auroc` decides."""
+    """As the loop evaluates where `val/mad` decides."""
 
     def run() -> None:
         evaluator.evaluate(model, pixel_metrics=pixel_metrics, choose_by=ChosenBy())

@@ -102,13 +102,16 @@ class LastPrepared:
         self._data: PreparedData | None = None
 
     def prepare(self, config: DataConfig, *, cache_dir: Path | None, device: str) -> PreparedData:
-        """What `prepare_data` gives; files that have changed since are read as they were."""
+        """What `prepare_data` gives.
+
+        Files that have changed since are read as they were, until the process ends; the cache's entry counts as last used when it
+        was opened.
+        """
         asked = config.model_dump_json(by_alias=True), cache_dir, device
         if self._data is None or asked != self._asked:
-            self._asked, self._data = (
-                None,
-                None,
-            )  # before its successor is there, and also where there will be none
+            # Let go before its successor is there, and also where there will be none.
+            self._asked = None
+            self._data = None
             self._data = prepare_data(config, cache_dir=cache_dir, device=device)
             self._asked = asked
         return self._data

@@ -40,19 +40,24 @@ def start_codebooks(
     sampled = _sample_states(routed, encode, num_routes=num_routes, budget=budget, seed=seed)
     # No image of a class in the sample: its codes stay at random until it is seen.
     states_of = {route: states for route, states in enumerate(sampled) if states}
-    if isinstance(top, VectorQuantizer):
-        top.start_from_tokens({route: states[-1] for route, states in states_of.items()}, seed=seed)
-    code_of = {
-        route: top(states[-1][None], torch.tensor([route], device=states[-1].device)).quantized_BLD[0]
-        for route, states in states_of.items()
-    }
-    for i, level in enumerate(lower):
-        if isinstance(level, VectorQuantizer):
-            tokens = {
-                route: torch.cat([states[i], code_of[route]], dim=-1) for route, states in states_of.items()
-            }
-            # Another draw of first centres at each level: from the same tokens they would divide them alike.
-            level.start_from_tokens(tokens, seed=seed + 1 + i)
+    routes, at_once = list(states_of), torch.get_num_threads()
+    for first in range(
+        0, len(routes), at_once
+    ):  # as many as k-means takes at once: lower levels' tokens are large
+        some = {route: states_of[route] for route in routes[first : first + at_once]}
+        if isinstance(top, VectorQuantizer):
+            top.start_from_tokens({route: states[-1] for route, states in some.items()}, seed=seed)
+        code_of = {
+            route: top(states[-1][None], torch.tensor([route], device=states[-1].device)).quantized_BLD[0]
+            for route, states in some.items()
+        }
+        for i, level in enumerate(lower):
+            if isinstance(level, VectorQuantizer):
+                tokens = {
+                    route: torch.cat([states[i], code_of[route]], dim=-1) for route, states in some.items()
+                }
+                # Another draw of first centres at each level: from the same tokens they would divide them alike.
+                level.start_from_tokens(tokens, seed=seed + 1 + i)
 
 
 def _sample_states(

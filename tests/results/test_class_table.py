@@ -66,6 +66,11 @@ def test_the_joint_metric_is_noted_below_the_seven() -> None:
     table = class_table(metrics | {"val/mad.num_classes": 1.0}, "val")
     assert table is not None
     assert table.note == "mAD 0.8125 over 1 of 2 classes"
+    unmasked = {"val/a/mad": 0.9, "val/a/pixel_auroc": None, "val/b/mad": 0.725, "val/b/pixel_auroc": 0.9}
+    table = class_table(metrics | unmasked, "val")
+    assert table is not None
+    assert table.note is not None
+    assert table.note.endswith("mAD 0.8125 (of image metrics alone in a)")
 
 
 def test_codebooks_of_classes_are_no_levels() -> None:

@@ -83,7 +83,12 @@ def test_a_logarithmic_range_counts_in_its_logarithm() -> None:
 @pytest.mark.parametrize(
     ("num_trials", "params", "value", "reason"),
     [
-        (9, drawn, lambda rng: rng.random(), "it needs at least 10 complete trials, there are 9"),
+        (
+            9,
+            drawn,
+            lambda rng: rng.random(),
+            "it needs at least 10 complete trials, there are 9; more trials (--num-trials), or none stopped early, bring them",
+        ),
         (10, drawn, lambda rng: 0.5, "all complete trials have the same value"),
         (10, lambda rng: {}, lambda rng: rng.random(), "the search has no parameters"),
         (

@@ -138,6 +138,11 @@ def test_a_result_that_ends_a_trial_is_the_value_at_which_it_was_pruned() -> Non
         (result_of(0.9, epoch=2), False, "FINISHED"),
         (result_of(0.8, epoch=3, is_last=True), False, {"spec": "t0001"}),
         (result_of(0.9, epoch=3, is_last=True), True, {"spec": "t0001"}),
+        (
+            result_of(0.7, epoch=3, is_last=True, best=0.9),
+            False,
+            "FINISHED",
+        ),  # in an epoch that an earlier driver saw
     ],
 )
 def test_a_target_reached_in_a_trial_s_last_epoch_ends_the_search(
@@ -147,6 +152,17 @@ def test_a_target_reached_in_a_trial_s_last_epoch_ends_the_search(
     search.suggest("a")
     search.on_trial_complete("a", last, crashed)
     assert search.suggest("b") == handed_out
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_target_reached_before_a_resume_ends_the_search(epoch: int) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    first, _ = make_search(storage, target=0.9)
+    resumed, _ = make_search(storage, target=0.9)  # before the study is brought up to the journal
+    first.suggest("a")
+    first.on_trial_complete("a", result_of(0.9, epoch=epoch, is_last=epoch == 3))
+    resumed.hand_out_first([])
+    assert resumed.suggest("b") == "FINISHED"
 
 
 def test_an_undefined_objective_in_between_is_passed_over() -> None:
