@@ -26,6 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from hvqray.config.sections import RunConfig
 from hvqray.data.prepare import LastPrepared
+from hvqray.quick_imports import leave_out_of_collections
 from hvqray.training import loop
 from hvqray.training.communicator import ProcessGroup
 from hvqray.training.epoch_report import EpochReport
@@ -96,6 +97,7 @@ class _Switchboard:
 
 def _work(settings: dict[str, Any]) -> None:
     """What each worker of the group does: jobs, one after the other, until there are no more."""
+    leave_out_of_collections()  # each run begins with one
     switchboard = settings["switchboard"]
     torch.set_num_threads(settings["threads"])
     communicator = ProcessGroup(ray.train.torch.get_device())
