@@ -26,7 +26,7 @@ from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware
 from hvqray.errors import InputError
-from hvqray.results.class_table import METRIC_LABELS, ClassTable, class_table
+from hvqray.results.class_table import ALL_LABELS, ClassTable, class_table, rows_with_mad
 from hvqray.results.terminal_table import results_table
 from hvqray.training.checkpoint import LoadedModel, load_model
 from hvqray.training.communicator import SingleProcess
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for remark in filter(None, [results.note, *remarks]):
         console.print(Text(remark))
     if arguments.out is not None:
-        content = _json(metrics, facts) if arguments.out.suffix == ".json" else _csv(results, facts)
+        content = _json(metrics, facts) if arguments.out.suffix == ".json" else _csv(metrics, results, facts)
         write_atomically(arguments.out, content)
     return DONE
 
@@ -202,13 +202,13 @@ def _json(metrics: dict[str, float | None], facts: dict[str, Any]) -> str:
     return json.dumps({**facts, "metrics": metrics}, indent=2, allow_nan=False) + "\n"
 
 
-def _csv(results: ClassTable, facts: dict[str, Any]) -> str:
+def _csv(metrics: dict[str, float | None], results: ClassTable, facts: dict[str, Any]) -> str:
     """A row a class, the mean last; an undefined metric is an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["class_name", *METRIC_LABELS, *facts])
-    for class_name, values in results.rows:
-        writer.writerow([class_name, *values, *facts.values()])
+    writer.writerow(["class_name", *ALL_LABELS, *facts])
+    for row in rows_with_mad(metrics, results):
+        writer.writerow([*row, *facts.values()])
     return file.getvalue()
 
 

@@ -126,12 +126,13 @@ def test_csv_has_a_row_a_class_and_the_mean(
     rows = read_csv(tmp_path / "sub" / "test.csv")
     assert [row["class_name"] for row in rows] == [*CLASS_NAMES, "mean"]
     assert all(row["split"] == "test" for row in rows)
-    for metric in METRIC_NAMES:
+    for metric in (*METRIC_NAMES, "mad"):
         values = [float(row[metric]) for row in rows]
         assert values[2] == pytest.approx((values[0] + values[1]) / 2)
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*CLASS_NAMES, "mean", "test"))
     mad = np.mean([float(rows[2][metric]) for metric in METRIC_NAMES])
+    assert float(rows[2]["mad"]) == pytest.approx(mad)
     assert f"mAD {mad:.4f}\n" in printed
 
 

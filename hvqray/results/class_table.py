@@ -44,6 +44,15 @@ def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable |
     return ClassTable(split, rows, _note(metrics, split, names))
 
 
+def rows_with_mad(metrics: Mapping[str, float | None], table: ClassTable) -> list[list[str | float | None]]:
+    """Class name and a value for each of `ALL_LABELS`, where width costs nothing; the mean last."""
+    prefixes = [f"{table.split}/{name}/" for name, _ in table.rows[:-1]] + [f"{table.split}/"]
+    return [
+        [name, *values, metrics.get(f"{prefix}{MAD}")]
+        for prefix, (name, values) in zip(prefixes, table.rows, strict=True)
+    ]
+
+
 def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
     """The classes that `metrics` tells of in `split`, sorted."""
     found = set()

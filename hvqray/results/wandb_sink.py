@@ -18,7 +18,7 @@ from typing import Any, Literal
 import wandb
 
 from hvqray.errors import InputError
-from hvqray.results.class_table import METRIC_LABELS, class_table
+from hvqray.results.class_table import ALL_LABELS, class_table, rows_with_mad
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics
@@ -295,9 +295,7 @@ def _per_class_table(metrics: Metrics, split: str) -> wandb.Table | None:
     results = class_table(metrics, split)
     if results is None:
         return None
-    return wandb.Table(
-        columns=["class", *METRIC_LABELS], data=[[class_name, *values] for class_name, values in results.rows]
-    )
+    return wandb.Table(columns=["class", *ALL_LABELS], data=rows_with_mad(metrics, results))
 
 
 def _example_maps(folder: Path) -> list[wandb.Image]:

@@ -93,7 +93,7 @@ def test_a_trial_has_its_configuration_history_tables_and_images(folder: Path) -
     (table,) = [path for path in files if path.startswith("media/table/per_class")]
     (run_folder,) = (folder / "wandb").glob("offline-run-*-t0001")
     content = json.loads((run_folder / "files" / table).read_text())
-    assert content["columns"] == ["class", *METRICS]
+    assert content["columns"] == ["class", *METRICS, "mad"]
     assert [row[0] for row in content["data"]] == [*CLASSES, "mean"]
     summary: dict[str, Any] = {}
     for each in of_kind(found, "summary"):
