@@ -41,9 +41,8 @@ def start_codebooks(
     # No image of a class in the sample: its codes stay at random until it is seen.
     states_of = {route: states for route, states in enumerate(sampled) if states}
     routes, at_once = list(states_of), torch.get_num_threads()
-    for first in range(
-        0, len(routes), at_once
-    ):  # as many as k-means takes at once: lower levels' tokens are large
+    # As many classes as k-means takes at once, and no more: lower levels' tokens are large.
+    for first in range(0, len(routes), at_once):
         some = {route: states_of[route] for route in routes[first : first + at_once]}
         if isinstance(top, VectorQuantizer):
             top.start_from_tokens({route: states[-1] for route, states in some.items()}, seed=seed)

@@ -35,7 +35,8 @@ def upsample_map(
     """
     # Maps are ranked pixel by pixel: bfloat16 would tie what differs.
     with torch.autocast(map_Bhw.device.type, enabled=False):
-        # All three are linear, and act on rows as on columns: from grids much smaller than the image two products take a third to a tenth of the time.
+        # All three are linear, and act on rows as on columns: two products take a third to a tenth of the time of one after the
+        # other, from grids much smaller than the image.
         rows_Hh, columns_Ww = (
             _drawn_alone(
                 torch.eye(side, device=map_Bhw.device), image_size, at_centres, smoothing_sigma, pool_size

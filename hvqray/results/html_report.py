@@ -39,9 +39,6 @@ def build_html_report(folder: Path) -> Path:
     best = read_best(folder)
     best_id = best.trial_id if best else None
     held, held_metrics = best.held_against_baselines() if best else ("", {})
-    class_tables = [
-        table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
-    ]
     charts = [
         *_search_charts(folder, description),
         class_heat_map(trials),
@@ -64,7 +61,9 @@ def build_html_report(folder: Path) -> Path:
         selected_on_test=description.selected_on_test or (best is not None and best.selected_on_test),
         best=best,
         best_trial=next((trial for trial in trials if trial.trial_id == best_id), None),
-        class_tables=class_tables,
+        class_tables=[
+            table for split in ("val", "test") if best and (table := class_table(best.metrics, split))
+        ],
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
         confirmed_split=confirmed_split(best.confirmed) if best else "test",
         held=held,

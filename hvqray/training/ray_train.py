@@ -97,7 +97,7 @@ class _Switchboard:
 
 def _work(settings: dict[str, Any]) -> None:
     """What each worker of the group does: jobs, one after the other, until there are no more."""
-    leave_out_of_collections()  # each run begins with one
+    leave_out_of_collections()  # each run begins with a collection
     switchboard = settings["switchboard"]
     torch.set_num_threads(settings["threads"])
     communicator = ProcessGroup(ray.train.torch.get_device())

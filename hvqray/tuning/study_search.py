@@ -69,7 +69,7 @@ class StudySearch(OptunaSearch):
         self._told_epochs: dict[str, set[int]] = {}
         self._study_file = study_file
         self._target, self._maximize = target, goals[0] == "maximize"
-        self._target_reached = self._was_target_reached()
+        self._target_reached = False
         self._interrupted: list[TrialStart] = []
         self._never_started: list[int] = []
 
@@ -81,13 +81,8 @@ class StudySearch(OptunaSearch):
     def hand_out_first(self, interrupted: Sequence[TrialStart], never_started: Sequence[int] = ()) -> None:
         """What an earlier driver left: trials that did not end, and numbers of those only asked for, before anything new."""
         self._interrupted, self._never_started = list(interrupted), list(never_started)
-        self._target_reached = (
-            self._was_target_reached()
-        )  # the study may have been brought up to the journal since
-
-    def _was_target_reached(self) -> bool:
-        """In any epoch that the study was told, of whatever became of its trial."""
-        return len(self._metrics) == 1 and any(
+        # Only now is the study brought up to the journal. Any epoch that it was told counts, whatever became of its trial.
+        self._target_reached = self._target is not None and any(
             self._reaches_target(value)
             for trial in self.study.get_trials(deepcopy=False)
             for value in (trial.value, *trial.intermediate_values.values())
@@ -142,9 +137,8 @@ class StudySearch(OptunaSearch):
         if result is not None and not error:  # Tune tells a trial's last result here alone
             self.on_trial_result(trial_id, result)
         state, values = outcome(result, self._metrics, crashed=error)
-        if (
-            values is not None and len(values) == 1
-        ):  # of its best epoch, which an earlier driver may have seen
+        if values is not None and len(values) == 1:
+            # Of its best epoch, which an earlier driver may have seen.
             self._target_reached |= self._reaches_target(values[0])
         number = self._ot_trials[trial_id].number
         tell(self.study, number, state, values)
