@@ -26,7 +26,7 @@ from hvqray.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from hvqray.config.sections import RunConfig
     from hvqray.training.epoch_report import EpochReport
-    from hvqray.training.loop import Selection
+    from hvqray.training.selection import Selection
 
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     from hvqray.config.metric_names import metric_name_fault
-    from hvqray.training.loop import Selection
+    from hvqray.training.selection import Selection
 
     if arguments.metric is not None and (fault := metric_name_fault(arguments.metric)):
         raise InputError(fault, field="--metric")
@@ -101,7 +101,7 @@ def _config_of_trial(
     from hvqray.config.run_config import load_run_config
     from hvqray.results.sweep_folder import read_description
     from hvqray.training.checkpoint import CONFIG_FILE, trial_folder
-    from hvqray.training.loop import Selection
+    from hvqray.training.selection import Selection
 
     folder, colon, trial_id = trial.rpartition(":")
     if not colon:

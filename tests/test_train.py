@@ -21,6 +21,7 @@ from hvqray.training import loop
 from hvqray.training.checkpoint import RESUME_FILE, load_model, remove_resume_state, trial_folder
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.epoch_report import EpochReport
+from hvqray.training.selection import Selection
 
 CONFIG = """\
 model: {name: hvq, width: 16, num_heads: 2, feedforward_width: 32, hierarchy_depth: 1, score_pool_size: 4, codebook_size: 8}
@@ -82,7 +83,7 @@ def sweep(tmp_path: Path, images: Path, cache: Path) -> Path:
         prepare_data(config.data, cache_dir=cache),
         folder=trial_folder(folder, "t0003"),
         communicator=SingleProcess(),
-        selection=loop.Selection("val/pixel_ap"),
+        selection=Selection("val/pixel_ap"),
         trial_id="t0003",
     ):
         pass

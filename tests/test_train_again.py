@@ -118,6 +118,6 @@ def test_ctrl_c_in_the_measurement_costs_no_training(
         patch.setattr(measure, "measure_on_test", interrupted)
         trained("--test", code=130)
     with monkeypatch.context() as patch:
-        patch.setattr("hvqray.training.loop._Run._train_epoch", None)
+        patch.setattr("hvqray.training.epoch_trainer.EpochTrainer.train", None)
         assert re.search(r"^test/image_auroc", trained("--test"), re.MULTILINE)
     assert not (trained.out / RESUME_FILE).exists()

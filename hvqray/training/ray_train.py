@@ -32,6 +32,7 @@ from hvqray.training.communicator import ProcessGroup
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
 from hvqray.training.run_memory import bound_slot
+from hvqray.training.selection import Selection
 
 POLL_S = 1.0
 _GLOO_LOST_PEER = r"gloo/transport|Connection (closed|reset) by peer"
@@ -43,7 +44,7 @@ class Job:
 
     config: RunConfig
     folder: Path
-    selection: loop.Selection
+    selection: Selection
     trial_id: str
     cache_dir: Path | None
 

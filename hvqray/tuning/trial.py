@@ -26,6 +26,7 @@ with collection_paused():
     from hvqray.training.epoch_report import EpochReport
     from hvqray.training.failures import needs_new_process
     from hvqray.training.run_memory import bound_slot
+    from hvqray.training.selection import Selection
 
 Reports = Generator[EpochReport, None, None]
 
@@ -142,7 +143,7 @@ class HvqrayTrial(tune.Trainable):
             data,
             folder=Path(spec.folder),
             communicator=SingleProcess(device),
-            selection=loop.Selection(spec.metric, spec.maximize),
+            selection=Selection(spec.metric, spec.maximize),
             trial_id=spec.trial_id,
             start_over=True,
         )
@@ -159,7 +160,7 @@ class HvqrayTrial(tune.Trainable):
                 memory=spec.memory_per_worker,
                 storage=Path(spec.train_storage),
             )
-        selection = loop.Selection(spec.metric, spec.maximize)
+        selection = Selection(spec.metric, spec.maximize)
         return self._group.run(Job(run, Path(spec.folder), selection, spec.trial_id, _path(spec.cache_dir)))
 
 

@@ -29,7 +29,8 @@ from hvqray.training import loop
 from hvqray.training.checkpoint import MODEL_FILE, RESUME_FILE, load_model
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
-from hvqray.training.loop import Selection, run
+from hvqray.training.loop import run
+from hvqray.training.selection import Selection
 
 HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=32, codebook_size=8, score_pool_size=4)
 SQUAD = SquadConfig(
@@ -269,14 +270,6 @@ def test_example_maps_are_those_of_the_best_epoch_with_an_adapted_backbone_too(t
     batchnorm = load_model(tmp_path).batchnorm
     assert batchnorm is not None
     np.testing.assert_array_equal(batchnorm["bn1.running_mean"], np.ones(3))
-
-
-def test_selection_prefers_defined_values() -> None:
-    maximize, minimize = Selection("m"), Selection("m", maximize=False)
-    assert maximize.is_better(0.2, 0.1)
-    assert not minimize.is_better(0.2, 0.1)
-    assert maximize.is_better(0.0, None)
-    assert not maximize.is_better(None, 0.0)
 
 
 SHARED_CASES: dict[str, HvqConfig | SquadConfig] = {

@@ -18,6 +18,7 @@ from hvqray.training import communicator, loop, optimisation
 from hvqray.training.checkpoint import load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.epoch_report import EpochReport
+from hvqray.training.epoch_trainer import EpochTrainer
 from hvqray.training.evaluation import Evaluator
 
 SMALL = {"width": 16, "codebook_size": 8, "score_pool_size": 4}
@@ -73,21 +74,22 @@ def test_an_epoch_waits_once_and_its_model_is_the_same_on_the_cpu(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_epoch: list[str] = []
-    train_epoch = loop._Run._train_epoch
+    train_epoch = EpochTrainer.train
     with pretend_gpu() as gpu:
 
-        def watched(run: loop._Run, epoch: int) -> dict[str, float | None]:
+        def watched(trainer: EpochTrainer, epoch: int) -> dict[str, float | None]:
             before = len(gpu.waits)
-            losses = train_epoch(run, epoch)
+            losses = train_epoch(trainer, epoch)
             of_epoch.extend(gpu.waits[before:])
-            on_host = [x for x in (*run._module().parameters(), *run._module().buffers()) if not x.is_cuda]
+            module = trainer._module
+            on_host = [x for x in (*module.parameters(), *module.buffers()) if not x.is_cuda]
             assert not on_host
             return losses
 
-        monkeypatch.setattr(loop._Run, "_train_epoch", watched)
+        monkeypatch.setattr(EpochTrainer, "train", watched)
         (report,) = run(config(MODELS[name]), tmp_path, "cuda")
     (wait,) = of_epoch  # the losses' means, when all of its steps are under way
-    assert wait.startswith("loop.py:")
+    assert wait.startswith("epoch_trainer.py:")
     assert wait.endswith("aten._to_copy.default")
     assert report.peak_gpu_bytes == 2**20
     on_cpu = metrics_of(tmp_path, "cpu")

@@ -19,8 +19,10 @@ from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.models import squad
 from hvqray.quantizers.vq import VectorQuantizer
-from hvqray.training.communicator import ProcessGroup
-from hvqray.training.loop import MEASURED_ANEW, Selection, _Run
+from hvqray.training import loop
+from hvqray.training.communicator import Communicator, ProcessGroup
+from hvqray.training.lasting_state import MEASURED_ANEW, lasting_state, share_state
+from hvqray.training.selection import Selection
 
 HVQ = HvqConfig(width=16, num_heads=2, feedforward_width=16, codebook_size=12, score_pool_size=4)
 SQUAD = SquadConfig(name="squad", width=16, quantizer="vq", codebook_size=12, score_pool_size=4)
@@ -56,7 +58,7 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
 TRAIN = TrainConfig(epochs=1, batch_size=5, lr=3e-3, precision="fp32")
 
 
-class Watched(_Run):
+class Watched(loop._Run):
     """A run that notes what its rank holds: all of it once it is evaluated, and at other exchanges all but what is measured
     for that; and the codes after every step."""
 
@@ -67,24 +69,21 @@ class Watched(_Run):
         self.codes: list[str] = []
         self._update, self.model.after_step = self.model.after_step, self._watched_update
         if self.communicator.rank == 1:  # whatever is not shared stays wrong
-            for tensor in self._module().state_dict().values():
+            for tensor in self.module.state_dict().values():
                 tensor.fill_(1)
 
-    def _share_state(self) -> None:
-        super()._share_state()
-        state = self._module().state_dict().items()
-        self.shared.append(
-            {name: tensor.clone() for name, tensor in state if not name.startswith(MEASURED_ANEW)}
-        )
+    def share_state(self, module: nn.Module, communicator: Communicator) -> None:
+        share_state(module, communicator)
+        self.shared.append({name: tensor.clone() for name, tensor in lasting_state(module).items()})
 
     def _evaluate(self, *, is_last: bool) -> dict[str, float | None]:
         metrics = super()._evaluate(is_last=is_last)
-        self.shared.append({name: tensor.clone() for name, tensor in self._module().state_dict().items()})
+        self.shared.append({name: tensor.clone() for name, tensor in self.module.state_dict().items()})
         return metrics
 
     def _watched_update(self) -> None:
         self._update()
-        self.codes.append(digest_of_codes(self._module()))
+        self.codes.append(digest_of_codes(self.module))
 
 
 def digest_of_codes(model: nn.Module) -> str:
@@ -100,7 +99,10 @@ def _rank(rank: int, root: str) -> None:
     for case, model in CASES.items():
         run = Watched(model, Path(root, case))
         weights: list[float] = []
-        with patch.object(squad, "adaptive_weight", _noted(squad.adaptive_weight, weights)):
+        with (
+            patch.object(squad, "adaptive_weight", _noted(squad.adaptive_weight, weights)),
+            patch.object(loop, "share_state", run.share_state),
+        ):
             list(run.epochs())
         noted = {"shared": run.shared, "codes": run.codes, "weights": weights}
         torch.save(noted, Path(root, f"{case}-{rank}.pt"))

@@ -13,8 +13,8 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from hvqray.config.sections import RunConfig
 from hvqray.training.failures import WorkersDied
-from hvqray.training.loop import Selection
 from hvqray.training.ray_train import Job, _Switchboard, _training_error
+from hvqray.training.selection import Selection
 
 JOB = Job(RunConfig(), Path("folder"), Selection(), "t0000", None)
 
