@@ -16,12 +16,12 @@ from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaselin
 from hvqray.baselines.stored import baseline_results
 from hvqray.command_line import DONE, add_cache_option, argument_parser, run_command
 from hvqray.config.data_sections import DataConfig
-from hvqray.config.metric_names import class_of, metric_name_fault
+from hvqray.config.metric_names import class_fault, metric_name_fault
 from hvqray.config.run_config import absolute_root, load_run_config
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, hardware
-from hvqray.errors import InputError, did_you_mean
+from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.html_report import build_html_report
@@ -110,12 +110,8 @@ def _of_data(
     console = Console(markup=False, emoji=False)
     with progress_bar() as progress:
         data = prepare_data(config, cache_dir=cache_dir, device=_device(), progress=progress)
-        class_name, names = class_of(metric), data.context.class_names
-        if class_name is not None and class_name not in names:
-            raise InputError(
-                f"the data have no class {class_name!r}{did_you_mean(class_name, names)}",
-                field=f"--metric {metric}",
-            )
+        if fault := class_fault(metric, data.context.class_names):
+            raise InputError(fault, field=f"--metric {metric}")
         if not len(data.splits["val"]):
             raise InputError(
                 "val has no images, by which a baseline's settings are chosen; add test images, or give a CONFIG.yaml in which this is synthetic",

@@ -133,7 +133,7 @@ def _why_not_there(folder: Path, trial_id: str, known: list[str]) -> str:
 def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path | None, *, test: bool) -> None:
     import torch
 
-    from hvqray.config.metric_names import class_of
+    from hvqray.config.metric_names import class_fault
     from hvqray.data.objectives import check_objective
     from hvqray.data.prepare import prepare_data
     from hvqray.data.progress import progress_bar
@@ -161,12 +161,8 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     with progress_bar(console) as progress:
         data = prepare_data(config.data, cache_dir=cache_dir, device=device, progress=progress)
-    class_name, known = class_of(selection.metric), data.context.class_names
-    if class_name is not None and class_name not in known:
-        raise InputError(
-            f"the data have no class {class_name!r}{did_you_mean(class_name, known)}",
-            field=f"--metric {selection.metric}",
-        )
+    if fault := class_fault(selection.metric, data.context.class_names):
+        raise InputError(fault, field=f"--metric {selection.metric}")
     if config.train.checkpoint == "best":
         mend = ", or train.checkpoint: last, which needs no metric"
         check_objective(selection.metric, data, field="--metric", mend=mend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hvqray.errors import did_you_mean
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
@@ -38,3 +40,15 @@ def is_measured_on_pixels(name: str) -> bool:
 def class_of(name: str) -> str | None:
     """The class that a valid metric name speaks of; None for the mean over classes."""
     return name.removeprefix("val/").rpartition("/")[0] or None
+
+
+def class_fault(name: str, class_names: Collection[str]) -> str | None:
+    """What is wrong with the class of a valid metric name beside the classes of the data; None where nothing is.
+
+    >>> class_fault("val/cooky/mad", ["cookie"]), class_fault("val/mad", ["cookie"])
+    ("the data have no class 'cooky'; did you mean 'cookie'?", None)
+    """
+    class_name = class_of(name)
+    if class_name is None or class_name in class_names:
+        return None
+    return f"the data have no class {class_name!r}{did_you_mean(class_name, class_names)}"

@@ -9,114 +9,26 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.faults import Origin, first_fault, show
 from hvqray.config.fields import MODELS, fields_of, is_integer
-from hvqray.config.metric_names import class_of, is_measured_on_pixels, metric_name_fault
+from hvqray.config.metric_names import class_fault, is_measured_on_pixels
 from hvqray.config.overrides import apply_overrides, flatten_parameters
 from hvqray.config.parameters import Parameter
-from hvqray.config.run_config import (
-    build_run_config,
-    config_hash,
-    load_run_config,
-    make_paths_absolute,
-    take_data_root,
-)
-from hvqray.config.section import Fraction, PositiveInt, Section
+from hvqray.config.run_config import build_run_config, make_paths_absolute, take_data_root
+from hvqray.config.search_sections import EarlyTerminate, Metric
+from hvqray.config.section import PositiveInt, Section
 from hvqray.config.sections import BaselineChoice, ConfirmConfig, ResourcesConfig, RunConfig, TrainConfig
 from hvqray.config.sweep_checks import SpaceCheck
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
-from hvqray.errors import InputError, did_you_mean
-
-__all__ = [
-    "EarlyTerminate",
-    "Hyperband",
-    "Median",
-    "Metric",
-    "SweepFile",
-    "check_metric_classes",
-    "config_hash",
-    "load_run_config",
-    "load_sweep",
-    "resolve_run_config",
-]
+from hvqray.errors import InputError
 
 _SECTIONS = ("model", "data", "train", "resources", "confirm")
 _WANDB_ONLY = ("program", "command", "controller", "job", "image_uri", "imageuri")
-
-
-class Metric(Section):
-    """One objective of the search."""
-
-    name: str
-    """`val/METRIC` (mean over classes) or `val/CLASS/METRIC`."""
-    goal: Literal["maximize", "minimize"]
-    """Which way is better; always stated, as W&B's own default is `minimize`."""
-    target: Fraction | None = None
-    """The search starts no more trials once one has reached this value, from 0 to 1 as every metric."""
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if fault := metric_name_fault(name):
-            raise ValueError(fault)
-        return name
-
-
-class Hyperband(Section):
-    """Successive halving (W&B's `hyperband`): at each rung, trials behind the best 1/eta stop.
-
-    Rungs lie at epochs `min_iter * eta**k`; or, with `max_iter` and `s`, at `max_iter / eta**k` for k = 1..s.
-    """
-
-    type: Literal["hyperband"]
-    """Which rule."""
-    min_iter: PositiveInt | None = None
-    """Epoch of the first rung."""
-    max_iter: PositiveInt | None = None
-    """No rung lies beyond this epoch; by default the number of epochs of a trial."""
-    eta: float = Field(default=3.0, gt=1, allow_inf_nan=False)
-    """Ratio of one rung's epoch to the one before, and of the trials at a rung to those that go on."""
-    s: PositiveInt | None = None
-    """Number of rungs, counted down from `max_iter`; in place of `min_iter`."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Hyperband:
-        if (self.min_iter is None) == (self.s is None):
-            raise ValueError("give either min_iter, or both max_iter and s")
-        if self.s is not None and self.max_iter is None:
-            raise ValueError("s counts rungs down from max_iter, which is missing; add it, or use min_iter")
-        if self.min_iter is not None and self.max_iter is not None and self.min_iter > self.max_iter:
-            raise ValueError(f"min_iter {self.min_iter} is above max_iter {self.max_iter}; swap them")
-        return self
-
-    def first_rung(self) -> int:
-        """Epoch of the first rung, at least 1."""
-        if self.min_iter is not None:
-            return self.min_iter
-        assert self.max_iter is not None
-        assert self.s is not None
-        return max(1, int(self.max_iter / self.eta**self.s))
-
-
-class Median(Section):
-    """Stop a trial whose best value is worse than the median of the other trials' running means."""
-
-    type: Literal["median"]
-    """Which rule."""
-    min_iter: PositiveInt = 1
-    """Epochs that every trial gets."""
-
-    def first_rung(self) -> int:
-        """Epoch at which a trial can be stopped for the first time."""
-        return self.min_iter
-
-
-EarlyTerminate = Hyperband | Median
 
 
 class SweepFile(Section):
@@ -345,12 +257,8 @@ def check_metric_classes(sweep: SweepFile, class_names: Iterable[str]) -> None:
     """Raise InputError where a metric speaks of a class that the dataset does not have."""
     known = list(class_names)
     for metric in sweep.metric:
-        class_name = class_of(metric.name)
-        if class_name is not None and class_name not in known:
-            message = (
-                f"{metric.name!r}: the data have no class {class_name!r}{did_you_mean(class_name, known)}"
-            )
-            raise InputError(message, field="metric.name")
+        if fault := class_fault(metric.name, known):
+            raise InputError(f"{metric.name!r}: {fault}", field="metric.name")
 
 
 def resolve_run_config(sweep: SweepFile, params: Mapping[str, Any]) -> RunConfig:

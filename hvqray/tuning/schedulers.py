@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
-from hvqray.config.sweep_file import EarlyTerminate, Hyperband
+from hvqray.config.search_sections import EarlyTerminate, Hyperband
 from hvqray.errors import InputError
 
 TIME_ATTRIBUTE = "epoch"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from hvqray.config.metric_names import METRICS, class_of, is_measured_on_pixels, metric_name_fault
+from hvqray.config.metric_names import (
+    METRICS,
+    class_fault,
+    class_of,
+    is_measured_on_pixels,
+    metric_name_fault,
+)
 from hvqray.metrics import MAD, METRIC_NAMES
 
 
@@ -40,3 +46,10 @@ def test_mends() -> None:
     assert "did you mean 'val/mad'?" in str(metric_name_fault("val/mAD"))
     assert "did you mean 'val/cookie/mad'?" in str(metric_name_fault("val/cookie/mda"))
     assert "use 'val/mad'" in str(metric_name_fault("test/mad"))
+
+
+def test_classes_that_the_data_do_not_have() -> None:
+    assert class_fault("val/mad", ["cookie", "nut"]) is None
+    assert class_fault("val/nut/mad", ["cookie", "nut"]) is None
+    told = "the data have no class 'cooky'; did you mean 'cookie'?"
+    assert class_fault("val/cooky/mad", ["cookie", "nut"]) == told

@@ -11,8 +11,9 @@ from hvqray.config.data_sections import DataConfig
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.parameters import Parameter
 from hvqray.config.reference import MARKER, fields_markdown
+from hvqray.config.search_sections import Hyperband, Metric
 from hvqray.config.sections import ConfirmConfig, ResourcesConfig, TrainConfig
-from hvqray.config.sweep_file import Hyperband, Metric, SweepFile, load_sweep
+from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.tuning.samplers import METHODS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweep-file.md").read_text(encoding="utf-8")

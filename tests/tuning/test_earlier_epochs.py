@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from hvqray.config.sweep_file import Hyperband, Median
+from hvqray.config.search_sections import Hyperband, Median
 from hvqray.results.history import Epochs
 from hvqray.tuning.earlier_epochs import EarlierEpochs
 from hvqray.tuning.schedulers import make_scheduler

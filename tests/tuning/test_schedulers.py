@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from hvqray.config.search_sections import Hyperband, Median
 from hvqray.config.section import Section
-from hvqray.config.sweep_file import Hyperband, Median
 from hvqray.errors import InputError
 from hvqray.tuning.schedulers import make_scheduler
 
