@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import wandb
 import wandb_workspaces.reports.v2 as wr
 
 from hvqray.atomic import write_atomically
@@ -15,7 +16,6 @@ from hvqray.results.confirm_table import confirmed_split, spread_lines
 from hvqray.results.history import TrialRecord
 from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
-from hvqray.results.wandb_sink import default_entity
 
 
 def build_wandb_report(folder: Path, *, entity: str | None, project: str | None, out: Path | None) -> str:
@@ -30,7 +30,7 @@ def build_wandb_report(folder: Path, *, entity: str | None, project: str | None,
     if not project:
         raise InputError("missing: give --project NAME", source=str(folder / "sweep.yaml"), field="project")
     if not entity and out is None:
-        entity = default_entity()
+        entity = _default_entity()
     if not entity and out is None:
         raise InputError(
             "missing, and the key has no default one: give --entity NAME (your W&B user or team)",
@@ -51,6 +51,22 @@ def build_wandb_report(folder: Path, *, entity: str | None, project: str | None,
     # Private, hence the exact version of wandb-workspaces among the dependencies: it has no public way to a file.
     write_atomically(out, report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))
     return str(out)
+
+
+def _default_entity() -> str | None:
+    """The entity to which the configured key logs where none is named.
+
+    Raises:
+        InputError: the server does not tell.
+    """
+    try:
+        return wandb.Api().default_entity
+    except Exception as error:  # wandb raises many kinds, among them those of the libraries below it
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"missing, and W&B does not tell the key's own ({type(error).__name__}: {reason}); give --entity NAME",
+            field="entity",
+        ) from None
 
 
 def _blocks(folder: Path, description: SweepDescription) -> list:

@@ -1,14 +1,12 @@
-"""Weights & Biases as a listener: one run a trial, all of its work on a thread of its own behind a bounded queue.
+"""Weights & Biases as a listener: one run a trial, all of its work on a side thread.
 
-Nothing that W&B does, or fails to do, reaches a trial: what is raised is told once, in one line, and a queue that a
-slow server has filled drops events instead of waiting. The results on disk are whole without it.
+Nothing that W&B does, or fails to do, reaches a trial. The results on disk are whole without it.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import queue
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +15,13 @@ from typing import Any, Literal
 
 import wandb
 
-from hvqray.errors import InputError
 from hvqray.results.class_table import ALL_LABELS, class_table, rows_with_mad
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics
 from hvqray.results.ranking import is_better
 from hvqray.results.shared_checkpoint import copy_to_share, without_paths
+from hvqray.results.side_thread import SideThread
 from hvqray.results.sweep_folder import BestResult, read_best
 from hvqray.training.epoch_report import EpochReport
 
@@ -39,8 +37,9 @@ class WandbSink:
 
     `sweep_uid` (of `SweepStore.info`) makes run ids stable, so that a resumed trial goes on in its run. `tell` takes
     the one line about a fault. The run of the best trial so far stays open until it is beaten, so that the best model
-    can be filed in it; retraining runs, tagged `confirm`, stay open until they are measured. What leaves this machine: parameters, the configuration (with names in place of paths),
-    metrics, anomaly maps and the best model; neither host, user, command, code nor hardware.
+    can be filed in it; retraining runs, tagged `confirm`, stay open until they are measured. What leaves this machine:
+    parameters, the configuration (with names in place of paths), metrics, anomaly maps and the best model; neither host,
+    user, command, code nor hardware.
     """
 
     def __init__(
@@ -63,10 +62,7 @@ class WandbSink:
         self._objective, self._goal = next(iter(goals.items()))
         self._project = project
         self._entity = entity
-        self._tell = tell
         self._close_timeout_s = close_timeout_s
-        self._told = False
-        self._off = False
         self._runs: dict[str, Any] = {}
         self._confirming: set[str] = set()
         self._best: tuple[str, float | None] | None = None
@@ -74,26 +70,25 @@ class WandbSink:
         os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))
         # W&B's reports on itself hold tracebacks, with paths, and wait at the exit for a server that does not answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_SIZE)
-        self._thread = threading.Thread(target=self._work, name="wandb-sink", daemon=True)
-        self._thread.start()
+        self._thread = SideThread("W&B", tell=tell, queue_size=_QUEUE_SIZE)
+        self._thread.put(lambda: wandb.setup(wandb.Settings(silent=True)))
 
     def on_trial_start(self, event: TrialStart) -> None:
-        self._put(functools.partial(self._start, event))
+        self._thread.put(functools.partial(self._start, event))
 
     def on_epoch(self, trial_id: str, report: EpochReport) -> None:
-        self._put(functools.partial(self._log_epoch, trial_id, report))
+        self._thread.put(functools.partial(self._log_epoch, trial_id, report))
 
     def on_trial_end(self, event: TrialEnd) -> None:
-        self._put(functools.partial(self._end, event))
+        self._thread.put(functools.partial(self._end, event))
 
     def log_best(self, folder: Path) -> None:
         """File the best model (`folder` is the sweep's best/) as an artifact of its trial's run, with its results on `test`."""
-        self._put(functools.partial(self._file_best, folder))
+        self._thread.put(functools.partial(self._file_best, folder))
 
     def log_confirmed(self, confirmed: Sequence[ConfirmedConfiguration]) -> None:
         """Give the retraining runs of this start their results on `test`."""
-        self._put(functools.partial(self._file_confirmed, confirmed))
+        self._thread.put(functools.partial(self._file_confirmed, confirmed))
 
     def close(self) -> None:
         """Finish all runs; waits `close_timeout_s` at most, and says so if that was not enough."""
@@ -108,44 +103,8 @@ class WandbSink:
             teardown.join(_TEARDOWN_S)
 
     def _finish_within(self, timeout_s: float) -> bool:
-        self._put(self._finish_all)
-        try:
-            self._tasks.put(None, timeout=timeout_s)
-            self._thread.join(timeout_s)
-        except queue.Full:
-            pass
-        if self._thread.is_alive():
-            self._off = True
-            self._tell_once(f"not everything was sent within {timeout_s:.0f} s", goes_on=False)
-        return not self._off
-
-    def _put(self, task: Callable[[], None]) -> None:
-        if self._off:
-            return
-        try:
-            self._tasks.put_nowait(task)
-        except queue.Full:
-            self._tell_once("too slow to keep up; some of its log is missing")
-
-    def _work(self) -> None:
-        wandb.setup(wandb.Settings(silent=True))
-        while (task := self._tasks.get()) is not None:
-            if self._off:
-                continue
-            try:
-                task()
-            except Exception as error:  # W&B must never stop a sweep, whatever it raises
-                self._tell_once(f"{type(error).__name__}: {error}")
-
-    def _tell_once(self, fault: str, *, goes_on: bool = True) -> None:
-        if not self._told:
-            self._told = True
-            rest = (
-                "the sweep goes on; its results on disk are complete"
-                if goes_on
-                else "the results on disk are complete"
-            )
-            self._tell(f"W&B: {' '.join(fault.split())[:300]} ({rest})")
+        self._thread.put(self._finish_all)
+        return self._thread.finish(timeout_s)
 
     def _start(self, event: TrialStart) -> None:
         if event.confirms:
@@ -158,7 +117,7 @@ class WandbSink:
             )
         except Exception:
             # No server, no project or no right to it: the next trial would wait as long for the same answer.
-            self._off = True
+            self._thread.give_up()
             raise
 
     def _open_run(
@@ -258,22 +217,6 @@ class WandbSink:
     def _finish_all(self) -> None:
         for trial_id in list(self._runs):
             self._finish(trial_id, failed=False)
-
-
-def default_entity() -> str | None:
-    """The entity to which the configured key logs where none is named.
-
-    Raises:
-        InputError: the server does not tell.
-    """
-    try:
-        return wandb.Api().default_entity
-    except Exception as error:  # wandb raises many kinds, among them those of the libraries below it
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"missing, and W&B does not tell the key's own ({type(error).__name__}: {reason}); give --entity NAME",
-            field="entity",
-        ) from None
 
 
 def run_config(event: TrialStart) -> dict[str, Any]:

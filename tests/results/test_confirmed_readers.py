@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_sweep import CLASSES, METRICS, OBJECTIVE, start_of, write_fake_sweep
 from rich.console import Console
+from wandb_files import new_sink
 
 from hvqray.results import wandb_sink
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
@@ -267,16 +268,7 @@ def test_retraining_runs_are_tagged_and_get_their_own_results_on_test(
 
     monkeypatch.setattr(wandb_sink.wandb, "init", init)
     said: list[str] = []
-    sink = wandb_sink.WandbSink(
-        tmp_path,
-        mode="offline",
-        sweep_name="s",
-        sweep_uid="0badcafe",
-        goals={OBJECTIVE: "maximize"},
-        project="p",
-        entity=None,
-        tell=said.append,
-    )
+    sink = new_sink(tmp_path, said)
     sink.on_trial_start(start("t0002", confirms=None))
     sink.on_trial_end(TrialEnd("t0002", "COMPLETE", {OBJECTIVE: 0.5}, 2, 4.0))
     for run_id, state in (("t0002-s3", "COMPLETE"), ("t0002-s4", "COMPLETE"), ("t0002-s9", "FAIL")):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import wandb
-from fake_sweep import OBJECTIVE, play
+from fake_sweep import play
+from wandb_files import new_sink
 
 from hvqray.results import wandb_sink
-from hvqray.results.wandb_sink import WandbSink
 
 
 @pytest.mark.parametrize("hangs", [True, False])
@@ -36,16 +36,7 @@ def test_an_interrupted_sweep_waits_for_no_server(
     monkeypatch.setattr(wandb, "teardown", teardown)
     monkeypatch.setattr(wandb_sink, "_TEARDOWN_S", 0.1)
     said: list[str] = []
-    sink = WandbSink(
-        tmp_path,
-        mode="online",
-        sweep_name="s",
-        sweep_uid="0badcafe",
-        goals={OBJECTIVE: "maximize"},
-        project="p",
-        entity=None,
-        tell=said.append,
-    )
+    sink = new_sink(tmp_path, said, mode="online")
     assert os.environ["WANDB_ERROR_REPORTING"] == "false", "its reports wait for the server, too"
     play(sink, 0)
     began = time.monotonic()

@@ -22,10 +22,9 @@ from fake_sweep import (
     write_fake_sweep,
     write_maps,
 )
-from wandb_files import of_kind, offline_runs, records
+from wandb_files import new_sink, of_kind, offline_runs, records
 
 from hvqray.results import wandb_sink
-from hvqray.results.wandb_sink import WandbSink
 
 NUM_TRIALS = 5
 
@@ -46,20 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sink.close()
     assert said == []
     return folder
-
-
-def new_sink(folder: Path, said: list[str], **more: Any) -> WandbSink:
-    return WandbSink(
-        folder,
-        mode="offline",
-        sweep_name="my sweep",
-        sweep_uid="0badcafe",
-        goals={OBJECTIVE: "maximize"},
-        project="anomalies",
-        entity=None,
-        tell=said.append,
-        **more,
-    )
 
 
 def test_one_run_a_trial(folder: Path) -> None:
