@@ -28,7 +28,8 @@ from hvqray.results.html_report import build_html_report
 from hvqray.results.store import hold_sweep
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table
-from hvqray.tuning.baseline_runs import measure_baselines, write_baselines
+from hvqray.tuning.baseline_records import write_baselines
+from hvqray.tuning.baseline_runs import measure_baselines
 
 NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 

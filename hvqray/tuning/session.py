@@ -9,32 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from hvqray.atomic import make_folder
 from hvqray.config.sweep_file import SweepFile
-from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
-from hvqray.data.progress import progress_bar
-from hvqray.environment import usable_cores
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
-from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration
+from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
 from hvqray.results.live_table import LiveTable
 from hvqray.results.store import SweepStore
-from hvqray.results.stored_trials import read_starts, read_trials, read_unfinished
+from hvqray.results.stored_trials import read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
 from hvqray.results.wording import VAL_IS_TEST
-from hvqray.tuning.baseline_runs import (
-    measure_baselines,
-    train_without_quantizer,
-    write_baselines,
-    write_without_quantizer,
-)
+from hvqray.tuning.baseline_runs import hold_against_baselines
 from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
 from hvqray.tuning.confirm import (
     completed_runs,
@@ -48,7 +39,7 @@ from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
 from hvqray.tuning.session_checks import trials_in_all
-from hvqray.tuning.sweep_data import prepare_for_sweep, uses_gpu
+from hvqray.tuning.sweep_data import prepare_for_sweep
 from hvqray.tuning.tune_run import SearchPlan
 
 logger = logging.getLogger(__name__)
@@ -161,7 +152,14 @@ class SweepSession:
         if told := install_best(self.folder, *chosen, confirmed, baselines=self.sweep.baselines):
             self._say(told)
         if self.sweep.baselines:
-            self._hold_against_baselines(*chosen, plan, store, sink)
+            hold_against_baselines(
+                self.sweep,
+                plan,
+                *chosen,
+                code_version=store.info.environment["code_version"],
+                listeners=sinks,
+                console=self.console,
+            )
         if sink:
             sink.log_best(self.folder / FOLDER)
         return True
@@ -192,43 +190,6 @@ class SweepSession:
         if sink:
             sink.log_confirmed(confirmed)
         return confirmed
-
-    def _hold_against_baselines(
-        self, trial_id: str, run_id: str, plan: SearchPlan, store: SweepStore, sink: Any
-    ) -> None:
-        """Measure the baselines and lay their results down beside those of the best model, a run of `trial_id`."""
-        best, names = self.folder / FOLDER, self.sweep.baselines
-        self._say(f"holding {trial_id} against {', '.join(names)}")
-        with progress_bar(self.console) as progress, torch_threads(usable_cores()):
-            results = measure_baselines(
-                best,
-                [name for name in names if name != NO_QUANTIZER],
-                next(iter(self.goals.items())),
-                cache_dir=plan.cache_dir,
-                device="cuda" if uses_gpu(self.sweep) else "cpu",
-                progress=progress,
-            )
-        write_baselines(best, results)
-        if uses_gpu(self.sweep):
-            torch.cuda.empty_cache()  # the run without a quantiser wants the memory
-        if NO_QUANTIZER not in names:
-            return
-        if read_starts(self.folder)[trial_id].config["model"]["quantizer"] == "none":
-            self._say(f"{trial_id} has no quantiser, so there is nothing to hold against it")
-            return
-        result = train_without_quantizer(
-            self.sweep,
-            plan,
-            trial_id,
-            seeds=self.sweep.confirm.seeds if run_id != trial_id else None,
-            code_version=store.info.environment["code_version"],
-            listeners=[sink] if sink else [],
-        )
-        for failed_id, error in result.failed.items():
-            # Means over different seeds are not held against each other.
-            self._say(f"{failed_id} failed, so there is nothing without a quantiser to compare with: {error}")
-        if not result.failed:
-            write_without_quantizer(best, result)
 
     def _measure(self, run_ids: Sequence[str], plan: SearchPlan) -> None:
         measure_runs(self.folder, run_ids, resources=plan.resources, cache_dir=plan.cache_dir)

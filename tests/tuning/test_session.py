@@ -27,7 +27,7 @@ from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
-from hvqray.tuning import confirm, runner, session, sweep_data
+from hvqray.tuning import baseline_runs, confirm, runner, session, sweep_data
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.session import SweepOptions, SweepSession
@@ -166,14 +166,14 @@ def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
         return ConfirmedConfiguration("t0002-no-quantizer", [], [], {}, {"t0002-no-quantizer": "it diverged"})
 
     trained: list[Any] = []
-    monkeypatch.setattr(session, "measure_baselines", lambda *arguments, **options: [])
-    monkeypatch.setattr(session, "write_baselines", lambda *arguments: None)
-    monkeypatch.setattr(session, "train_without_quantizer", train)
+    monkeypatch.setattr(baseline_runs, "measure_baselines", lambda *arguments, **options: [])
+    monkeypatch.setattr(baseline_runs, "write_baselines", lambda *arguments: None)
+    monkeypatch.setattr(baseline_runs, "train_without_quantizer", train)
     for quantizer, times in (("none", 0), ("fsq", 1)):
         (tmp_path / quantizer).mkdir()
         config = {"model": {"name": "hvq", "quantizer": quantizer}}
         start = TrialStart("t0002", 2, {}, config, "hash", seed=0)
-        monkeypatch.setattr(session, "read_starts", lambda folder, start=start: {"t0002": start})
+        monkeypatch.setattr(baseline_runs, "read_starts", lambda folder, start=start: {"t0002": start})
         one = begin(
             tmp_path / quantizer,
             images,
