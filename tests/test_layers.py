@@ -39,7 +39,9 @@ LAYERS: dict[str, set[str]] = {
 }
 """Layer to what it may import besides itself and `SHARED`, as docs/architecture.md has it."""
 
-COMMAND_MODULES = {"hvqray.data.commands", "hvqray.data.__main__"}
+COMMAND_MODULES = {
+    f"hvqray.data.{name}" for name in ("__main__", "cache_command", "command_options", "commands")
+}
 """Commands that lie inside a layer."""
 
 MODULES = {

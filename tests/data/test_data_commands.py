@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from hvqray.data import commands
-from hvqray.data.cache import CACHE_VARIABLE, cache_entries
+from hvqray.data.cache import CACHE_VARIABLE
 
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def build(root: Path) -> int:
-    small = ["--image-size", "32", "--backbone", "resnet18", "--weights", "random", "--strides", "4", "8"]
-    return commands.main(["cache", "--data", str(root), *small])
 
 
 def test_describe(mvtec_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,60 +51,6 @@ def test_check_names_faults(mvtec_root: Path, capsys: pytest.CaptureFixture[str]
     assert len(lines) == 3
     assert "bolt/test/cut/01.png" in lines[0]
     assert lines[-1].endswith("2 faults")
-
-
-def test_cache_builds_lists_and_clears(
-    mvtec_root: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(mvtec_root) == 0
-    assert "30 images, features 192x2x2" in capsys.readouterr().out
-    assert len(cache_entries(cache_dir)) == 2
-    assert commands.main(["cache", "--list"]) == 0
-    assert "30 images at 32 px" in capsys.readouterr().out
-    assert commands.main(["cache", "--clear"]) == 0
-    assert "removed 2 entries" in capsys.readouterr().out
-    assert cache_entries(cache_dir) == []
-
-
-def test_clear_with_a_limit_leaves_what_was_used_last(
-    mvtec_root: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(mvtec_root) == 0
-    old, new = cache_entries(cache_dir)
-    os.utime(old.path, (0, 0))
-    assert commands.main(["cache", "--clear", "--limit", "1GB"]) == 0
-    assert len(cache_entries(cache_dir)) == 2
-    assert commands.main(["cache", "--clear", "--limit", f"{new.size_bytes}B"]) == 0
-    assert [entry.path for entry in cache_entries(cache_dir)] == [new.path]
-    assert capsys.readouterr().out.splitlines()[-1].startswith("removed 1 entries (")
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--list", "--clear"], "not allowed with argument --list"),
-        (["--list", "--limit", "1GB"], "--list: goes without --limit"),
-        (["--clear", "--data", "ROOT", "--bit-depth", "12"], "--clear: goes without --data, --bit-depth"),
-        (["--list", "--adapt-batchnorm"], "--list: goes without --adapt-batchnorm"),
-    ],
-)
-def test_the_cache_is_listed_or_cleared_or_built(
-    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        code = commands.main(["cache", *options])
-    except SystemExit as end:  # argparse's own
-        code = int(end.code or 0)
-    assert code == 2
-    assert told in capsys.readouterr().err
-
-
-def test_cache_dir_option(mvtec_root: Path, tmp_path: Path, cache_dir: Path) -> None:
-    other = tmp_path / "other"
-    small = ["--image-size", "32", "--backbone", "resnet18", "--weights", "random", "--strides", "4"]
-    assert commands.main(["cache", "--data", str(mvtec_root), "--cache-dir", str(other), *small]) == 0
-    assert len(cache_entries(other)) == 2
-    assert not cache_dir.exists()
 
 
 def test_synth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
