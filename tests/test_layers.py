@@ -100,7 +100,7 @@ def test_wandb_is_imported_by_its_sink_and_its_report_only() -> None:
 
 def test_optuna_is_imported_by_tuning_and_by_readers_of_the_study_only() -> None:
     outside = {name for name in importers("optuna") if not name.startswith("tuning.")}
-    assert outside == {"results.figures", "results.html_report", "results.importances"}
+    assert outside == {"results.html_report", "results.importances", "results.search_charts"}
 
 
 @pytest.mark.parametrize("layer", LAYERS)

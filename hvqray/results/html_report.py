@@ -17,13 +17,15 @@ from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_table, over_classes
 from hvqray.results.confirm_table import confirm_table, confirmed_split
-from hvqray.results.figures import Chart, class_heat_map, codebook_chart, figure_html, search_charts
+from hvqray.results.figures import Chart, figure_html
 from hvqray.results.history import TrialRecord
 from hvqray.results.page import examples, page
 from hvqray.results.ranking import ranked
+from hvqray.results.search_charts import search_charts
 from hvqray.results.stored_trials import read_all_epochs, read_info, read_trials
 from hvqray.results.study_file import count_studies
 from hvqray.results.sweep_folder import BestResult, SweepDescription, read_best, read_description
+from hvqray.results.trial_charts import class_heat_map, codebook_chart
 
 _HISTORY = "Optimisation history"
 

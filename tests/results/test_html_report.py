@@ -9,12 +9,9 @@ import optuna
 import pytest
 import yaml
 from fake_sweep import OBJECTIVE, write_fake_sweep
-from plotly.colors import unlabel_rgb
 
 from hvqray.environment import code_version
 from hvqray.errors import InputError
-from hvqray.results.figures import class_heat_map, codebook_chart, search_charts
-from hvqray.results.history import TrialRecord
 from hvqray.results.html_report import build_html_report
 
 EVIL = "<script>alert(1)</script>"
@@ -144,63 +141,6 @@ def test_more_than_one_study_is_refused(tmp_path: Path) -> None:
         build_html_report(folder)
 
 
-def test_the_heat_map_shows_the_trials_values() -> None:
-    def trial(number: int, metrics: dict[str, float | None]) -> TrialRecord:
-        return TrialRecord(f"t{number}", number, "COMPLETE", {}, metrics, 1, 1.0, "h", 0, None, "v")
-
-    measured = {
-        "val/image_auroc": 0.6,
-        "val/a/image_auroc": 0.7,
-        "val/b/image_auroc": None,
-        "val/a/pixel_ap": 0.1,
-    }
-    chart = class_heat_map([trial(3, measured), trial(1, {})])
-    (heat,) = chart.figure.data
-    assert list(heat.x) == ["t3"]
-    assert dict(zip(heat.y, [row[0] for row in heat.z], strict=True)) == {"a": 0.7, "b": None, "mean": 0.6}
-    buttons = {button.label: button.args[0]["z"][0] for button in chart.figure.layout.updatemenus[0].buttons}
-    assert len(buttons) == 8
-    assert "mAD" in buttons
-    assert [row[0] for row in buttons["pixel AP"]] == [None, 0.1, None]
-
-
-def test_codebook_lines_are_apart_and_the_best_in_its_own() -> None:
-    use = {"codebook/top/use": 0.5}
-    chart = codebook_chart(
-        {"t0": {2: use, 1: use}, "t1": {1: use}, "t2": {1: {"codebook/q0/use": 0.1}}}, "t1"
-    )
-    grey, best = chart.figure.data[:2]
-    assert list(grey.x) == [1, 2, None, 1, None]
-    assert list(best.x) == [1]
-    assert {annotation.text for annotation in chart.figure.layout.annotations} == {"level top", "level q0"}
-
-
-def test_charts_of_a_search_for_two_metrics() -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    distributions = {"a.x": optuna.distributions.FloatDistribution(0, 1)}
-    for value in (0.1, 0.5, 0.9, *(0.9 for _ in range(7))):
-        study.add_trial(
-            optuna.trial.create_trial(
-                values=[value, value**2], params={"a.x": value}, distributions=distributions
-            )
-        )
-    charts = search_charts(study, {"one": "maximize", "two": "minimize"})
-    assert [chart.title for chart in charts] == [
-        "Optimisation history of one",
-        "Parameter importances for one",
-        "Optimisation history of two",
-        "Parameter importances for two",
-        "Parallel coordinates",
-        "Pareto front",
-    ]
-    assert all(chart.figure is not None for chart in charts)
-    assert list(charts[4].figure.layout.xaxis.ticktext) == ["one", "two", "x"]
-    history = next(trace for trace in charts[2].figure.data if trace.mode == "markers")
-    assert history.name == "two"
-    assert list(history.y) == pytest.approx([0.01, 0.25, *(0.81 for _ in range(8))])
-    assert "best up to it" not in charts[0].caption, "no line is drawn of it"
-
-
 def test_a_card_says_best_of_the_metric_alone_that_the_model_was_chosen_by(tmp_path: Path) -> None:
     folder = write_fake_sweep(tmp_path / "one", num_trials=1)
     (folder / "study.db").unlink()
@@ -211,23 +151,6 @@ def test_a_card_says_best_of_the_metric_alone_that_the_model_was_chosen_by(tmp_p
     assert f"best {OBJECTIVE}" in cards
     assert "val/pixel_ap of the best model" in cards
     assert "best val/pixel_ap" not in cards
-
-
-def test_every_trial_shows_in_the_parallel_coordinates() -> None:
-    study = optuna.create_study(direction="maximize")
-    distributions = {"a.x": optuna.distributions.FloatDistribution(0, 1)}
-    for value in (0.1, 0.5, 0.9):
-        study.add_trial(
-            optuna.trial.create_trial(value=value, params={"a.x": value}, distributions=distributions)
-        )
-    chart = next(
-        each for each in search_charts(study, {"one": "maximize"}) if each.title == "Parallel coordinates"
-    )
-    colours = [unlabel_rgb(line.line.color) for line in chart.figure.select_traces({"mode": "lines"})]
-    (scale,) = (each.marker.colorscale for each in chart.figure.select_traces({"mode": "markers"}))
-    assert sum(colours[0]) < 500, "the worst stands out from white"
-    assert sum(colours[0]) > sum(colours[1]) > sum(colours[2])
-    assert [unlabel_rgb(scale[0][1]), unlabel_rgb(scale[-1][1])] == [colours[0], colours[2]]
 
 
 def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from hvqray.results.figures import Chart, search_charts
+from hvqray.results.figures import Chart
 from hvqray.results.importances import importance_bars
+from hvqray.results.search_charts import search_charts
 
 MODEL = CategoricalDistribution(["hvq", "squad"])
 RATE = FloatDistribution(1e-5, 1e-1, log=True)
