@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hvqray.environment import code_version, hardware, library_versions
+from hvqray.environment import all_gpus, code_version, hardware, library_versions
 
 BUSY_LOAD = 1.0
 """Runnable processes (1-minute mean) from which on figures are marked as taken on a busy machine."""
@@ -128,7 +128,7 @@ def quick_flag(purpose: str, argv: Sequence[str] | None) -> bool:
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     print(f"# {purpose}\n")
     print(
-        f"{datetime.now(UTC):%Y-%m-%d}, hvqray {code_version()}, {hardware()}, {torch.get_num_threads()} threads, ",
+        f"{datetime.now(UTC):%Y-%m-%d}, hvqray {code_version()}, {hardware(all_gpus())}, {torch.get_num_threads()} threads, ",
         end="",
     )
     print(f"load {load:.1f}{busy}; {versions}" + ("; QUICK: figures mean nothing" if quick else "") + "\n")

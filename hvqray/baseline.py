@@ -20,7 +20,7 @@ from hvqray.config.metric_names import class_fault, metric_name_fault
 from hvqray.config.run_config import absolute_root, load_run_config
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
-from hvqray.environment import code_version, hardware
+from hvqray.environment import code_version, gpus_of, hardware
 from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
@@ -125,6 +125,7 @@ def _of_data(
             measured += results
             chosen.append(choose(results, metric, "maximize"))
     dataset = Path(config.root).resolve().name if config.root else "synthetic"
+    on = hardware(gpus_of(_device()))
     mark = " (selected on test)" if data.selected_on_test else ""
     for result in chosen:
         record = BaselineRecord(result.name, dict(result.settings), result.metrics)
@@ -133,7 +134,9 @@ def _of_data(
             if results_of_split is None:
                 console.print(f"There is no image for {split}, so nothing is measured on it.")
                 continue
-            caption = f"{dataset}, {config.image_size} px, {config.backbone.name}; hvqray {code_version()}, {hardware()}"
+            caption = (
+                f"{dataset}, {config.image_size} px, {config.backbone.name}; hvqray {code_version()}, {on}"
+            )
             console.print(
                 results_table(results_of_split, f"{record.title} on {split}{mark}", caption=caption)
             )
@@ -149,7 +152,7 @@ def _of_data(
             "selected_on_test": data.selected_on_test,
             "chosen_by": metric,
             "code_version": code_version(),
-            "hardware": hardware(),
+            "hardware": on,
         }
         content = {**facts, "baselines": [*map(_setting, measured), *map(_chosen, chosen)]}
         make_folder(out.parent, option="--out")

@@ -7,9 +7,14 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hvqray import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 
 @functools.cache
@@ -33,15 +38,26 @@ def _git(root: Path, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-@functools.cache
-def hardware() -> str:
-    """Processor, number of usable cores, and GPUs, such as `AMD EPYC, 2 cores`."""
+def hardware(gpus: Iterable[str] = ()) -> str:
+    """Processor, number of usable cores, and the GPUs that were used, such as `AMD EPYC, 2 cores; NVIDIA H100`.
+
+    A machine may have others, which say nothing of a number: `gpus_of` and `all_gpus` name those meant.
+    """
+    return "; ".join([f"{_processor_name()}, {usable_cores()} cores", *gpus])
+
+
+def gpus_of(device: str | torch.device) -> list[str]:
+    """The name of the GPU that `device` is; none where it is the processor."""
     import torch
 
-    parts = [f"{_processor_name()}, {usable_cores()} cores"]
-    if torch.cuda.is_available():
-        parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return "; ".join(parts)
+    return [torch.cuda.get_device_name(device)] if torch.device(device).type == "cuda" else []
+
+
+def all_gpus() -> list[str]:
+    """The names of all GPUs that this process sees."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def library_versions() -> dict[str, str]:
@@ -60,6 +76,7 @@ def usable_cores() -> int:
     return int(cpu_count())
 
 
+@functools.cache
 def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -24,7 +24,7 @@ from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.layouts import AUTO, read_dataset
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
-from hvqray.environment import code_version, hardware
+from hvqray.environment import code_version, gpus_of, hardware
 from hvqray.errors import InputError
 from hvqray.results.class_table import ALL_LABELS, ClassTable, class_table, rows_with_mad
 from hvqray.results.terminal_table import results_table
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             field="--split",
         )
     metrics = evaluate(loaded, data, split, device)
-    facts = provenance(loaded, config, arguments.split) | {"num_images": len(data.splits[split])}
+    facts = provenance(loaded, config, arguments.split, device) | {"num_images": len(data.splits[split])}
     if made_from_test:
         remarks.append(_what_of_the_test_images(arguments.split, data))
 
@@ -166,7 +166,7 @@ def with_classes_of(loaded: LoadedModel, split: Split, class_names: tuple[str, .
     return replace(split, class_index=own_index[split.class_index])
 
 
-def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str, Any]:
+def provenance(loaded: LoadedModel, config: DataConfig, split: str, device: torch.device) -> dict[str, Any]:
     """What the reported numbers were measured with."""
     return {
         "split": split,
@@ -175,7 +175,7 @@ def provenance(loaded: LoadedModel, config: DataConfig, split: str) -> dict[str,
         "seed": loaded.config.train.seed,
         "selected_on_test": loaded.selected_on_test,
         "code_version": code_version(),
-        "hardware": hardware(),
+        "hardware": hardware(gpus_of(device)),
     }
 
 

@@ -21,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from hvqray.environment import hardware
-
 aten = torch.ops.aten
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
 MADE_OF_OTHERS = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -193,9 +191,7 @@ def pretend_gpu() -> Iterator[PretendGpu]:
     answers |= {"get_per_process_memory_fraction": 1.0}
     functions = {name: lambda *_, answer=answer, **__: answer for name, answer in answers.items()}
     stream = SimpleNamespace(is_capturing=lambda: False)
-    hardware.cache_clear()
     with ExitStack() as stack:
-        stack.callback(hardware.cache_clear)
         stack.enter_context(patch.multiple(torch.cuda, **functions))
         stack.enter_context(patch.multiple(torch, Generator=PretendGenerator, load=load_onto))
         stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda: stream))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hvqray
 from hvqray import environment
@@ -57,9 +58,19 @@ def test_without_a_checkout_or_git_it_is_the_release(checkout: Path, monkeypatch
 
 def test_hardware_names_processor_and_cores_but_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.cpu_count", lambda: 3)
-    text = environment.hardware.__wrapped__()
-    assert re.match(r".+, 3 cores", text)
+    text = environment.hardware()
+    assert re.fullmatch(r".+, 3 cores", text)
     assert platform.node() not in text
+
+
+def test_hardware_names_the_gpus_that_were_used_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {torch.device(device).index}")
+    assert environment.gpus_of("cpu") == []
+    assert environment.gpus_of(torch.device("cuda:1")) == ["GPU 1"]
+    assert environment.all_gpus() == ["GPU 0", "GPU 1"]
+    assert "GPU" not in environment.hardware(environment.gpus_of("cpu"))
+    assert environment.hardware(environment.gpus_of("cuda:1")).endswith(" cores; GPU 1")
 
 
 def test_library_versions() -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class SweepStore:
 
     `resume=True` takes up the journal of an earlier start; `selected_on_test` says that `val` is the test split; `sweep_file` is
     the text of sweep.yaml, written once no other process can be running this sweep; `data` is recorded, unless a start before
-    has. Raises InputError where `resume` does not fit the folder, or another process has it.
+    has; `gpus` are the names of those that this start uses. Raises InputError where `resume` does not fit the folder, or another process has it.
     A trial that is announced again goes on; an epoch that is reported again replaces the older report; a trial whose
     end is told again is worth what the later word says.
     """
@@ -80,6 +80,7 @@ class SweepStore:
         selected_on_test: bool,
         sweep_file: str | None = None,
         data: DataRecord | None = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         check_folder(folder, resume=resume)
         path = journal_path(folder)
@@ -98,7 +99,7 @@ class SweepStore:
                 command=_command_line(),
                 environment={
                     "code_version": environment.code_version(),
-                    "hardware": environment.hardware(),
+                    "hardware": environment.hardware(gpus),
                     "python": platform.python_version(),
                     **environment.library_versions(),
                 },

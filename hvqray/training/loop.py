@@ -17,6 +17,7 @@ from torch import nn
 
 from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData
+from hvqray.environment import gpus_of
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel, Batch
@@ -116,6 +117,8 @@ class _Run:
             batch_size=BATCH_SIZE_WITHOUT_GRADIENTS,
             precision_context=lambda: autocast(train, communicator.device),
         )
+        self.gpus: list[str] = []
+        """Names of those that the ranks train on."""
         self.epochs_done = 0
         self.best_epoch: int | None = None
         self.selected: dict[str, float | None] = {}
@@ -195,6 +198,7 @@ class _Run:
                     epoch=self.best_epoch,
                     selected_by=metric,
                     metrics=self.selected,
+                    gpus=self.gpus,
                 ),
                 batchnorm=self.data.batchnorm,
             )
@@ -212,6 +216,8 @@ class _Run:
                 " folder that every node sees",
                 field="--out",
             )
+        of_ranks = self.communicator.all_gather_object(gpus_of(self.communicator.device))
+        self.gpus = [name for names in of_ranks for name in names]
         if self.communicator.rank == 0:
             remove_unfinished_files(self.folder)
             save_config(self.folder, self.config)

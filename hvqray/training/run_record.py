@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvqray.config.sections import RunConfig
@@ -20,8 +20,12 @@ def run_record(
     epoch: int,
     selected_by: str,
     metrics: Mapping[str, float | None],
+    gpus: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of metrics.json: of `epoch`, counted from 1, which the metric `selected_by` chose."""
+    """The content of metrics.json: of `epoch`, counted from 1, which the metric `selected_by` chose.
+
+    `gpus` are the names of those it was trained on, one a rank.
+    """
     return {
         "trial_id": trial_id,
         "epoch": epoch,
@@ -32,7 +36,7 @@ def run_record(
         "data_fingerprint": data.fingerprint,
         "environment": {
             "code_version": code_version(),
-            "hardware": hardware(),
+            "hardware": hardware(gpus),
             "seed": config.train.seed,
             **library_versions(),
         },

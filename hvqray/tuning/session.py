@@ -14,6 +14,7 @@ from rich.console import Console
 from hvqray.atomic import make_folder
 from hvqray.config.sweep_file import SweepFile
 from hvqray.data.dataset import PreparedData
+from hvqray.environment import all_gpus
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal
@@ -235,6 +236,7 @@ class SweepSession:
             selected_on_test=data.selected_on_test,
             sweep_file=self.sweep.to_yaml(),
             data=data_record(data),
+            gpus=all_gpus() if self.resources.gpus_per_worker else [],
         )
 
     def _wandb_sink(self, mode: str, store: SweepStore) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from hvqray.config.sections import RunConfig
 from hvqray.training import communicator, loop, optimisation
-from hvqray.training.checkpoint import load_model
+from hvqray.training.checkpoint import METRICS_FILE, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.epoch_trainer import EpochTrainer
@@ -134,3 +135,5 @@ def test_whatever_ranks_exchange_lies_on_the_gpu(
         list(loop.run(config(MODELS[name]), DATA, folder=tmp_path, communicator=group))
     assert {torch.float32, torch.int64} <= {*exchanged}
     assert torch.bool not in exchanged  # of which gloo, for ranks that share a GPU, knows nothing
+    record = json.loads((tmp_path / METRICS_FILE).read_text())
+    assert record["environment"]["hardware"].endswith(" cores; pretended GPU; pretended GPU")
