@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hvqray.baselines.padim import Padim
 from hvqray.baselines.patchcore import PatchCore
+from hvqray.config.metric_names import is_of_image_metrics
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.progress import Progress, silent
 from hvqray.metrics import (
@@ -29,7 +30,6 @@ from hvqray.metrics import (
     PIXEL_METRICS,
     MaskRegions,
     image_metrics,
-    is_of_image_metrics,
     joint_metric,
     pixel_metrics,
     summarize,

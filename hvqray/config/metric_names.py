@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from hvqray.errors import did_you_mean
 
@@ -52,3 +52,12 @@ def class_fault(name: str, class_names: Collection[str]) -> str | None:
     if class_name is None or class_name in class_names:
         return None
     return f"the data have no class {class_name!r}{did_you_mean(class_name, class_names)}"
+
+
+def is_of_image_metrics(metrics: Mapping[str, float | None], prefix: str = "") -> bool:
+    """Whether the `MAD` of one class, whose metrics' names begin with `prefix`, was taken without pixel metrics.
+
+    It is so where a defective image has no mask, so that none of them is defined.
+    """
+    on_pixels = [metrics.get(f"{prefix}{name}") for name in PIXEL_METRICS]
+    return metrics.get(f"{prefix}{MAD}") is not None and all(value is None for value in on_pixels)

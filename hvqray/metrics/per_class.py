@@ -87,11 +87,6 @@ def joint_metric(metrics: Mapping[str, float | None], *, has_masks: bool) -> dic
     return {MAD: math.fsum(defined) / len(names) if len(defined) == len(names) else None}
 
 
-def is_of_image_metrics(metrics: Mapping[str, float | None]) -> bool:
-    """Whether one class's `MAD`, of those that were measured with pixel metrics, was taken without these."""
-    return metrics.get(MAD) is not None and None in [metrics.get(name) for name in PIXEL_METRICS]
-
-
 def summarize(per_class: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
     """Flat names of class name -> metric -> value: `CLASS/METRIC`, and its mean for each of `METRIC_NAMES`, `MAD` and
     `ROUTER_ACCURACY` that all classes have.

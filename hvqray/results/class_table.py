@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hvqray.config.metric_names import MAD
+from hvqray.config.metric_names import MAD, is_of_image_metrics
 from hvqray.results import wording
 from hvqray.training.epoch_report import MEAN, split_metric_name
 
@@ -102,7 +102,7 @@ def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> 
     mad = f"{split}/{MAD}"
     if metrics.get(mad) is not None:
         over = over_classes(metrics, mad)
-        without_masks = [name for name in names if _is_of_images_alone(metrics, f"{split}/{name}/")]
+        without_masks = [name for name in names if is_of_image_metrics(metrics, f"{split}/{name}/")]
         of_images = f" (of image metrics alone in {', '.join(without_masks)})" if without_masks else ""
         parts.append(
             f"{ALL_LABELS[MAD]} {wording.number(metrics[mad])}{f' {over}' if over else ''}{of_images}"
@@ -113,11 +113,6 @@ def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> 
         shown = [f"{name} {value:.3f}" for name, value in of_classes.items() if value is not None]
         parts.append(f"router accuracy {accuracy:.3f} ({', '.join(shown)})")
     return "; ".join(parts) or None
-
-
-def _is_of_images_alone(metrics: Mapping[str, float | None], prefix: str) -> bool:
-    """Whether a class's mAD is that of one with a defective image without a mask."""
-    return metrics.get(f"{prefix}{MAD}") is not None and metrics.get(f"{prefix}pixel_auroc") is None
 
 
 def natural_order(name: str) -> tuple[str | int, ...]:

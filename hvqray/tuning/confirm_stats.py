@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from hvqray.metrics import IMAGE_METRICS, MAD, METRIC_NAMES, PIXEL_METRICS, is_of_image_metrics
+from hvqray.config.metric_names import is_of_image_metrics
+from hvqray.metrics import IMAGE_METRICS, MAD, METRIC_NAMES, PIXEL_METRICS
 from hvqray.metrics.bootstrap import (
     Replicates,
     Resamples,

@@ -9,6 +9,7 @@ from hvqray.config.metric_names import (
     class_fault,
     class_of,
     is_measured_on_pixels,
+    is_of_image_metrics,
     metric_name_fault,
 )
 from hvqray.metrics import MAD, METRIC_NAMES
@@ -53,3 +54,11 @@ def test_classes_that_the_data_do_not_have() -> None:
     assert class_fault("val/nut/mad", ["cookie", "nut"]) is None
     told = "the data have no class 'cooky'; did you mean 'cookie'?"
     assert class_fault("val/cooky/mad", ["cookie", "nut"]) == told
+
+
+def test_whether_a_joint_metric_was_taken_without_pixel_metrics() -> None:
+    undefined = {"a/mad": 0.5, "a/image_ap": 0.5, "a/pixel_ap": None, "b/mad": None}
+    assert is_of_image_metrics(undefined, "a/")
+    assert not is_of_image_metrics(undefined, "b/")
+    assert not is_of_image_metrics({**undefined, "a/pixel_ap": 0.5}, "a/")
+    assert is_of_image_metrics({"mad": 0.5})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from hvqray.config.metric_names import is_of_image_metrics
 from hvqray.metrics import (
     IMAGE_METRICS,
     METRIC_NAMES,
@@ -13,7 +14,6 @@ from hvqray.metrics import (
     THRESHOLD,
     MaskRegions,
     image_metrics,
-    is_of_image_metrics,
     joint_metric,
     pixel_metrics,
     summarize,
