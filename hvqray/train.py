@@ -7,11 +7,10 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from hvqray.atomic import make_folder
 from hvqray.command_line import (
     DONE,
     FAILED,
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-_OTHER_FOLDER = "; choose another folder, or remove this one"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,9 +138,10 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     from hvqray.training import loop
     from hvqray.training.checkpoint import remove_resume_state
     from hvqray.training.communicator import SingleProcess
+    from hvqray.training.finished_run import check_data_of, find_finished_run
     from hvqray.training.measure import measure_on_test
 
-    finished = _find_run(config, out, selection.metric)
+    finished = find_finished_run(config, out, selection.metric)
     console = Console(highlight=False, markup=False, emoji=False)
     gpus, workers = config.resources.gpus_per_worker, config.resources.workers
     if gpus not in ("auto", 0) and not torch.cuda.is_available():
@@ -169,11 +167,7 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
     if data.selected_on_test:
         console.print(VAL_IS_TEST, markup=False, soft_wrap=True)
     if finished is not None:
-        if finished.get("data_fingerprint", data.fingerprint) != data.fingerprint:
-            raise InputError(
-                f"holds a run on other data: their files have changed since{_OTHER_FOLDER}",
-                field=f"--out {out}",
-            )
+        check_data_of(finished, data, out)
         console.print("this run is finished, so it is not trained again", markup=False)
     else:
         epochs = loop.run(config, data, folder=out, communicator=SingleProcess(device), selection=selection)
@@ -191,52 +185,6 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
                 console.print(f"{name}{mark}: {shown}", markup=False)
     remove_resume_state(out)  # not before: whoever interrupts the measuring need not train again
     console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
-
-
-def _find_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | None:
-    """The record of a finished run in `out`; None where there is none, or one that was interrupted and goes on.
-
-    Raises:
-        InputError: It is of another configuration or another metric: one would be replaced by the other, or mixed with it.
-    """
-    from hvqray.config.run_config import config_hash, load_run_config
-    from hvqray.training import checkpoint
-    from hvqray.training.anomaly_images import EXAMPLES
-
-    make_folder(out, option="--out")
-    has_model = (out / checkpoint.MODEL_FILE).is_file() and not (out / checkpoint.RESUME_FILE).exists()
-    record: dict[str, Any] = {}
-    if has_model:
-        loaded = checkpoint.load_model(out)
-        record, found = loaded.metrics, loaded.config
-    elif (out / checkpoint.CONFIG_FILE).is_file():
-        found = load_run_config(out / checkpoint.CONFIG_FILE)
-        if (out / checkpoint.METRICS_FILE).is_file():
-            record = checkpoint.read_record(out / checkpoint.METRICS_FILE)
-        elif not (out / checkpoint.RESUME_FILE).exists():
-            return None  # not an epoch was finished
-    else:
-        return None
-    finished = has_model and (
-        (out / EXAMPLES).exists()  # the last that training writes; whoever removed it has no less of a run
-        or record.get("epoch") == found.train.epochs
-        or any(name.startswith("test/") for name in record.get("metrics", {}))
-    )
-    holds = "a finished run" if finished else "an unfinished run"
-    if config_hash(found) != config_hash(config):
-        raise InputError(f"holds {holds} of another configuration{_OTHER_FOLDER}", field=f"--out {out}")
-    if (chosen_by := record.get("selected_by", metric)) != metric:
-        raise InputError(
-            f"holds {holds} whose epoch is chosen by {chosen_by}{_OTHER_FOLDER}", field=f"--out {out}"
-        )
-    if not finished:
-        return None
-    # The model carries a copy of what may have been removed.
-    if not (out / checkpoint.CONFIG_FILE).is_file():
-        checkpoint.save_config(out, found)
-    if not (out / checkpoint.METRICS_FILE).is_file():
-        checkpoint.write_record(out, record)
-    return record
 
 
 def _line(report: EpochReport, metric: str) -> str:
