@@ -24,6 +24,16 @@ from hvqray.training.rule_choice import ChosenBy, Metrics
 CLASS_NAMES = ("bolt", "cloth")
 WIDTH, HEIGHT = 70, 50
 
+SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
+SMALL_SQUAD = {
+    "name": "squad",
+    "width": 16,
+    "hierarchy_depth": 1,
+    "num_residual_blocks": 0,
+    "fsq_levels": [5, 5],
+    "image_width": 8,
+}
+
 
 def write_dataset(root: Path) -> None:
     """Two classes of noise images (70 x 50) in the MVTec AD layout; defects are bright bars, with masks."""

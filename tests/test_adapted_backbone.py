@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from small_checkpoint import CLASS_NAMES, write_checkpoint, write_dataset
+from small_checkpoint import CLASS_NAMES, SMALL_HVQ, write_checkpoint, write_dataset
 from tiny_data import tiny_data
 
 from hvqray import evaluate, export, predict
@@ -24,8 +24,6 @@ from hvqray.data.prepare import prepare_data
 from hvqray.training.checkpoint import HEADER_KEY, MODEL_FILE, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.loop import run
-
-SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
 
 
 @dataclass

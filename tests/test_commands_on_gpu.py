@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pretend_gpu import pretend_gpu
-from small_checkpoint import write_checkpoint, write_dataset
+from small_checkpoint import SMALL_HVQ, write_checkpoint, write_dataset
 
 from hvqray import evaluate, export, predict, train
 from hvqray.command_line import run_command
@@ -20,14 +20,7 @@ from hvqray.config.sections import RunConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.training.checkpoint import load_model
 
-MODEL = {
-    "name": "hvq",
-    "width": 16,
-    "hierarchy_depth": 1,
-    "num_heads": 2,
-    "codebook_size": 8,
-    "router": "predicted",
-}
+MODEL = {**SMALL_HVQ, "router": "predicted"}
 
 
 @dataclass

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from small_checkpoint import (
     CLASS_NAMES,
     SEVERAL_RULES,
+    SMALL_HVQ,
     take_rules_that_test_would_not,
     write_checkpoint,
     write_dataset,
@@ -24,8 +25,6 @@ from hvqray.command_line import run_command
 from hvqray.config.data_sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import METRIC_NAMES
-
-SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from full_disk import files_of_at_most
 from PIL import Image
-from small_checkpoint import HEIGHT, WIDTH, write_checkpoint, write_dataset
+from small_checkpoint import HEIGHT, SMALL_HVQ, SMALL_SQUAD, WIDTH, write_checkpoint, write_dataset
 from torch import Tensor
 
 from hvqray import predict
@@ -23,16 +23,6 @@ from hvqray.data.backbones import Backbone
 from hvqray.models.interface import Batch, Prediction
 from hvqray.training import prediction_files
 from hvqray.training.checkpoint import LoadedModel
-
-SMALL_HVQ = {"name": "hvq", "width": 16, "hierarchy_depth": 1, "num_heads": 2, "codebook_size": 8}
-SMALL_SQUAD = {
-    "name": "squad",
-    "width": 16,
-    "hierarchy_depth": 1,
-    "num_residual_blocks": 0,
-    "fsq_levels": [5, 5],
-    "image_width": 8,
-}
 
 
 @dataclass

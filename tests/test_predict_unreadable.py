@@ -8,20 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_checkpoint import write_checkpoint, write_dataset
+from small_checkpoint import SMALL_SQUAD, write_checkpoint, write_dataset
 
 from hvqray import predict
 from hvqray.command_line import run_command
 
-SQUAD = {
-    "name": "squad",
-    "width": 16,
-    "hierarchy_depth": 1,
-    "num_residual_blocks": 0,
-    "fsq_levels": [5, 5],
-    "image_width": 8,
-    "router": "predicted",
-}
+SQUAD = {**SMALL_SQUAD, "router": "predicted"}
 
 
 @pytest.fixture(scope="module")
