@@ -27,22 +27,12 @@ from hvqray.command_line import (
     run_command,
 )
 from hvqray.data.files import check_name, image_files
-from hvqray.data.images import load_image
-from hvqray.data.progress import Progress, progress_bar
+from hvqray.data.progress import progress_bar
 from hvqray.errors import InputError, did_you_mean
 from hvqray.metrics import THRESHOLD
-from hvqray.models.interface import Batch
-from hvqray.training.backbone_state import batchnorm_of
 from hvqray.training.checkpoint import LoadedModel, load_model
-from hvqray.training.evaluation import evaluating
-from hvqray.training.optimisation import autocast
+from hvqray.training.predict_images import predict_images
 from hvqray.training.prediction_files import CSV_FILE, Prediction, csv_text, draw, earlier_maps
-
-BATCH_SIZE = 16
-_FEATURES_FAULT = (
-    "its features exceed the range of float16; leave it out, or train a model on another data.backbone"
-)
-_PREDICTION_FAULT = "the model gives it no finite score and map; leave it out, or train the model anew"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with naming(arguments.out):
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
         maps_nSS = np.memmap(file, dtype=np.float32, shape=shape, mode="r+")
-        scores_n, classes, faults = predict(
+        scores_n, classes, faults = predict_images(
             loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
         )
         read = [row for row in range(len(paths)) if row not in faults]
@@ -170,70 +160,6 @@ def class_of(path: Path, loaded: LoadedModel, given: str | None) -> str | None:
 def threshold_of(loaded: LoadedModel, class_name: str | None) -> float | None:
     """The threshold of a class that the checkpoint's metrics hold, if any."""
     return loaded.metrics.get("metrics", {}).get(f"val/{class_name}/{THRESHOLD}")
-
-
-def predict(
-    loaded: LoadedModel,
-    paths: list[Path],
-    classes: list[str | None],
-    maps_nSS: np.ndarray,
-    *,
-    device: torch.device,
-    cache_dir: Path | None,
-    progress: Progress,
-) -> tuple[np.ndarray, list[str | None], dict[int, InputError]]:
-    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, their classes, and row to fault of those that could not be scored.
-
-    A class that is not known is the one that the model's router recognises, where it has one. One image in thousands that
-    cannot be read, or whose features, map or score are not finite, costs none of the others: its score and map count for nothing.
-    """
-    from hvqray.data.backbones import load_backbone  # timm takes seconds to import
-
-    config, context = loaded.config, loaded.context
-    batchnorm = batchnorm_of(loaded, cache_dir=cache_dir, device=str(device), progress=progress)
-    backbone = load_backbone(config.data.backbone, context.image_size, batchnorm=batchnorm).to(device)
-    # A model that needs no class ignores the index.
-    index_n = np.array([context.class_names.index(name) if name else 0 for name in classes], dtype=np.int64)
-    scores_n = np.empty(len(paths), dtype=np.float32)
-    found = list(classes)
-    faults: dict[int, InputError] = {}
-    with evaluating(loaded.model):
-        for start in range(0, len(paths), BATCH_SIZE):
-            images, rows = [], []
-            for row in range(start, min(start + BATCH_SIZE, len(paths))):
-                try:
-                    image_SS3 = load_image(paths[row], context.image_size, bit_depth=config.data.bit_depth)
-                except InputError as error:
-                    faults[row] = error
-                    continue
-                images.append(image_SS3.transpose(2, 0, 1))
-                rows.append(row)
-            if not rows:
-                continue
-            images_B3SS = torch.from_numpy(np.stack(images)).to(device)
-            # Rounded to float16 as in the cache, so that an image scores here as it does in an evaluation.
-            features_BChw = backbone(images_B3SS).half().float()
-            batch = Batch(features_BChw, torch.from_numpy(index_n[rows]).to(device), images_B3SS)
-            with autocast(config.train, device):
-                prediction = loaded.model.predict(batch)
-            # NaN lies below every threshold, as if normal.
-            for values, fault in (
-                (features_BChw, _FEATURES_FAULT),
-                (prediction.maps_BHW, _PREDICTION_FAULT),
-                (prediction.scores_B[:, None], _PREDICTION_FAULT),
-            ):
-                for row, finite in zip(rows, values.flatten(1).isfinite().all(1).tolist(), strict=True):
-                    if not finite:
-                        faults.setdefault(row, InputError(fault, source=str(paths[row])))
-            scores_n[rows] = prediction.scores_B.cpu().numpy()
-            maps_nSS[rows] = prediction.maps_BHW.cpu().numpy()
-            if prediction.routed_class_B is not None:
-                routed = [context.class_names[index] for index in prediction.routed_class_B.tolist()]
-                for row, name in zip(rows, routed, strict=True):
-                    found[row] = classes[row] or name
-            progress("predicting", rows[-1] + 1, len(paths))
-    progress("predicting", len(paths), len(paths))
-    return scores_n, found, faults
 
 
 def _print(predictions: list[Prediction], selected_on_test: bool) -> None:

@@ -189,7 +189,7 @@ def test_the_scores_are_kept_where_a_map_cannot_be_drawn(
 def test_a_disk_too_small_for_the_maps_is_told_before_the_model_runs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(predict, "predict", None)
+    monkeypatch.setattr(predict, "predict_images", None)
     image = place.root / "cloth" / "test" / "good" / "000.png"
     with files_of_at_most(64 * 64 * 4 - 1):
         assert run_command(predict.main, [str(place.oracle), str(image), "--out", str(tmp_path)]) == 1
@@ -318,7 +318,7 @@ def test_a_folder_in_the_place_of_the_csv_is_told_before_the_model_runs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "predictions.csv").mkdir()
-    monkeypatch.setattr(predict, "predict", None)
+    monkeypatch.setattr(predict, "predict_images", None)
     image = place.root / "cloth" / "test" / "good" / "000.png"
     assert run_command(predict.main, [str(place.oracle), str(image), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -12,6 +12,7 @@ from small_checkpoint import SMALL_SQUAD, write_checkpoint, write_dataset
 
 from hvqray import predict
 from hvqray.command_line import run_command
+from hvqray.training import predict_images
 
 SQUAD = {**SMALL_SQUAD, "router": "predicted"}
 
@@ -34,7 +35,7 @@ def run(place: Path, *images: Path, out: Path, code: int = 0) -> list[dict[str, 
 def test_one_bad_image_costs_none_of_the_others(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    monkeypatch.setattr(predict_images, "BATCH_SIZE", 2)
     good = sorted((place / "parts" / "cloth" / "test" / "good").glob("*.png"))
     images = tmp_path / "images"
     images.mkdir()
