@@ -35,7 +35,9 @@ SMALL_SQUAD = SquadConfig(
     num_residual_blocks=1,
     map_distance="local_mahalanobis",
     map_norm_weight=[0.0, 1.0],
-    score_from=["fine", "both"],
+    feature_codes=6,
+    map_code_weight=4.0,
+    score_from=["fine", "codes"],
     score_top_fraction=[0.3, 0.01],
     router="predicted",
 )

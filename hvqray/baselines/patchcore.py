@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from hvqray.baselines.coreset import greedy_coreset
+from hvqray.models.coreset import greedy_coreset, nearest
 from hvqray.models.map_ops import average_neighbourhood
 
 CORESET_FRACTION = 0.1
@@ -26,7 +26,6 @@ MAX_CHANNELS = 1024
 """More channels are averaged in groups down to so many, as in the paper (section 3.1)."""
 NUM_NEIGHBOURS = 9
 """Kept patches around the nearest one, b, that weigh the image score (section 3.3)."""
-_BLOCK_SIZE = 4096
 
 
 class PatchCore:
@@ -74,16 +73,3 @@ class PatchCore:
         if x_BLC.shape[2] > MAX_CHANNELS:
             x_BLC = F.adaptive_avg_pool1d(x_BLC, MAX_CHANNELS)
         return x_BLC
-
-
-def nearest(
-    x_QD: Float[Tensor, "Q D"], memory_KD: Float[Tensor, "K D"]
-) -> tuple[Float[Tensor, " Q"], Int[Tensor, " Q"]]:
-    """Distance to the nearest row of `memory_KD` and its index, in blocks of bounded memory."""
-    centre_D = memory_KD.mean(0)  # small norms lose little in the subtraction below
-    memory_KD = memory_KD - centre_D
-    square_K = memory_KD.square().sum(1)
-    blocks = (x_QD - centre_D).split(_BLOCK_SIZE)
-    # |x|^2 is the same for all rows, so the rest of |x - m|^2 finds the nearest
-    index_Q = torch.cat([torch.addmm(square_K, block, memory_KD.T, alpha=-2).argmin(1) for block in blocks])
-    return torch.linalg.vector_norm(x_QD - centre_D - memory_KD[index_Q], dim=1), index_Q

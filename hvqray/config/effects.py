@@ -48,6 +48,8 @@ EFFECTS: tuple[Effect, ...] = (
     *_at("model.discriminator", (True,), "discriminator_start", "adversarial_weight"),
     *_at("model.discriminator", (True,), "map_discriminator_weight"),
     *_at("model.map_distance", ("local_mahalanobis",), "map_shrinkage"),
+    Effect("model.map_code_weight", "model.feature_codes", lambda number: number != 0),
+    Effect("model.score_code_weight", "model.score_from", lambda source: "codes" in source),
     Effect("model.ot_levels", "model.ot_weight", lambda weight: weight != 0),
     Effect("model.ot_weight", "model.ot_levels", lambda levels: levels != []),
     *_at("train.schedule", ("constant", "cosine"), "warmup_fraction"),

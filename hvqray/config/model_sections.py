@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -39,7 +40,7 @@ Weights = Annotated[
     | Annotated[list[NonNegativeFloat], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
-ScoreSource = Literal["map", "fine", "coarse", "both"]
+ScoreSource = Literal["map", "fine", "coarse", "both", "codes"]
 ScoreSources = Annotated[
     Annotated[ScoreSource, Tag("one")] | Annotated[list[ScoreSource], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
@@ -78,16 +79,23 @@ class ErrorMapFields(Section):
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (on finer grids more: 7 x 7 at 8 pixels a location; not with `map_distance: l2`)."""
     map_norm_weight: Weights = 0.0
     """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list each class that the router tells apart has the weight whose map is best on `val`."""
+    feature_codes: Annotated[int, Field(ge=0, le=MOST_CODES)] = 0
+    """Features of normal images that are kept for each class, as evenly spread as can be; how far a feature lies from the nearest of them, as in PatchCore, may count in map and score. 0 keeps none (not with `map_distance: l2`)."""
+    map_code_weight: Weights = 0.0
+    """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list each class that the router tells apart has the weight whose map is best on `val`, together with `map_norm_weight`."""
     score_from: ScoreSources = "map"
-    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location), or the sum of these two. Of a list each class has the one that is best on `val`."""
+    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`). Of a list each class has the one that is best on `val`."""
+    score_code_weight: NonNegativeFloat = 4.0
+    """Weight of the distance from the nearest of `feature_codes` in `score_from: codes`."""
     score_pool_size: PositiveInt = 16
     """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
     score_top_fraction: Fractions = 0.0
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
 
-    def norm_weights(self) -> list[float]:
-        """The weights among which each class's `map_norm_weight` is chosen."""
-        return _listed(self.map_norm_weight)
+    def map_weights(self) -> list[tuple[float, float]]:
+        """The pairs of `map_norm_weight` and `map_code_weight` among which each class's is chosen."""
+        code_weights = _listed(self.map_code_weight) if self.feature_codes else [0.0]
+        return list(product(_listed(self.map_norm_weight), code_weights))
 
     def score_sources(self) -> list[ScoreSource]:
         """What each class's image score may be taken from."""
@@ -100,29 +108,37 @@ class ErrorMapFields(Section):
     def measures_coarse(self) -> bool:
         """Whether map or score want the distance of averaged errors."""
         return self.map_coarse_weight > 0 or any(
-            source in ("coarse", "both") for source in self.score_sources()
+            source in ("coarse", "both", "codes") for source in self.score_sources()
         )
 
-    @field_validator("map_norm_weight", "score_from", "score_top_fraction")
+    @field_validator("map_norm_weight", "map_code_weight", "score_from", "score_top_fraction")
     @classmethod
     def _each_once(cls, given: Any, info: ValidationInfo) -> Any:
-        kinds = {"map_norm_weight": "a weight", "score_from": "a source", "score_top_fraction": "a share"}
+        kinds = {"score_from": "a source", "score_top_fraction": "a share"}
         assert info.field_name is not None
-        return distinct(given, kinds[info.field_name]) if isinstance(given, list) else given
+        return distinct(given, kinds.get(info.field_name, "a weight")) if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _is_beside_a_distance(self) -> ErrorMapFields:
         if self.map_distance == "l2":
-            for field in ("map_coarse_weight", "map_norm_weight", "score_from"):
+            for field in ("map_coarse_weight", "map_norm_weight", "feature_codes", "score_from"):
                 value, default = getattr(self, field), type(self).model_fields[field].default
                 if value != default:
                     raise ValueError(
                         f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
                     )
-        if len(self.norm_weights()) > 1 and "map" in self.score_sources():
+        for name in ("map_norm_weight", "map_code_weight"):
+            if (
+                len(self.map_weights()) > 1 < len(_listed(getattr(self, name)))
+                and "map" in self.score_sources()
+            ):
+                raise ValueError(
+                    f"score_from: {self.score_from} takes scores from a map of which {name} {getattr(self, name)}"
+                    " leaves open which it is; take fine, coarse or both, or a single weight"
+                )
+        if "codes" in self.score_sources() and not self.feature_codes:
             raise ValueError(
-                f"score_from: {self.score_from} takes scores from a map of which map_norm_weight {self.map_norm_weight}"
-                " leaves open which it is; take fine, coarse or both, or a single weight"
+                f"score_from: {self.score_from} needs feature_codes; set it, to 1000 for instance, or take fine or both"
             )
         return self
 

@@ -158,7 +158,7 @@ class HvqModel(nn.Module):
             grid_stride=context.grid_stride,
         )
         self.image_score = ImageScore(config, num_routes=self.router.num_routes)
-        self.map_choice = RouteChoice(len(config.norm_weights()), num_routes=self.router.num_routes)
+        self.map_choice = RouteChoice(len(config.map_weights()), num_routes=self.router.num_routes)
         self.objectives = [Objective("model", self.network, self.loss)]
         self.to(device)
 
@@ -216,12 +216,12 @@ class HvqModel(nn.Module):
             for each in images:
                 self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
 
-    def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
-        """Of the reconstructed features."""
+    def _errors(self, batch: Batch) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Of the reconstructed features, and these features."""
         features_BChw = self.standardizer(batch.features_BChw)
         route_B = self.router(batch.features_BChw, batch.class_index_B)
         reconstruction_BChw: Tensor = self.network(features_BChw, shared_route(route_B))[0]
-        return reconstruction_BChw - features_BChw
+        return reconstruction_BChw - features_BChw, features_BChw
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -231,7 +231,7 @@ class HvqModel(nn.Module):
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             codes_route_B = shared_route(route_B)
             output_BChw, latents = self.network(features_BChw, codes_route_B)
-            maps_BAhw, scored_BUhw = self.error_map(output_BChw - features_BChw, route_B)
+            maps_BAhw, scored_BUhw = self.error_map(output_BChw - features_BChw, features_BChw, route_B)
             if self.network.vector_quantizers() and self.config.ot_weight > 0:
                 for i in self.config.ot_levels:
                     level = cast(VectorQuantizer, self.network.lower[i])

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import ErrorMapFields
+from hvqray.models.feature_codes import FeatureCodes
 from hvqray.models.gaussians import (
     RIDGE,
     Moments,
@@ -174,8 +175,9 @@ class ErrorMap(nn.Module):
     Coarsely, errors are averaged over 3 x 3 locations (of a finer grid over more, `coarse_side`) before their distance
     is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
     scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
-    better, and less of what is unusual at large. All are in units of their root mean square on normal images of the
-    route that they were not measured on, or of all routes where it has none. There is a map for each of the norm's weights, of which each route has one.
+    better, and less of what is unusual at large; and so may the distance of the feature itself from the nearest of normal ones
+    (`FeatureCodes`). All are in units of their root mean square on normal images of the
+    route that they were not measured on, or of all routes where it has none. There is a map for each pair of weights of these two, of which each route has one.
     """
 
     norm_rms_R: Tensor
@@ -191,8 +193,8 @@ class ErrorMap(nn.Module):
     ) -> None:
         super().__init__()
         self.coarse_side = coarse_side(grid_stride, grid_size[0])
-        self.coarse_weight, self.norm_weights = config.map_coarse_weight, config.norm_weights()
-        self.score_sources = config.score_sources()
+        self.coarse_weight, self.map_weights = config.map_coarse_weight, config.map_weights()
+        self.score_sources, self.score_code_weight = config.score_sources(), config.score_code_weight
 
         def distance() -> MahalanobisDistance:
             return MahalanobisDistance(
@@ -205,17 +207,29 @@ class ErrorMap(nn.Module):
 
         self.fine = distance() if config.map_distance != "l2" else None
         self.coarse = distance() if config.measures_coarse() else None
-        self.wants_norm = any(weight > 0 for weight in self.norm_weights)
+        self.fine_codes = self.coarse_codes = None
+        if any(weight > 0 for _, weight in self.map_weights):
+            self.fine_codes = FeatureCodes(num_routes, channels, config.feature_codes)
+        if "codes" in self.score_sources:
+            self.coarse_codes = FeatureCodes(num_routes, channels, config.feature_codes)
+        self.wants_norm = any(weight > 0 for weight, _ in self.map_weights)
         if self.wants_norm:
             self.register_buffer("norm_rms_R", torch.ones(num_routes))
 
     @torch.no_grad()
-    def fit(self, routes: Sequence[int], errors: Iterable[Float[Tensor, "B C h w"]]) -> None:
-        """Measure the distributions for `routes` on `errors` of normal images; L2 norms need none and ask for none."""
+    def fit(self, routes: Sequence[int], errors: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure the distributions for `routes` on normal images' errors and features, each (B, C, h, w); L2 norms need none and ask for none."""
         if self.fine is None:
             return
         count, square = 0, torch.zeros((), dtype=torch.float64, device=self.fine.scale_R.device)
-        for error_BChw in errors:
+        new_codes = [
+            (codes, side)
+            for codes, side in ((self.fine_codes, 1), (self.coarse_codes, self.coarse_side))
+            if codes is not None and not codes.has(routes)
+        ]
+        for error_BChw, features_BChw in errors:
+            for codes, side in new_codes:
+                codes.add(average_neighbourhood(features_BChw, side))
             self.fine.add(error_BChw)
             if self.coarse is not None:
                 self.coarse.add(average_neighbourhood(error_BChw, self.coarse_side))
@@ -225,13 +239,20 @@ class ErrorMap(nn.Module):
         self.fine.finish(routes)
         if self.coarse is not None:
             self.coarse.finish(routes)
+        for codes, _ in new_codes:
+            codes.finish(routes)
         if self.wants_norm:
             self.norm_rms_R[list(routes)] = (square / count).sqrt().clamp_min(1e-6).float()
 
     def forward(
-        self, error_BChw: Float[Tensor, "B C h w"], route_B: Int[Tensor, " B"], *, measured: bool = False
+        self,
+        error_BChw: Float[Tensor, "B C h w"],
+        features_BChw: Float[Tensor, "B C h w"],
+        route_B: Int[Tensor, " B"],
+        *,
+        measured: bool = False,
     ) -> tuple[Float[Tensor, "B A h w"], Float[Tensor, "B U h w"]]:
-        """The map by each of the norm's weights, and the map of each of the sources of the image's score.
+        """The map by each pair of weights, and the map of each of the sources of the image's score; features as in `fit`.
 
         `measured`: the images are among those of `fit`, and are to be judged as others would.
         """
@@ -245,10 +266,17 @@ class ErrorMap(nn.Module):
             coarse_Bhw = self.coarse(coarse_BChw, route_B, measured=measured)
             rest_Bhw = fine_Bhw + self.coarse_weight * coarse_Bhw
             sources |= {"coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
-        maps_BAhw = torch.stack([rest_Bhw] * len(self.norm_weights), dim=1)
+        if self.coarse_codes is not None:
+            averaged_BChw = average_neighbourhood(features_BChw, self.coarse_side)
+            code_Bhw = self.coarse_codes(averaged_BChw, route_B, measured=measured)
+            sources["codes"] = sources["both"] + self.score_code_weight * code_Bhw
+        maps_BAhw = torch.stack([rest_Bhw] * len(self.map_weights), dim=1)
+        of_norm_A, of_codes_A = zip(*self.map_weights, strict=True)
         if self.wants_norm:
             norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
-            weights_A11 = norm_Bhw.new_tensor(self.norm_weights)[:, None, None]
-            maps_BAhw = maps_BAhw + weights_A11 * norm_Bhw[:, None]
+            maps_BAhw = maps_BAhw + norm_Bhw.new_tensor(of_norm_A)[:, None, None] * norm_Bhw[:, None]
+        if self.fine_codes is not None:
+            code_Bhw = self.fine_codes(features_BChw, route_B, measured=measured)
+            maps_BAhw = maps_BAhw + code_Bhw.new_tensor(of_codes_A)[:, None, None] * code_Bhw[:, None]
         sources["map"] = maps_BAhw[:, 0]
         return maps_BAhw, torch.stack([sources[name] for name in self.score_sources], dim=1)

@@ -86,7 +86,7 @@ class SquadModel(nn.Module):
             grid_stride=context.grid_stride,
         )
         self.map_weights = self._component_weights()
-        self.map_parts = self._with_errors(_numbered("l2", len(config.norm_weights())))
+        self.map_parts = self._with_errors(_numbered("l2", len(config.map_weights())))
         """The components of each alternative map, and their weights; likewise of what each source of the score is."""
         self.score_parts = self.map_parts
         if config.score_sources() != ["map"]:
@@ -258,10 +258,10 @@ class SquadModel(nn.Module):
             for name in names
         ]
 
-    def _errors(self, batch: Batch) -> Float[Tensor, "B C h w"]:
-        """Of the reconstructed features, without the image."""
+    def _errors(self, batch: Batch) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+        """Of the reconstructed features, without the image, and these features."""
         features_BChw = self.standardizer(batch.features_BChw)
-        return self.generator.reconstruct_features(features_BChw) - features_BChw
+        return self.generator.reconstruct_features(features_BChw) - features_BChw, features_BChw
 
     def _components(
         self, batch: Batch, *, measured: bool = False
@@ -276,7 +276,7 @@ class SquadModel(nn.Module):
         if "l2" in wanted:
             route_B = self.router(batch.features_BChw, batch.class_index_B)
             maps_BAhw, scored_BUhw = self.error_map(
-                reconstruction.features_BChw - features_BChw, route_B, measured=measured
+                reconstruction.features_BChw - features_BChw, features_BChw, route_B, measured=measured
             )
             for name, found in (("l2", maps_BAhw), ("score", scored_BUhw)):
                 components |= zip(_numbered(name, found.shape[1]), found.unbind(1), strict=True)

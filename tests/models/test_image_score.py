@@ -46,7 +46,9 @@ def test_a_single_rule_needs_no_choice_and_no_state() -> None:
 def test_the_choice_is_part_of_the_checkpoint(config: object) -> None:
     fields = {
         "map_norm_weight": [0.0, 2.0],
-        "score_from": ["fine", "coarse"],
+        "feature_codes": 4,
+        "map_code_weight": 4.0,
+        "score_from": ["fine", "codes"],
         "score_top_fraction": [0.0, 0.5],
     }
     one, other = (make_model(config(**LOCAL, **fields), seed=s) for s in (0, 1))  # type: ignore[operator]
@@ -64,12 +66,15 @@ def test_the_choice_is_part_of_the_checkpoint(config: object) -> None:
 
 @pytest.mark.parametrize("config", [hvq, squad])
 def test_each_alternative_is_what_a_model_of_that_alone_says(config: object) -> None:
-    batch, weights, sources = make_batch(), [0.0, 2.0], ["fine", "coarse", "both"]
-    several = make_model(config(**LOCAL, map_norm_weight=weights, score_from=sources))  # type: ignore[operator]
+    batch, weights, sources = make_batch(), [0.0, 2.0], ["fine", "coarse", "both", "codes"]
+    codes = {"feature_codes": 4, "map_code_weight": [1.0, 3.0]}
+    several = make_model(config(**LOCAL, **codes, map_norm_weight=weights, score_from=sources))  # type: ignore[operator]
     candidates = several.predict(batch).candidates
     assert candidates is not None
-    for number, weight in enumerate(weights):
+    pairs = [(of_norm, of_codes) for of_norm in weights for of_codes in (1.0, 3.0)]
+    for number, (of_norm, of_codes) in enumerate(pairs):
         for rule, source in enumerate(sources):
-            alone = make_model(config(**LOCAL, map_norm_weight=weight, score_from=source)).predict(batch)  # type: ignore[operator]
+            codes = {"feature_codes": 4, "map_norm_weight": of_norm, "map_code_weight": of_codes}
+            alone = make_model(config(**LOCAL, **codes, score_from=source)).predict(batch)  # type: ignore[operator]
             torch.testing.assert_close(candidates.maps_BAHW[:, number], alone.maps_BHW)
             torch.testing.assert_close(candidates.scores_BS[:, rule], alone.scores_B)

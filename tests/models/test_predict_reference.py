@@ -36,6 +36,8 @@ MAP: dict[str, Any] = {
     "router": "predicted",
     "map_norm_weight": 0.7,
     "map_coarse_weight": 0.3,
+    "feature_codes": 5,
+    "map_code_weight": 1.5,
     "score_top_fraction": FRACTIONS,
 }
 """What both models are given alike."""
@@ -72,15 +74,28 @@ def averaged(errors_Chw: np.ndarray) -> np.ndarray:
     return out
 
 
+def code_distance(codes: Any, features_Chw: np.ndarray, route: int) -> np.ndarray:
+    """(h, w): distance from the nearest kept feature over its root mean square."""
+    flat_LC = features_Chw.reshape(len(features_Chw), -1).T
+    apart_LK = np.linalg.norm(flat_LC[:, None] - codes.codes_RKC[route].double().numpy(), axis=2)
+    out: np.ndarray = apart_LK.min(1).reshape(GRID) / codes.rms_R[route].item()
+    return out
+
+
 def error_maps(
-    error_map: ErrorMap, errors_Chw: np.ndarray, route: int, config: Any
+    error_map: ErrorMap, errors_Chw: np.ndarray, features_Chw: np.ndarray, route: int, config: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """(h, w) of the map, and of what the score is taken from."""
     fine = distance(error_map.fine, errors_Chw, route)
     coarse = distance(error_map.coarse, averaged(errors_Chw), route)
     norm = np.linalg.norm(errors_Chw, axis=0) / error_map.norm_rms_R[route].item()
     whole = fine + config.map_norm_weight * norm + config.map_coarse_weight * coarse
-    return whole, {"map": whole, "coarse": coarse, "both": fine + coarse}[config.score_from]
+    whole = whole + config.map_code_weight * code_distance(error_map.fine_codes, features_Chw, route)
+    sources = {"map": whole, "coarse": coarse, "both": fine + coarse}
+    if config.score_from == "codes":
+        far = code_distance(error_map.coarse_codes, averaged(features_Chw), route)
+        sources["codes"] = fine + coarse + config.score_code_weight * far
+    return whole, sources[config.score_from]
 
 
 def upsampled(map_hw: np.ndarray, *, at_centres: bool = False) -> np.ndarray:
@@ -111,7 +126,7 @@ def as_double(tensor: Tensor) -> np.ndarray:
     return tensor.double().numpy()
 
 
-@pytest.mark.parametrize("score_from", ["map", "coarse", "both"])
+@pytest.mark.parametrize("score_from", ["map", "coarse", "both", "codes"])
 @pytest.mark.parametrize("map_distance", ["mahalanobis", "local_mahalanobis"])
 def test_hvq(map_distance: str, score_from: str) -> None:
     config = hvq(
@@ -138,7 +153,7 @@ def test_hvq(map_distance: str, score_from: str) -> None:
         ]
     errors = as_double(output - features)
     for i, route in enumerate(route_B.tolist()):
-        whole, scored = error_maps(model.error_map, errors[i], route, config)
+        whole, scored = error_maps(model.error_map, errors[i], as_double(features[i]), route, config)
         ot = sum(2.0 * as_double(cost[i]).reshape(GRID) for cost in costs)
         np.testing.assert_allclose(found.maps_BHW[i].numpy(), upsampled(whole + ot), rtol=2e-4, atol=2e-4)
         expected = score(upsampled(scored + ot), 4, FRACTIONS[rules[route]])
@@ -148,7 +163,7 @@ def test_hvq(map_distance: str, score_from: str) -> None:
     assert found.candidates.route_B.tolist() == found.routed_class_B.tolist() == route_B.tolist()
 
 
-@pytest.mark.parametrize("score_from", ["map", "coarse", "both"])
+@pytest.mark.parametrize("score_from", ["map", "coarse", "both", "codes"])
 def test_squad(score_from: str) -> None:
     config = squad(
         **MAP,
@@ -179,7 +194,7 @@ def test_squad(score_from: str) -> None:
     mean = dict(zip(fitted.names, fitted.mean_n.tolist(), strict=True))
     std = dict(zip(fitted.names, fitted.std_n.tolist(), strict=True))
     for i, route in enumerate(route_B.tolist()):
-        l2, scored = error_maps(model.error_map, errors[i], route, config)
+        l2, scored = error_maps(model.error_map, errors[i], as_double(features[i]), route, config)
         parts = {name: as_double(components[name][i]) for name in ("image", "discriminator")}
         parts |= {"cosine": 1 - cosine[i], "l2": l2}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
 
 from hvqray.config.model_sections import ErrorMapFields
+from hvqray.models.feature_codes import FeatureCodes
 from hvqray.models.gaussians import BAND, LEAF, RIDGE, inverse_factor, left_out, oas_shrinkage
 from hvqray.models.residual_distance import ErrorMap, MahalanobisDistance
 
@@ -306,8 +307,13 @@ def test_an_estimated_shrinkage_is_used_by_the_distance() -> None:
 def error_map(fitted: Tensor, **fields: object) -> ErrorMap:
     config = ErrorMapFields.model_validate({"map_distance": "local_mahalanobis"} | fields)
     made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=GRID, grid_stride=16)
-    made.fit([0], [fitted])
+    made.fit([0], pairs([fitted]))
     return made
+
+
+def pairs(parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Errors, and features that they are twice as large as."""
+    return ((error_BChw, error_BChw / 2) for error_BChw in parts)
 
 
 def average(x: Tensor, reach: int = 1) -> Tensor:
@@ -328,18 +334,20 @@ def test_the_coarse_map_averages_errors_first() -> None:
     coarse = MahalanobisDistance(1, CHANNELS, LOCATIONS, local=True)
     fit(coarse, [average(fitted)])
     expected = coarse(average(asked), routes)
-    fine = error_map(fitted)(asked, routes)[0][:, 0]
+    fine = error_map(fitted)(asked, asked / 2, routes)[0][:, 0]
 
-    maps_BAhw, scored_BUhw = error_map(fitted, map_coarse_weight=0.5)(asked, routes)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_coarse_weight=0.5)(asked, asked / 2, routes)
     torch.testing.assert_close(maps_BAhw[:, 0], fine + 0.5 * expected)
     assert torch.equal(scored_BUhw, maps_BAhw)
 
-    maps_BAhw, scored_BUhw = error_map(fitted, score_from="coarse")(asked, routes)
+    maps_BAhw, scored_BUhw = error_map(fitted, score_from="coarse")(asked, asked / 2, routes)
     torch.testing.assert_close(maps_BAhw[:, 0], fine)
     torch.testing.assert_close(scored_BUhw[:, 0], expected)
 
     sources = ["both", "fine", "coarse", "map"]
-    maps_BAhw, scored_BUhw = error_map(fitted, score_from=sources, map_norm_weight=1.0)(asked, routes)
+    maps_BAhw, scored_BUhw = error_map(fitted, score_from=sources, map_norm_weight=1.0)(
+        asked, asked / 2, routes
+    )
     assert (maps_BAhw[:, 0] > fine).all()
     torch.testing.assert_close(
         scored_BUhw, torch.stack([fine + expected, fine, expected, maps_BAhw[:, 0]], dim=1)
@@ -351,21 +359,23 @@ def test_a_finer_grid_is_averaged_over_more_locations() -> None:
     fitted, asked = (torch.randn(n, CHANNELS, *grid, generator=generator) for n in (20, 3))
     config = ErrorMapFields(map_distance="local_mahalanobis", score_from="coarse")
     made = ErrorMap(config, num_routes=1, channels=CHANNELS, grid_size=grid, grid_stride=8)
-    made.fit([0], [fitted])
+    made.fit([0], pairs([fitted]))
     coarse = MahalanobisDistance(1, CHANNELS, 144, local=True)
     fit(coarse, [average(fitted, 2)])
-    found, expected = made(asked, one_route(3))[1][:, 0], coarse(average(asked, 2), one_route(3))
+    found, expected = made(asked, asked / 2, one_route(3))[1][:, 0], coarse(average(asked, 2), one_route(3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_norm_is_added_in_units_of_normal_norms() -> None:
     fitted, asked, routes = errors(20, seed=25), errors(3, seed=26), one_route(3)
-    fine = error_map(fitted)(asked, routes)[0][:, 0]
+    fine = error_map(fitted)(asked, asked / 2, routes)[0][:, 0]
     norm = asked.norm(dim=1) / fitted.square().sum(1).mean().sqrt()
-    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=2.0)(asked, routes)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=2.0)(asked, asked / 2, routes)
     torch.testing.assert_close(maps_BAhw[:, 0], fine + 2 * norm)
     assert torch.equal(scored_BUhw, maps_BAhw)
-    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=[0.0, 2.0], score_from="fine")(asked, routes)
+    maps_BAhw, scored_BUhw = error_map(fitted, map_norm_weight=[0.0, 2.0], score_from="fine")(
+        asked, asked / 2, routes
+    )
     torch.testing.assert_close(maps_BAhw, torch.stack([fine, fine + 2 * norm], dim=1))
     torch.testing.assert_close(scored_BUhw[:, 0], fine)
 
@@ -374,15 +384,43 @@ def test_every_part_of_the_map_is_measured_for_all_routes_asked_for() -> None:
     fitted, asked = errors(20, seed=34, scale=14.0), errors(3, seed=35, scale=14.0)
     config = ErrorMapFields(map_distance="local_mahalanobis", map_norm_weight=1.0, score_from="coarse")
     made = ErrorMap(config, num_routes=3, channels=CHANNELS, grid_size=GRID, grid_stride=16)
-    made.fit([0, 2], fitted.split(7))
-    first, untouched, last = (made(asked, one_route(3) + route) for route in range(3))
+    made.fit([0, 2], pairs(fitted.split(7)))
+    first, untouched, last = (made(asked, asked / 2, one_route(3) + route) for route in range(3))
     for expected, found, other in zip(first, last, untouched, strict=True):
         assert torch.equal(found, expected)
         assert not torch.allclose(other, expected, rtol=0.1)
 
 
+def test_the_distance_from_kept_features_is_added_to_map_and_score() -> None:
+    fitted, asked, routes = errors(20, seed=27), errors(3, seed=28), one_route(3)
+    fine, coarse = (
+        error_map(fitted, score_from=source)(asked, asked / 2, routes)[1] for source in ("fine", "coarse")
+    )
+    distances = []
+    for features_nChw, asked_BChw in ((fitted / 2, asked / 2), (average(fitted / 2), average(asked / 2))):
+        codes = FeatureCodes(1, CHANNELS, 9)
+        codes.add(features_nChw)
+        codes.finish([0])
+        distances.append(codes(asked_BChw, routes)[:, None])
+    fields = {"feature_codes": 9, "map_code_weight": [0.0, 2.0], "score_from": ["codes", "fine"]}
+    maps_BAhw, scored_BUhw = error_map(fitted, **fields, score_code_weight=3.0)(asked, asked / 2, routes)
+    torch.testing.assert_close(maps_BAhw, torch.cat([fine, fine + 2 * distances[0]], dim=1))
+    torch.testing.assert_close(scored_BUhw, torch.cat([fine + coarse + 3 * distances[1], fine], dim=1))
+
+
+def test_features_are_kept_once_and_errors_are_measured_anew() -> None:
+    fitted, asked, routes = errors(20, seed=29), errors(3, seed=30), one_route(3)
+    made = error_map(fitted, feature_codes=9, map_code_weight=2.0)
+    made.fit([0], ((2 * error_BChw, torch.full_like(error_BChw, torch.nan)) for error_BChw in [fitted]))
+    expected = error_map(2 * fitted)(asked, asked / 2, routes)[0]
+    assert made.fine_codes is not None
+    expected = expected + 2 * made.fine_codes(asked / 2, routes)[:, None]
+    torch.testing.assert_close(made(asked, asked / 2, routes)[0], expected)
+
+
 @pytest.mark.parametrize(
-    "fields", [{"map_norm_weight": 1.0}, {"map_coarse_weight": 0.5}, {"score_from": "coarse"}]
+    "fields",
+    [{"map_norm_weight": 1.0}, {"map_coarse_weight": 0.5}, {"score_from": "coarse"}, {"feature_codes": 9}],
 )
 def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, object]) -> None:
     (name,) = fields
@@ -393,6 +431,10 @@ def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, obje
 def test_a_score_of_a_map_that_is_still_to_be_chosen_is_refused() -> None:
     with pytest.raises(ValueError, match=r"score_from: .* take fine, coarse or both, or a single weight"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[0.0, 1.0], score_from=["fine", "map"])
+    with pytest.raises(ValueError, match=r"of which map_code_weight \[0.0, 4.0\] leaves open"):
+        ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_code_weight=[0.0, 4.0])
+    with pytest.raises(ValueError, match=r"score_from: codes needs feature_codes; set it"):
+        ErrorMapFields(map_distance="mahalanobis", score_from="codes")
     with pytest.raises(ValueError, match="names a weight twice"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[1.0, 1.0], score_from="fine")
 
@@ -402,5 +444,5 @@ def test_the_l2_norm_needs_no_normal_images() -> None:
     made.fit([0, 1], (pytest.fail("asked for images") for _ in range(1)))
     asked = errors(2, seed=24)
     assert not made.state_dict()
-    for found in made(asked, one_route(2)):
+    for found in made(asked, asked / 2, one_route(2)):
         torch.testing.assert_close(found, asked.norm(dim=1, keepdim=True))

@@ -28,7 +28,9 @@ from hvqray.training.communicator import Communicator, ProcessGroup, SingleProce
 MAP = {
     "map_distance": "local_mahalanobis",
     "map_norm_weight": 1.0,
-    "score_from": "both",
+    "feature_codes": 10,
+    "map_code_weight": 4.0,
+    "score_from": "codes",
     "score_pool_size": 4,
 }
 SMALL = {"width": 16, "codebook_size": 4, "quantizer": "none"} | MAP
@@ -137,7 +139,7 @@ def test_the_distance_of_the_norm_needs_no_normal_images() -> None:
         pytest.fail("asked for images")
         yield
 
-    no_distance = {"map_distance": "l2", "map_norm_weight": 0.0, "score_from": "map"}
+    no_distance = {"map_distance": "l2", "map_norm_weight": 0.0, "feature_codes": 0, "score_from": "map"}
     made(HVQ, **no_distance).calibrate([RouteImages((0,), batches)])
 
 
@@ -161,7 +163,7 @@ ON_TWO_RANKS: dict[str, HvqConfig | SquadConfig] = {
     "squad-strays": SQUAD.model_copy(update={"router": "predicted"}),
     "one route": SQUAD,
     "no distance": SQUAD.model_copy(
-        update={"map_distance": "l2", "map_norm_weight": 0.0, "score_from": "map"}
+        update={"map_distance": "l2", "map_norm_weight": 0.0, "feature_codes": 0, "score_from": "map"}
     ),
 }
 

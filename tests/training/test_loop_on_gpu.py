@@ -36,14 +36,22 @@ MODELS: dict[str, dict[str, Any]] = {
         "map_distance": "local_mahalanobis",
         "map_coarse_weight": 0.5,
         "map_norm_weight": [0.0, 0.5],
-        "score_from": ["fine", "coarse"],
+        "feature_codes": 8,
+        "map_code_weight": [0.0, 2.0],
+        "score_from": ["fine", "coarse", "codes"],
         "score_top_fraction": [0.0, 0.1],
     },
     "hvq-none": HVQ | {"quantizer": "none"},
     "squad": SQUAD | {"discriminator_start": 0.5, "feature_noise": 0.1},
     "squad-residual-vq": SQUAD | {"hierarchy": "residual", "quantizer": "vq", "discriminator_start": 0.0},
     "squad-local": SQUAD
-    | {"map_distance": "local_mahalanobis", "router": "predicted", "score_from": ["coarse", "map"]},
+    | {
+        "map_distance": "local_mahalanobis",
+        "router": "predicted",
+        "score_from": ["coarse", "map"],
+        "feature_codes": 8,
+        "map_code_weight": 2.0,
+    },
     "squad-none": SQUAD | {"quantizer": "none", "image_head": False, "router": "none"},
 }
 

@@ -31,8 +31,9 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "shipped": HVQ.model_copy(
         update={
             "map_distance": "local_mahalanobis",
-            "map_norm_weight": [0.0, 1.0],
-            "score_from": ["fine", "both"],
+            "feature_codes": 20,
+            "map_code_weight": [0.0, 4.0],
+            "score_from": ["fine", "both", "codes"],
             "score_top_fraction": [0.0, 0.1],
         }
     ),
@@ -41,8 +42,9 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
             "image_head": False,
             "router": "predicted",
             "map_distance": "local_mahalanobis",
-            "map_norm_weight": [0.0, 1.0],
-            "score_from": ["fine", "both"],
+            "feature_codes": 20,
+            "map_code_weight": [0.0, 4.0],
+            "score_from": ["fine", "both", "codes"],
         }
     ),
     "normal": HVQ.model_copy(update={"codebook_init": "normal"}),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hvqray.baselines import coreset
-from hvqray.baselines.coreset import greedy_coreset
+from hvqray.models import coreset
+from hvqray.models.coreset import greedy_coreset
 
 
 def plain_greedy(x_nd: np.ndarray, first: int, k: int) -> list[int]:

@@ -6,7 +6,7 @@ of the plain algorithm, without its pass over all vectors at every step: distanc
 known ones are upper bounds, and the farthest vector is found among a few candidates until these have shrunk below
 the bounds of all others. The others then catch up with several chosen ones in one matrix product.
 
-Shapes: n vectors, d dimensions, k vectors chosen, m candidates, j chosen since the last pass.
+Shapes: n vectors, d dimensions, k vectors chosen, m candidates, j chosen since the last pass; Q queries, D dimensions, K rows kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 NUM_CANDIDATES = 4096
 _BLOCK_SIZE = 16384
+_QUERIES_AT_ONCE = 4096
 
 
 def greedy_coreset(x_nd: Float[Tensor, "n d"], k: int, *, seed: int) -> Int[Tensor, " k"]:
@@ -53,3 +54,18 @@ def _lower(bound_n: Tensor, x_nd: Tensor, square_n: Tensor, fresh: list[int]) ->
         nearest_b = torch.addmm(square_j, x_nd[rows], y_jd.T, alpha=-2).amin(1) + square_n[rows]
         bound_n[rows] = torch.minimum(bound_n[rows], nearest_b)
     bound_n[fresh] = -torch.inf
+
+
+def nearest(
+    x_QD: Float[Tensor, "Q D"], memory_KD: Float[Tensor, "K D"]
+) -> tuple[Float[Tensor, " Q"], Int[Tensor, " Q"]]:
+    """Distance to the nearest row of `memory_KD` and its index, in blocks of bounded memory."""
+    centre_D = memory_KD.mean(0)  # small norms lose little in the subtraction below
+    memory_KD = memory_KD - centre_D
+    square_K = memory_KD.square().sum(1)
+    x_QD = x_QD - centre_D
+    # the number of queries is open in an exported graph
+    blocks = (x_QD,) if torch.compiler.is_exporting() else x_QD.split(_QUERIES_AT_ONCE)
+    # |x|^2 is the same for all rows, so the rest of |x - m|^2 finds the nearest
+    index_Q = torch.cat([torch.addmm(square_K, block, memory_KD.T, alpha=-2).argmin(1) for block in blocks])
+    return torch.linalg.vector_norm(x_QD - memory_KD[index_Q], dim=1), index_Q
