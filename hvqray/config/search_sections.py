@@ -63,6 +63,16 @@ class Hyperband(Section):
         assert self.s is not None
         return max(1, int(self.max_iter / self.eta**self.s))
 
+    def last_rung(self, epochs: int) -> float:
+        """Epoch beyond which no rung lies, of trials that have at most so many."""
+        last = min(self.max_iter or epochs, epochs)
+        if self.s is None:
+            return last
+        assert self.max_iter is not None
+        first = self.first_rung()
+        # `max_iter` itself is no rung, nor is another one that fits below it where the first was rounded down.
+        return min(last, first * self.eta ** (self.s - 1), max(first, self.max_iter / self.eta))
+
 
 class Median(Section):
     """Stop a trial whose best value is worse than the median of the other trials' running means."""

@@ -38,7 +38,8 @@ def make_scheduler(
             metric=metric,
             mode=mode,
             grace_period=early_terminate.first_rung(),
-            max_t=min(early_terminate.max_iter or max_epochs, max_epochs),
+            # Ray counts the rungs by logarithms, whose rounding would lose the last one (243 of 1, 3, ..., 243).
+            max_t=early_terminate.last_rung(max_epochs) * (1 + 1e-9),
             reduction_factor=early_terminate.eta,
             brackets=1,
             stop_last_trials=False,  # a trial ends by its own number of epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -75,6 +76,30 @@ def test_hyperband_counted_down_from_max_iter() -> None:
     assert hyperband(max_iter=27, s=2).first_rung() == 3
     assert last_epochs(hyperband(max_iter=27, s=2), [0.8, 0.5], num_epochs=30) == [30, 3]
     assert hyperband(max_iter=2, s=4).first_rung() == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "num_epochs", "rungs"),
+    [
+        # W&B: rungs at max_iter / eta, max_iter / eta**2, ..., so that max_iter is none.
+        ({"max_iter": 27, "s": 2}, 60, [3, 9]),
+        ({"max_iter": 9, "s": 1}, 9, [3]),
+        # 10 / 9 is rounded down to 1, which leaves room for another rung, at 9.
+        ({"max_iter": 10, "s": 2}, 10, [1, 3]),
+        ({"max_iter": 10, "s": 5, "eta": 1.5}, 10, [1, 1.5, 2.25, 3.375, 5.0625]),
+        ({"max_iter": 729, "s": 6}, 729, [1, 3, 9, 27, 81, 243]),
+        ({"max_iter": 9, "s": 4}, 30, [1, 3]),
+        ({"max_iter": 81, "s": 3}, 20, [3, 9]),
+        ({"min_iter": 1, "max_iter": 243}, 500, [1, 3, 9, 27, 81, 243]),
+        ({"min_iter": 2}, 8, [2, 6]),
+    ],
+)
+def test_rungs_are_where_the_sweep_file_has_them(
+    keys: dict[str, Any], num_epochs: int, rungs: list[float]
+) -> None:
+    scheduler: Any = make_scheduler(hyperband(**keys), "m", "max", num_epochs)
+    told = re.findall(r"Iter ([\d.]+):", scheduler.debug_string())
+    assert sorted(map(float, told)) == pytest.approx(rungs, abs=1e-3)
 
 
 def test_no_rung_beyond_max_iter() -> None:
