@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from small_images import SPACE, write_space
 
 from hvqray.config.run_config import config_hash
 from hvqray.config.sections import RunConfig
 from hvqray.config.sweep_file import SweepFile, load_sweep
+from hvqray.results.events import TrialEnd, TrialState
 from hvqray.results.store import SweepStore
 from hvqray.tuning import runner
 from hvqray.tuning.resources import TrialResources
@@ -76,3 +81,100 @@ def test_a_grid_goes_through_the_steps_of_a_logarithmic_range(
     with closing(SweepStore(tmp_path / "runs", resume=False, selected_on_test=False)) as store:
         run_search(one, SearchPlan(tmp_path / "runs", 3, RESOURCES, None, None, seed=0), store, [])
     assert sorted(found) == [2, 4, 6]
+
+
+METRIC = "val/image_auroc"
+
+
+class Driver:
+    """Stands for Tune: starts as many trials as it is asked for, and plays the ends of the first ones."""
+
+    def __init__(self, *ends: tuple[float, TrialState]) -> None:
+        self._ends = ends
+        self.asked: dict[str, Any] = {}
+        self.params: list[dict[str, Any]] = []
+
+    def run(self, tmp_path: Path, overrides: Sequence[str], num_trials: int) -> None:
+        sweep = load_sweep(write_space(tmp_path), overrides)
+        folder = tmp_path / "runs"
+        resume = (folder / ".state").exists()
+        with closing(SweepStore(folder, resume=resume, selected_on_test=False)) as self._store:
+            plan = SearchPlan(folder, num_trials, RESOURCES, None, None, seed=0)
+            run_search(sweep, plan, self._store, [])
+
+    def __call__(
+        self, sweep: SweepFile, plan: SearchPlan, *, search: StudySearch, num_samples: int, **asked: Any
+    ) -> None:
+        self.asked = {"num_samples": num_samples, "search": search, **asked}
+        for number in range(num_samples):
+            if search.suggest(f"tune-{number}") == "FINISHED":
+                break
+            trial = search.study.trials[-1]
+            self.params.append(trial.params)
+            if number < len(self._ends):
+                value, state = self._ends[number]
+                end = TrialEnd(f"t{trial.number:04d}", state, {METRIC: value}, 2, 1.0)
+                self._store.on_trial_end(end)
+
+
+def driven(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *ends: tuple[float, TrialState],
+    overrides: Sequence[str] = (),
+    num_trials: int = 3,
+) -> Driver:
+    driver = Driver(*ends)
+    monkeypatch.setattr(runner, "run_on_tune", driver)
+    driver.run(tmp_path, overrides, num_trials)
+    return driver
+
+
+def test_a_resumed_search_runs_what_is_left_and_repeats_no_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = driven(monkeypatch, tmp_path, (0.5, "COMPLETE"), (0.6, "FAIL"), num_trials=2)
+    resumed = driven(monkeypatch, tmp_path, num_trials=5)
+    assert (first.asked["num_samples"], resumed.asked["num_samples"]) == (2, 3)
+    drawn = [params["train.lr"] for params in first.params + resumed.params]
+    assert len(drawn) == len(set(drawn)) == 5
+
+
+def test_an_interrupted_trial_is_one_of_those_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = driven(monkeypatch, tmp_path, (0.5, "COMPLETE"), num_trials=2)
+    resumed = driven(monkeypatch, tmp_path, num_trials=3)
+    assert resumed.asked["num_samples"] == 2
+    assert len(resumed.asked["search"].study.trials) == 3
+    assert resumed.asked["search"].study.trials[1].params == first.params[1]
+
+
+@pytest.mark.parametrize(("goal", "stopped"), [("maximize", 0.5), ("minimize", 0.9)])
+def test_early_stopping_goes_by_the_goal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str, stopped: float
+) -> None:
+    stop = ["early_terminate={type: hyperband, min_iter: 1}", f"metric.goal={goal}", "train.epochs=4"]
+    scheduler = driven(monkeypatch, tmp_path, overrides=stop).asked["scheduler"]
+    decisions = {}
+    for value in sorted((0.5, 0.7, 0.9), key=lambda value: value == stopped):
+        trial = SimpleNamespace(trial_id=str(value))
+        scheduler.on_trial_add(None, trial)
+        decisions[value] = scheduler.on_trial_result(None, trial, {"epoch": 1, METRIC: value})
+    assert decisions[stopped] == TrialScheduler.STOP
+    assert TrialScheduler.CONTINUE in decisions.values()
+
+
+@pytest.mark.parametrize(("goal", "handed_out"), [("maximize", 3), ("minimize", 1)])
+def test_a_target_reached_by_an_earlier_driver_goes_by_the_goal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str, handed_out: int
+) -> None:
+    target = [f"metric={{name: {METRIC}, goal: {goal}, target: 0.6}}"]
+    first = driven(monkeypatch, tmp_path, (0.5, "COMPLETE"), overrides=target, num_trials=1)
+    resumed = driven(monkeypatch, tmp_path, overrides=target)
+    assert len(first.params + resumed.params) == handed_out
+
+
+def test_the_length_of_the_search_scales_its_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = driven(monkeypatch, tmp_path, overrides=["method=bayes"]).asked["search"]
+    assert search.study.sampler._n_startup_trials == 3

@@ -124,6 +124,13 @@ def test_random_start_is_scaled_to_the_length_of_the_search() -> None:
     assert (short._n_startup_trials, long._n_startup_trials) == (3, 10)
 
 
+@pytest.mark.parametrize("method", ["nsgaii", "nsgaiii"])
+@pytest.mark.parametrize(("num_trials", "size"), [(10, 4), (40, 8), (1000, 50), (None, 50)])
+def test_a_short_search_has_generations_too(method: str, num_trials: int | None, size: int) -> None:
+    sampler: Any = make_sampler(method, 0, 2, space=NUMBERS, num_trials=num_trials)
+    assert sampler._population_size == size
+
+
 @pytest.mark.parametrize("method", ["bayes", "random", "nsgaii", "nsgaiii", "gp", "qmc"])
 def test_several_objectives(method: str) -> None:
     assert len(search(method, NUMBERS, num_objectives=2, num_trials=5)) == 5
