@@ -51,6 +51,8 @@ class Hyperband(Section):
             raise ValueError("give either min_iter, or both max_iter and s")
         if self.s is not None and self.max_iter is None:
             raise ValueError("s counts rungs down from max_iter, which is missing; add it, or use min_iter")
+        if self.s is not None and self.s > 700 / math.log(self.eta):  # beyond, eta**s is no number
+            raise ValueError(f"s {self.s} is too many rungs for eta {self.eta:g}; lower it")
         if self.min_iter is not None and self.max_iter is not None and self.min_iter > self.max_iter:
             raise ValueError(f"min_iter {self.min_iter} is above max_iter {self.max_iter}; swap them")
         return self

@@ -116,6 +116,10 @@ FAULTS = [
     (["early_terminate={type: hyperbend}"], "did you mean 'hyperband'?"),
     (["early_terminate={type: hyperband}"], "give either min_iter, or both max_iter and s"),
     (["early_terminate={type: hyperband, s: 2}"], "max_iter, which is missing"),
+    (
+        ["early_terminate={type: hyperband, max_iter: 8, s: 700}"],
+        "s 700 is too many rungs for eta 3; lower it",
+    ),
     (["early_terminate={type: hyperband, min_iter: 2, eta: 1}"], "early_terminate.eta: 1 is out of range"),
     (["early_terminate={type: hyperband, min_iter: 20}"], "epoch 20, lies beyond the 8 epochs of a trial"),
     (["early_terminate={type: median, eta: 3}"], "early_terminate.eta: unknown key"),
