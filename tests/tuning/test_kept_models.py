@@ -25,10 +25,8 @@ def end(number: int, value: float | None, state: Any = "COMPLETE") -> TrialEnd:
     return TrialEnd(f"t{number:04d}", state, {METRIC: value}, epochs=1, duration_s=1.0)
 
 
-def earlier(number: int, value: float) -> TrialRecord:
-    return TrialRecord(
-        f"t{number:04d}", number, "COMPLETE", {}, {METRIC: value}, 1, 1.0, "hash", 0, None, "0.1.0"
-    )
+def earlier(number: int, value: float, state: Any = "COMPLETE") -> TrialRecord:
+    return TrialRecord(f"t{number:04d}", number, state, {}, {METRIC: value}, 1, 1.0, "hash", 0, None, "0.1.0")
 
 
 def kept(folder: Path) -> set[int]:
@@ -70,6 +68,18 @@ def test_trials_of_an_earlier_driver_count(tmp_path: Path) -> None:
     assert kept(tmp_path) == set(range(NUM_KEPT + 1))
     keeper.on_trial_end(end(NUM_KEPT, 0.52))
     assert kept(tmp_path) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("state", ["PRUNED", "FAIL"])
+def test_those_of_an_earlier_driver_that_did_not_complete_take_no_one_s_place(
+    tmp_path: Path, state: Any
+) -> None:
+    stopped = [earlier(NUM_KEPT + number, 0.9, state) for number in range(NUM_KEPT)]
+    for number in range(NUM_KEPT):
+        trained(tmp_path, number)
+    complete = [earlier(number, 0.5) for number in range(NUM_KEPT)]
+    KeptModels(tmp_path, {METRIC: "maximize"}, earlier=[*complete, *stopped])
+    assert kept(tmp_path) == set(range(NUM_KEPT))
 
 
 def test_with_their_weights_trials_lose_their_example_maps(tmp_path: Path) -> None:
