@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,18 @@ def test_flattens_nested_parameters() -> None:
     }
     flat = flatten_parameters(nested, source="x")
     assert flat == {"model.a": {"value": 1}, "model.b.c": {"value": 2}, "d.e": {"value": 3}}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"model": {"parameters": {"a": {"value": 1}}}, "model.a": {"value": 2}},
+        {"model.a": {"value": 2}, "model": {"parameters": {"a": {"value": 1}}}},
+    ],
+)
+def test_a_parameter_that_appears_nested_too_is_refused(entries: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^x: parameters\.model\.a: appears twice, once nested; keep one$"):
+        flatten_parameters(entries, source="x")
 
 
 def test_sets_fixed_fields_and_other_keys(sweep_path: Path) -> None:

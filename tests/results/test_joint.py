@@ -15,7 +15,7 @@ from rich.console import Console
 from hvqray.errors import InputError
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_record
 from hvqray.results.joint import joint_metrics, read_joint
-from hvqray.results.joint_intervals import mean_interval
+from hvqray.results.joint_intervals import mean_interval, more_in_the_mean
 from hvqray.results.joint_report import build_joint_report, print_joint
 from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.sweep_folder import read_best
@@ -91,6 +91,17 @@ def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
     # Three classes that won .1 each, by .06 less or .12 more: 3 ** .5 * .06 / 3 and 3 ** .5 * .12 / 3.
     assert (low, high) == pytest.approx((0.1 - 0.06 / 3**0.5, 0.1 + 0.12 / 3**0.5))
     assert padim.more == {f"test/{name}/image_auroc": (0.04, 0.22) for name in CLASSES}
+
+
+def test_means_over_other_classes_are_not_compared() -> None:
+    both = {"test/nut/pixel_ap": 0.5, "test/pill/pixel_ap": 0.25}
+    one = {"test/nut/pixel_ap": 0.75, "test/pill/pixel_ap": None}
+    more = {"test/nut/pixel_ap": (0.125, 0.375)}
+    for best, baseline in ((one, both), (both, one)):
+        assert more_in_the_mean(best, baseline, more, ["nut", "pill"]) == {}
+    of_nut = {"test/nut/pixel_ap": 0.5, "test/pill/pixel_ap": None}
+    found = more_in_the_mean(one, of_nut, more, ["nut", "pill"])
+    assert found == {"test/pixel_ap": pytest.approx((0.125, 0.375))}
 
 
 def confirm(parts: Path, *, over: str = "bootstrap over images and seeds", **intervals: Any) -> None:
