@@ -49,6 +49,14 @@ def test_a_parameter_that_appears_nested_too_is_refused(entries: dict[str, Any])
         flatten_parameters(entries, source="x")
 
 
+def test_what_stands_beside_nested_parameters_is_refused_not_dropped() -> None:
+    entry = {"parameters": {"lr": {"min": 0.1, "max": 1.0}}, "when": {"model.quantizer": "vq"}}
+    with pytest.raises(
+        InputError, match=r"^x: parameters\.train: 'when' cannot stand beside nested parameters"
+    ):
+        flatten_parameters({"train": entry}, source="x")
+
+
 def test_sets_fixed_fields_and_other_keys(sweep_path: Path) -> None:
     sweep = load_sweep(
         sweep_path,

@@ -228,6 +228,8 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
 def test_selected_on_test_is_said(tmp_path: Path) -> None:
     write_fake_sweep(tmp_path / "parts-nut", num_trials=1, classes=("nut",), validation="none")
     assert read_joint(tmp_path).selected_on_test
+    write_fake_sweep(tmp_path / "parts-pill", num_trials=1, classes=("pill",))
+    assert read_joint(tmp_path).selected_on_test, "where one class is, the mean is"
     assert "Selected on test" in build_joint_report(tmp_path, read_joint(tmp_path)).read_text()
 
 

@@ -108,6 +108,19 @@ def test_what_a_run_notes_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "hvqray: t0000 starts over\n"
 
 
+def test_a_trial_is_worth_what_its_best_epoch_was(tmp_path: Path) -> None:
+    heard: list[tuple[Any, ...]] = []
+    relay, trial = make_relay(heard), TuneTrial(tmp_path)
+    trial.report(relay, report_of(0.75))
+    trial.report(
+        relay,
+        replace(report_of(0.5, epoch=2, is_last=True), best_epoch=1, selected={METRIC: 0.75}),
+    )
+    relay.on_trial_complete(2, [], trial)
+    (end,) = ends(heard)
+    assert (end.metrics, end.epochs) == ({METRIC: 0.75}, 2)
+
+
 def test_a_stopped_trial_is_worth_what_it_reached(tmp_path: Path) -> None:
     heard: list[tuple[Any, ...]] = []
     relay, trial = make_relay(heard), TuneTrial(tmp_path)

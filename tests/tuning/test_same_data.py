@@ -85,6 +85,10 @@ def test_the_same_data_elsewhere_are_the_same(folder: Path) -> None:
     check_same_data(prepared(SPLITS, root=Path("/another/place")), folder)
 
 
+def test_the_order_of_the_images_is_of_no_account(folder: Path) -> None:
+    check_same_data(prepared({name: images[::-1] for name, images in SPLITS.items()}), folder)
+
+
 def test_what_an_older_version_began_goes_on_and_is_held_to_its_data_from_then_on(folder: Path) -> None:
     journal = journal_path(folder)
     opened = json.loads(journal.read_text())
