@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.parameters import Range
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.config.sweep_file import SweepFile, check_metric_classes, load_sweep, resolve_run_config
 from hvqray.errors import InputError
@@ -61,6 +62,37 @@ def test_written_sweep_loads_as_the_same(path: Path, tmp_path: Path) -> None:
     assert again == sweep
     assert again.to_yaml() == sweep.to_yaml()
     assert (again.name, again.run_cap, again.resources.workers) == (path.stem, 4, 2)
+
+
+def test_all_that_can_be_said_is_written(write: Write, tmp_path: Path) -> None:
+    """What sweep.yaml lacked would have changed when the sweep is resumed, which would be refused."""
+    parameters = "{model.quantizer: {values: [vq, fsq]}, model.codebook_size: {min: 4, max: 64, when: {model.quantizer: vq}}}"
+    keys = {
+        "description": "'a: b'",
+        "project": "parts",
+        "entity": "team",
+        "metric": "{name: val/mad, goal: minimize, target: 0.25}",
+        "early_terminate": "{type: hyperband, max_iter: 9, s: 1, eta: 2}",
+        "run_cap": "7",
+        "baselines": "[patchcore]",
+        "confirm": "{top_k: 1, seeds: [3, 4]}",
+        "resources": "{workers: 2}",
+        "model": "{width: 32}",
+        "data": "{image_size: 64}",
+        "train": "{seed: 5, epochs: 9}",
+    }
+    overrides = [f"{key}={value}" for key, value in keys.items()]
+    sweep = load_sweep(write(parameters), overrides)
+    assert sweep.model_fields_set >= keys.keys()
+    (tmp_path / "again.yaml").write_text(sweep.to_yaml())
+    assert load_sweep(tmp_path / "again.yaml").model_dump() == sweep.model_dump()
+
+
+def test_a_logarithmic_range_between_integers_is_of_integers_where_the_field_is(write: Write) -> None:
+    ends = "{distribution: log_uniform_values, min: 4, max: 64}"
+    sweep = load_sweep(write(f"{{model.codebook_size: {ends}, train.lr: {ends}}}"))
+    assert sweep.parameters["model.codebook_size"].domain() == Range(4, 64, log=True, step=1, integer=True)
+    assert sweep.parameters["train.lr"].domain() == Range(4.0, 64.0, log=True)
 
 
 def test_data_root_is_relative_to_the_current_directory(
@@ -238,6 +270,8 @@ def test_several_metrics(write: Write) -> None:
     assert len(load_sweep(path, [two]).metric) == 2
     with pytest.raises(InputError, match="cannot rank trials by several metrics"):
         load_sweep(path, [two, "early_terminate={type: hyperband, min_iter: 2}"])
+    with pytest.raises(InputError, match="target needs a single metric"):
+        load_sweep(path, [two.replace("maximize}]", "maximize, target: 0.9}]")])
     with pytest.raises(InputError, match="listed twice"):
         load_sweep(path, [two.replace("cookie/pixel_aupro", "image_auroc")])
 
