@@ -236,6 +236,9 @@ def test_selected_on_test_is_said(tmp_path: Path) -> None:
 def test_other_folders_are_refused(parts: Path, tmp_path: Path) -> None:
     assert len(class_sweep_folders(parts)) == len(CLASSES)
     assert not class_sweep_folders(sweep_folder(parts, "pill"))
+    (parts / "sweep.yaml").touch()
+    assert not class_sweep_folders(parts), "a sweep's own folder, whatever lies in it"
+    (parts / "sweep.yaml").unlink()
     write_fake_sweep(parts / "again", num_trials=1, classes=("pill",))
     with pytest.raises(InputError, match="again and parts-pill are both of the class 'pill'"):
         read_joint(parts)

@@ -18,9 +18,11 @@ from fake_sweep import CLASSES, METRICS, NUM_EPOCHS, OBJECTIVE, metrics_of, play
 from hvqray.environment import code_version
 from hvqray.errors import InputError
 from hvqray.results import store as store_module
+from hvqray.results import tables
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import journal_path, read_epochs, read_info, read_trials, read_unfinished
+from hvqray.results.tables import write_table
 from hvqray.training.epoch_report import EpochReport
 
 
@@ -218,6 +220,55 @@ def test_no_file_is_left_aside(folder: Path) -> None:
     play(store, 0)
     store.close()
     assert sorted(path.name for path in folder.iterdir()) == [".state", "metrics.parquet", "trials.parquet"]
+
+
+def test_a_table_that_cannot_be_written_leaves_the_one_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SweepStore(folder, resume=False, selected_on_test=False)
+    play(store, 0)
+    store.close()
+
+    def half(table: pa.Table, path: Path) -> None:
+        path.write_bytes(b"PAR1 and no more")
+        raise OSError(28, "No space left on device")
+
+    path = folder / "trials.parquet"
+    monkeypatch.setattr(tables.pq, "write_table", half)
+    with pytest.raises(OSError, match=r"trials\.parquet"):
+        write_table(path, pa.table({"a": [1]}), selected_on_test=False)
+    assert pq.read_table(path)["trial_id"].to_pylist() == ["t0000"]
+    assert sorted(one.name for one in folder.iterdir()) == [".state", "metrics.parquet", "trials.parquet"]
+
+
+def test_a_disk_that_is_full_for_a_while_stops_no_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SweepStore(folder, resume=False, selected_on_test=False)
+    refused: list[Path] = []
+
+    def full_once(path: Path, table: pa.Table, *, selected_on_test: bool) -> None:
+        if not refused:
+            refused.append(path)
+            raise OSError(28, "No space left on device")
+        write_table(path, table, selected_on_test=selected_on_test)
+
+    monkeypatch.setattr(store_module, "write_table", full_once)
+    monkeypatch.setattr(store_module, "_MIN_INTERVAL_S", 0.05)
+    play(store, 0)
+    deadline = time.monotonic() + 20
+    while pq.read_table(folder / "trials.parquet").num_rows < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert refused
+    store.close()
+
+
+def test_sweep_yaml_is_the_file_of_the_latest_start(folder: Path) -> None:
+    for text in ("run_cap: 3\n", "run_cap: 9\n"):
+        resume = folder.exists()
+        SweepStore(folder, resume=resume, selected_on_test=False, sweep_file=text).close()
+        assert (folder / "sweep.yaml").read_text() == text
 
 
 def test_faults_of_the_user(folder: Path) -> None:
