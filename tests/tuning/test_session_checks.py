@@ -9,7 +9,7 @@ import pytest
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.errors import InputError
 from hvqray.models.interface import ModelContext
-from hvqray.tuning.session_checks import check_fixed_model
+from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
 
 VIT = ModelContext(tuple(f"class{i}" for i in range(15)), 768, (28, 28), 392)
 
@@ -32,3 +32,26 @@ def test_a_fixed_map_that_no_memory_holds_ends_the_sweep_before_it_starts(tmp_pa
 
 def test_what_parameters_decide_is_left_to_the_trials(tmp_path: Path) -> None:
     check_fixed_model(sweep(tmp_path, "{model.router: {values: [none, oracle]}}"), VIT)
+
+
+@pytest.mark.parametrize(
+    ("method", "run_cap", "time_budget_s", "number"),
+    [
+        ("random", "9", None, 9),
+        ("random", "9", 60.0, 9),
+        ("random", "null", 60.0, None),
+        ("grid", "null", None, 6),
+        ("grid", "null", 60.0, 6),
+        ("GridSampler", "9", None, 6),
+        ("grid", "4", None, 4),
+    ],
+)
+def test_a_sweep_has_as_many_trials_as_its_number_and_its_grid_allow(
+    tmp_path: Path, method: str, run_cap: str, time_budget_s: float | None, number: int | None
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        f"metric: {{name: val/image_auroc, goal: maximize}}\nrun_cap: {run_cap}\nmethod: {method}\n"
+        "parameters: {model.codebook_size: {values: [4, 8, 16]}, train.seed: {min: 0, max: 1}}\n"
+    )
+    assert trials_in_all(load_sweep(path), time_budget_s) == number
