@@ -72,3 +72,11 @@ def test_a_trial_that_goes_on_has_passed_the_rungs_that_it_had_passed() -> None:
     rungs = scheduler.debug_string()
     assert "Iter 2.000: 0.55" in rungs
     assert "Iter 4.000: 0.55" in rungs
+
+
+def test_a_trial_that_goes_on_is_judged_by_the_epoch_that_it_tells_again() -> None:
+    """Its driver may have died before it could stop the trial there."""
+    past = {"t0000": epochs(0.9), "t0001": epochs(0.2, 4)}
+    scheduler: Any = make_scheduler(HYPERBAND, METRIC, "max", NUM_EPOCHS)
+    earlier = EarlierEpochs(scheduler, METRIC, past, ["t0000"])
+    assert last_epoch(scheduler, earlier, "t0001", 0.2, first=4) == 4

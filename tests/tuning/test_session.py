@@ -361,6 +361,37 @@ def test_where_no_configuration_is_confirmed_the_best_trial_counts(
     )
 
 
+@pytest.mark.parametrize(
+    ("failing", "of", "seeds"), [((), "t0000", [1, 2]), (("t0002-s1", "t0000-s2"), "t0002", None)]
+)
+def test_without_a_quantizer_it_is_trained_with_the_seeds_of_what_it_is_held_against(
+    tmp_path: Path,
+    images: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: Sequence[str],
+    of: str,
+    seeds: list[int] | None,
+) -> None:
+    asked: list[tuple[str, list[int] | None]] = []
+
+    def train(
+        sweep: Any, plan: Any, trial_id: str, *, seeds: list[int] | None, **options: Any
+    ) -> ConfirmedConfiguration:
+        asked.append((trial_id, seeds))
+        return ConfirmedConfiguration("none", [], [], {}, {"none": "it diverged"})
+
+    one, _, _ = confirming(tmp_path, images, cache, monkeypatch, *failing)
+    one.sweep = one.sweep.model_copy(update={"baselines": ["no_quantizer"]})
+    start = TrialStart(of, 0, {}, {"model": {"quantizer": "vq"}}, "hash", seed=0)
+    monkeypatch.setattr(session, "read_starts", lambda folder: {of: start})
+    monkeypatch.setattr(session, "measure_baselines", lambda *arguments, **options: [])
+    monkeypatch.setattr(session, "write_baselines", lambda *arguments: None)
+    monkeypatch.setattr(session, "train_without_quantizer", train)
+    assert one.run()
+    assert asked == [(of, seeds)]
+
+
 @pytest.mark.parametrize("num_trials", [1, 2, 3])
 def test_a_resumed_sweep_with_enough_trials_runs_no_more(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, num_trials: int

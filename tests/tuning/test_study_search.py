@@ -228,6 +228,22 @@ def test_a_trial_that_only_the_study_knows_as_ended_runs_again_without_telling_i
     assert states(second) == ["COMPLETE"]
 
 
+def test_a_trial_that_the_study_knows_as_stopped_may_go_further_than_it_knows(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    first, before = make_search(storage)
+    first.suggest("a")
+    first.on_trial_complete("a", result_of(0.6, epoch=1))
+
+    second, _ = make_search(storage)
+    second.hand_out_first(before)
+    second.suggest("x")
+    second.on_trial_result("x", result_of(0.7, epoch=2))
+    second.on_trial_complete("x", result_of(0.8, epoch=3, is_last=True))
+    (trial,) = second.study.get_trials(deepcopy=False)
+    assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {1: 0.6})
+
+
 def test_a_trial_that_was_only_asked_for_is_started_with_what_it_was_given(
     storage: optuna.storages.RDBStorage,
 ) -> None:
