@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hvqray.atomic import replacing
 from hvqray.data.progress import Progress, silent
 from hvqray.errors import InputError
 
@@ -34,9 +35,8 @@ def file_digests(paths: Sequence[Path], memo: Path, *, progress: Progress = sile
                 progress("reading files", done, len(unknown))
         known |= {str(path): [*stamps[path], digests[path]] for path in unknown}
         memo.parent.mkdir(parents=True, exist_ok=True)
-        aside = memo.with_name(f"{memo.name}.{os.getpid()}")
-        aside.write_text(json.dumps(known))
-        aside.replace(memo)
+        with replacing(memo) as aside:
+            aside.write_text(json.dumps(known))
     return digests
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from full_disk import files_of_at_most
 
 from hvqray.data import digests
 from hvqray.data.digests import digest_texts, file_digests
@@ -48,6 +51,29 @@ def test_damaged_memory_is_only_slower(tmp_path: Path, content: str) -> None:
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "memo.json").write_text(content)
     assert len(file_digests([tmp_path / "a"], tmp_path / "memo.json")) == 1
+
+
+def test_writers_of_one_memory_do_not_meet(tmp_path: Path) -> None:
+    """Those of two machines that share a cache may have the same process id, as threads have."""
+    for number in range(60):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number)
+
+    def digest_each(numbers: range) -> None:
+        for number in numbers:
+            file_digests([tmp_path / f"{number}"], tmp_path / "memo" / "memo.json")
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(digest_each, (range(0, 60, 2), range(1, 60, 2)))) == [None, None]
+    assert [path.name for path in (tmp_path / "memo").iterdir()] == ["memo.json"]
+
+
+def test_a_full_disk_names_the_memory_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    memo = tmp_path / "memo" / "memo.json"
+    with files_of_at_most(20), pytest.raises(OSError, match="File too large") as refused:
+        file_digests([tmp_path / "a"], memo)
+    assert (refused.value.errno, refused.value.filename) == (errno.EFBIG, str(memo))
+    assert list(memo.parent.iterdir()) == []
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
