@@ -70,6 +70,26 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model.predict(features(2, seed=1))[0].shape == (2, 4, 5)
 
 
+def test_many_channels_are_averaged_in_groups_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = features(12), features(2, seed=1)
+    monkeypatch.setattr(patchcore, "MAX_CHANNELS", 3)
+    model, of_means = PatchCore(), PatchCore()
+    model.fit(train)
+    of_means.fit(train.unflatten(1, (3, 2)).mean(2))
+    map_Bhw, _ = model.predict(test)
+    torch.testing.assert_close(map_Bhw, of_means.predict(test.unflatten(1, (3, 2)).mean(2))[0])
+
+
+def test_all_training_images_are_looked_at() -> None:
+    """However many blocks they are taken in: the one that is like no other is remembered."""
+    train = features(70)
+    train[-1] += 100
+    model = PatchCore(neighbourhood=1)
+    model.fit(train)
+    assert model.memory_KD.shape == (140, 6)
+    assert bool((model.memory_KD > 50).any())
+
+
 def test_a_memory_of_one_patch_scores_by_distance() -> None:
     model = PatchCore()
     model.fit(features(1)[:, :, :2, :2])

@@ -188,11 +188,16 @@ class TestVit:
         assert torch.equal(backbone(images(32)), again(images(32)))
 
     def test_mean_and_deviation_are_the_model_s_own(self) -> None:
-        """A grey of the model's mean is 0 after normalisation: DINOv2 has ImageNet's, the first ViTs have 0.5."""
-        for name, mean in (("vit_tiny_patch16_224", 0.5), ("vit_small_patch14_reg4_dinov2", 0.485)):
+        """A grey of the model's mean is 0 after normalisation: DINOv2 has ImageNet's, the first ViTs have 0.5. White lies deviations above."""
+        for name, mean, deviation in (
+            ("vit_tiny_patch16_224", 0.5, 0.5),
+            ("vit_small_patch14_reg4_dinov2", 0.485, 0.229),
+        ):
             backbone = load_backbone(BackboneConfig(name=name, weights="random", blocks=[0]), 112)
             x = torch.full((1, 3, 112, 112), round(mean * 255), dtype=torch.uint8)
             assert backbone.normalize(x)[0, 0].abs().max() < 0.01
+            white = backbone.normalize(torch.full_like(x, 255))[0, 0]
+            torch.testing.assert_close(white, torch.full_like(white, (1 - mean) / deviation))
 
     def test_position_embedding_is_interpolated_to_the_image_size(self, tmp_path: Path) -> None:
         """Weights of 224 px used at 64 px give what timm's own resampling gives, not a random embedding."""
@@ -291,6 +296,34 @@ def test_random_weights_are_the_same_each_time() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
     torch.testing.assert_close(load_backbone(config, 64)(images(64)), first)
+
+
+def test_other_weights_have_cached_features_of_their_own(tmp_path: Path) -> None:
+    def key(weights: Path | str) -> str:
+        backbone = {"name": "resnet18", "weights": str(weights)}
+        config = DataConfig.model_validate({"backbone": backbone})
+        return features_key(config, "images", np.arange(3), tmp_path / "cache")
+
+    files = [tmp_path / name for name in ("one.pth", "copy.pth", "two.pth")]
+    for file, content in zip(files, (b"one", b"one", b"more"), strict=True):
+        file.write_bytes(content)
+    one, copy, two = map(key, files)
+    assert one == copy
+    assert len({one, two, key("random")}) == 3
+    files[0].write_bytes(b"one, trained on")
+    assert key(files[0]) not in (one, two)
+
+
+def test_batch_statistics_that_are_given_have_cached_features_of_their_own(tmp_path: Path) -> None:
+    backbone = {"name": "resnet18", "weights": "random"}
+
+    def key(batchnorm: dict[str, np.ndarray] | None, *, adapt: bool = True) -> str:
+        config = DataConfig.model_validate({"backbone": backbone, "adapt_batchnorm": adapt})
+        return features_key(config, "images", np.arange(3), tmp_path, batchnorm)
+
+    ones, twos = ({"bn1.running_mean": np.full(64, value, np.float32)} for value in (1, 2))
+    assert len({key(None), key(ones), key(twos), key(None, adapt=False)}) == 4
+    assert key(ones) == key({name: value.copy() for name, value in ones.items()})
 
 
 def test_estimated_batchnorm_makes_training_features_standard() -> None:

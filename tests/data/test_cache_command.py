@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hvqray.data import commands
+from hvqray.config.data_sections import DataConfig
+from hvqray.data import cache_command, commands
 from hvqray.data.cache import CACHE_VARIABLE, cache_entries
+from hvqray.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,46 @@ def test_the_cache_is_listed_or_cleared_or_built(
         code = int(end.code or 0)
     assert code == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_cache_is_built_of_what_the_options_say(
+    mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[DataConfig, dict[str, object]]] = []
+
+    def record(config: DataConfig, **options: object) -> None:
+        asked.append((config, options))
+        raise InputError("far enough")
+
+    monkeypatch.setattr(cache_command, "prepare_data", record)
+    of_data = ["--data", str(mvtec_root), "--layout", "mvtec_ad", "--classes", "cloth", "--bit-depth", "12"]
+    of_backbone = [
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "random",
+        "--strides",
+        "4",
+        "8",
+        "--grid-stride",
+        "8",
+    ]
+    others = ["--image-size", "72", "--adapt-batchnorm", "--limit", "2GB", "--cache-dir", str(tmp_path / "c")]
+    assert commands.main(["cache", *of_data, *of_backbone, *others]) == 2
+    ((config, options),) = asked
+    assert config == DataConfig.model_validate(
+        {
+            "root": str(mvtec_root),
+            "layout": "mvtec_ad",
+            "classes": ["cloth"],
+            "bit_depth": 12,
+            "backbone": {"name": "resnet18", "weights": "random", "strides": [4, 8], "grid_stride": 8},
+            "image_size": 72,
+            "adapt_batchnorm": True,
+        }
+    )
+    assert options["cache_dir"] == tmp_path / "c"
+    assert (options["cache_limit_bytes"], options["device"]) == (2 * 10**9, "cpu")
 
 
 def test_cache_dir_option(mvtec_root: Path, tmp_path: Path, cache_dir: Path) -> None:

@@ -49,6 +49,29 @@ def test_jpeg_is_resized_to_a_square(tmp_path: Path) -> None:
     assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 3
 
 
+def test_resizing_is_bicubic_and_antialiased(tmp_path: Path) -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    Image.fromarray(stripes).save(tmp_path / "fine.png")
+    assert np.abs(load_image(tmp_path / "fine.png", 8)[:, 1:-1].astype(int) - 127).max() <= 3
+    edge = np.repeat(np.array([[60, 200]], np.uint8), 8, axis=1).repeat(16, axis=0)
+    Image.fromarray(edge).save(tmp_path / "edge.png")
+    larger = load_image(tmp_path / "edge.png", 48)
+    assert larger.min() < 55, "bilinear would not overshoot"
+    assert larger.max() > 205
+
+
+def test_an_orientation_tag_is_not_applied(tmp_path: Path) -> None:
+    """Masks are drawn on the stored pixels."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    half_bright = np.zeros((20, 50), np.uint8)
+    half_bright[:, 25:] = 255
+    Image.fromarray(half_bright).save(tmp_path / "turned.jpg", exif=turned, quality=100)
+    image = load_image(tmp_path / "turned.jpg")
+    assert image.shape == (20, 50, 3)
+    assert np.abs(image[..., 0].astype(int) - half_bright).max() < 10
+
+
 def test_masks_are_anomalous_above_half_of_full_scale(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m8.png")
     np.testing.assert_array_equal(load_mask(tmp_path / "m8.png"), [[0, 0, 1, 1]])

@@ -31,6 +31,27 @@ def test_mask_names(mvtec_root: Path, mask_name: str) -> None:
     assert sample.mask_path == folder / mask_name
 
 
+def test_of_two_masks_the_one_that_says_so_is_taken(mvtec_root: Path) -> None:
+    folder = mvtec_root / "bolt" / "ground_truth" / "cut"
+    (folder / "00.png").write_bytes((mvtec_root / "bolt" / "test" / "cut" / "00.png").read_bytes())
+    sample = next(s for s in read_mvtec(mvtec_root).samples if s.defect == "cut")
+    assert sample.mask_path == folder / "00_mask.png"
+
+
+def test_the_word_mask_in_the_name_of_an_image_is_a_part_of_it(mvtec_root: Path) -> None:
+    bolt = mvtec_root / "bolt"
+    for number, stem in ((0, "face_mask_blue"), (1, "face_mask")):
+        (bolt / "test" / "cut" / f"{number:02d}.png").rename(bolt / "test" / "cut" / f"{stem}.png")
+        masks = bolt / "ground_truth" / "cut"
+        (masks / f"{number:02d}_mask.png").rename(masks / f"{stem}_mask.png")
+    of_bolt = [s for s in read_mvtec(mvtec_root, ["bolt"]).samples if s.defect == "cut"]
+    assert {s.path.stem: s.mask_path and s.mask_path.stem for s in of_bolt} == {
+        "02": "02_mask",
+        "face_mask": "face_mask_mask",
+        "face_mask_blue": "face_mask_blue_mask",
+    }
+
+
 def test_extension_in_any_case_and_other_files_left_out(mvtec_root: Path) -> None:
     good = mvtec_root / "bolt" / "train" / "good"
     (good / "00.png").rename(good / "00.JPeG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hvqray.data.backbones import Backbone, load_backbone
 from hvqray.data.cache import cache_entries
 from hvqray.data.dataset import PreparedData
 from hvqray.data.images import load_image, load_mask
+from hvqray.data.layouts import read_dataset
 from hvqray.data.prepare import LastPrepared, prepare_data
 from hvqray.errors import InputError
 
@@ -125,6 +127,18 @@ def test_changed_pixel_or_mask_changes_the_fingerprint(mvtec_root: Path) -> None
     assert len(set(fingerprints)) == 3
 
 
+def test_masks_read_by_another_rule_are_cached_by_themselves(mvtec_root: Path) -> None:
+    """VisA as published and a copy of it in the layout of MVTec AD have the same files."""
+    samples = read_dataset(mvtec_root).samples
+    by_value = [replace(sample, mask_is_nonzero=sample.is_anomalous) for sample in samples]
+    cache_dir = mvtec_root.parent / "cache"
+    keys = {
+        tensors.images_key(config(mvtec_root), given, cache_dir, lambda *_: None)
+        for given in (samples, by_value)
+    }
+    assert len(keys) == 2
+
+
 def test_split_alone_shares_images_and_features(mvtec_root: Path) -> None:
     prepare(mvtec_root)
     prepare(mvtec_root, validation={"from": "test", "seed": 7})
@@ -166,6 +180,18 @@ def test_batch_statistics_are_those_of_the_training_images_alone(mvtec_root: Pat
     Image.new("RGB", (40, 32), (255, 0, 0)).save(mvtec_root / "bolt" / "train" / "good" / "00.png")
     after = statistics("another training image")
     assert not any(np.array_equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("num_train", "used"), [(64, 64), (65, 64), (1, 1)])
+def test_batch_statistics_are_taken_of_batches_that_mix_the_classes(num_train: int, used: int) -> None:
+    """The classes lie one after the other; a last batch of one image has no variance on the smallest grids."""
+    rows = np.arange(100, 100 + num_train)
+    images = np.arange(256, dtype=np.uint8)[:, None, None, None]
+    batches = [batch.flatten().numpy() for batch in tensors._shuffled_batches(images, rows, lambda *_: None)]
+    assert len(set(np.concatenate(batches).tolist()) & set(rows.tolist())) == used
+    assert sum(map(len, batches)) == used
+    if num_train > 1:
+        assert all({True, False} == set((batch < 100 + num_train // 2).tolist()) for batch in batches)
 
 
 def test_missing_masks_are_recorded(mvtec_root: Path) -> None:
@@ -220,9 +246,11 @@ def test_synthetic_set_is_the_default(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("hvqray.data.prepare.write_synthetic", write)
     fields = {"classes": ["nut"], "image_size": 32, "backbone": BACKBONE}
-    data = prepare_data(DataConfig.model_validate(fields), cache_dir=tmp_path)
+    data = prepare_data(DataConfig.model_validate(fields), cache_dir=tmp_path, cache_limit_bytes=1)
     assert data.context.class_names == ("nut",)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 3, "test": 3}
+    (kept,) = (entry for entry in cache_entries(tmp_path) if entry.is_synthetic_set)
+    assert list(kept.path.glob("nut/train/good/*.png")), "what is trained on is not cleared"
 
 
 def test_a_published_layout_through_the_configuration(

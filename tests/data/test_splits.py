@@ -217,3 +217,15 @@ def test_groups_may_be_in_the_training_images_alone() -> None:
     splits = make_splits(data, grouped("synthetic", r"^photo(\d+)"))
     test = [splits.samples[row] for row in splits.rows["test"]]
     assert len(set(group_names(test, r"^photo(\d+)"))) == len(test) == 2
+
+
+def test_images_of_two_classes_are_never_of_one_group() -> None:
+    samples = [
+        Sample(Path(name, f"{photo}_{crop}.png"), name, "test", "good")
+        for name in ("bolt", "nut")
+        for photo in (1, 2)
+        for crop in (1, 2)
+    ]
+    names = group_names(samples, r"^(\d)_")
+    assert Counter(names) == dict.fromkeys(names, 2)
+    assert len(set(names)) == 4
