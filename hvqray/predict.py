@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="IMAGE_OR_FOLDER",
         type=Path,
         nargs="+",
-        help="an image, or a folder whose images are taken (without subfolders)",
+        help="an image, or a folder whose images are taken (without subfolders, and without the maps of earlier predictions into it)",
     )
     parser.add_argument(
         "--out",
@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in read
         ]
         if predictions:
-            earlier = earlier_maps(arguments.out / CSV_FILE)
+            named = {path.resolve() for path in paths}
+            earlier = [path for path in earlier_maps(arguments.out / CSV_FILE) if path.resolve() not in named]
             # Before the maps, each of which can fail: what the model says is worth more.
             write_atomically(arguments.out / CSV_FILE, csv_text(predictions, loaded.selected_on_test))
             for path in earlier:
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def find_images(inputs: Iterable[Path]) -> list[Path]:
     """The image files that the user named, each once, in the order given.
 
+    Of a folder, maps that earlier predictions have left in it are none.
+
     Raises:
         InputError: an input is missing, neither file nor folder, or a folder without images; or a name is not UTF-8.
     """
@@ -121,13 +124,18 @@ def find_images(inputs: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise InputError("no such image or folder", source=str(path))
         check_name(path)
-        found = image_files(path) if path.is_dir() else [path]
+        found = _images_in(path) if path.is_dir() else [path]
         if not found:
             raise InputError("no image in this folder (subfolders are not searched)", source=str(path))
         if not path.is_dir() and not path.is_file():
             raise InputError("is no file but a pipe or a device; give an image or a folder", source=str(path))
         paths += found
     return list(dict.fromkeys(paths))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    maps = set(earlier_maps(folder / CSV_FILE))
+    return [path for path in image_files(folder) if path not in maps]
 
 
 def class_of(path: Path, loaded: LoadedModel, given: str | None) -> str | None:

@@ -72,3 +72,17 @@ def test_earlier_predictions_give_way_and_nothing_else(place: Path, tmp_path: Pa
     (tmp_path / "predictions.csv").write_text("image,map\na.png,0009_mine.png\n")
     run(place, good / "003.png", out=tmp_path)
     assert (tmp_path / "0009_mine.png").exists()
+
+
+def test_earlier_maps_beside_the_images_are_no_images(place: Path, tmp_path: Path) -> None:
+    for name in ("000.png", "001.png"):
+        shutil.copy(place / "parts" / "cloth" / "test" / "good" / name, tmp_path)
+    first = run(place, tmp_path, out=tmp_path)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert len(written) == 5
+    assert run(place, tmp_path, out=tmp_path) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+    # Named one by one they are: then they are not removed before they are drawn.
+    named = run(place, *sorted(tmp_path.glob("*.png")), out=tmp_path)
+    assert len(named) == 4
+    assert {row["map"] for row in named} <= {path.name for path in tmp_path.iterdir()}
