@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fake_sweep import write_fake_sweep
 
+from hvqray import baseline
 from hvqray.baseline import main
 from hvqray.command_line import run_command
 from hvqray.metrics import METRIC_NAMES
@@ -87,6 +88,25 @@ def test_faults_in_one_line(
     errors = capsys.readouterr().err.strip().splitlines()
     assert told in errors[-1]
     assert errors[-1].startswith("hvqray: error: ")
+
+
+@pytest.mark.parametrize("source", ["test", "none"])
+def test_what_is_chosen_on_test_is_marked(
+    config: Path,
+    shared_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    monkeypatch.setattr(baseline, "NAMES", ("padim",))
+    validation = f"weights: random}}, validation: {{from: {source}}}"
+    config.write_text(config.read_text().replace("weights: random}", validation))
+    out = tmp_path / "baselines.json"
+    assert main([str(config), "--out", str(out), "--cache-dir", str(shared_cache)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("(selected on test)") == (2 if source == "none" else 0), "of val and of test"
+    assert json.loads(out.read_text())["selected_on_test"] is (source == "none")
 
 
 def test_a_sweep_that_runs_is_left_alone(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_checkpoint import (
     CLASS_NAMES,
@@ -25,6 +27,8 @@ from hvqray.command_line import run_command
 from hvqray.config.data_sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import METRIC_NAMES
+from hvqray.models.interface import Batch, Prediction
+from hvqray.training.checkpoint import LoadedModel, load_model
 
 
 @dataclass
@@ -180,6 +184,57 @@ def test_faults_of_the_user_are_one_line(
         assert captured.out == ""
     assert run_command(evaluate.main, [str(tmp_path / "missing")]) == 2
     assert "missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_computes_as_it_was_trained_and_measured(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """In the same precision, and on features that are rounded as those of the cache are."""
+    seen: list[tuple[bool, bool]] = []
+
+    def watched(*arguments: Any, **options: Any) -> LoadedModel:
+        loaded = load_model(*arguments, **options)
+        inner = loaded.model.predict
+
+        def predicted(batch: Batch) -> Prediction:
+            rounded = torch.equal(
+                batch.features_BChw, batch.features_BChw.half().to(batch.features_BChw.dtype)
+            )
+            seen.append((torch.is_autocast_enabled("cpu"), rounded))
+            return inner(batch)
+
+        monkeypatch.setattr(loaded.model, "predict", predicted)
+        train = loaded.config.train.model_copy(update={"precision": precision})
+        return replace(loaded, config=loaded.config.model_copy(update={"train": train}))
+
+    for command in (evaluate, predict):
+        monkeypatch.setattr(command, "load_model", watched)
+    assert place.evaluate("--split", "val") == 0
+    num_evaluated = len(seen)
+    images = place.root / "bolt" / "test" / "good"
+    arguments = [str(place.checkpoint), str(images), "--out", str(tmp_path / "out")]
+    assert run_command(predict.main, arguments) == 0
+    assert len(seen) > num_evaluated > 0
+    assert set(seen) == {(precision == "bf16", True)}
+
+
+def test_what_is_said_of_the_figures_is_the_checkpoint_s_own(place: Place) -> None:
+    loaded = load_model(place.checkpoint)
+    train = loaded.config.train.model_copy(update={"seed": 5})
+    other = replace(
+        loaded,
+        config=loaded.config.model_copy(update={"train": train}),
+        metrics={**loaded.metrics, "selected_on_test": True},
+    )
+    for one, expected in ((loaded, (0, False)), (other, (5, True))):
+        facts = evaluate.provenance(one, one.config.data, "val")
+        assert (facts["seed"], facts["selected_on_test"]) == expected
+
+
+def test_data_are_read_in_the_layout_that_is_named(place: Place) -> None:
+    config, _ = evaluate.data_of(load_model(place.checkpoint), str(place.root), "mvtec_ad")
+    assert (config.root, config.layout) == (str(place.root), "mvtec_ad")
 
 
 def test_without_test_images_there_is_nothing_to_measure(

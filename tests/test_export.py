@@ -187,8 +187,25 @@ class TestTheCheck:
         assert "not written" in error
         assert "--tolerance 0.001" in error
 
-    def test_a_larger_tolerance_accepts_it(self, checkpoint, tmp_path, monkeypatch):
-        monkeypatch.setattr(export, "_largest_differences", lambda *given: (0.02, 0.01))
+    def test_real_images_are_compared_too(self, checkpoint, tmp_path, monkeypatch):
+        reference = (checkpoint / "model.onnx").read_bytes()
+        monkeypatch.setattr(export, "_write", lambda detector, loaded, path: path.write_bytes(reference))
+        (real,) = random_images(1, seed=7)
+        forward = export.Detector.forward
+
+        def damaged(self, images, *others):
+            maps, scores = forward(self, images, *others)
+            is_real = (images == real).flatten(1).all(1)
+            maps[is_real, 5, 5] += maps.max() - maps.min()
+            return maps, scores
+
+        monkeypatch.setattr(export.Detector, "forward", damaged)
+        assert run_command(export.main, [str(checkpoint), "--out", str(tmp_path / "model.onnx")]) == 2
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("found", [(0.02, 0.01), (0.01, 0.02)], ids=["maps", "scores"])
+    def test_a_larger_tolerance_accepts_it(self, checkpoint, tmp_path, monkeypatch, found):
+        monkeypatch.setattr(export, "_largest_differences", lambda *given: found)
         monkeypatch.setattr(export, "_write", lambda detector, loaded, path: path.write_text("model"))
         arguments = [str(checkpoint), "--out", str(tmp_path / "m.onnx"), "--tolerance"]
         assert run_command(export.main, [*arguments, "0.015"]) == 2

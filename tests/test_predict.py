@@ -186,6 +186,45 @@ def test_the_scores_are_kept_where_a_map_cannot_be_drawn(
     assert np.isfinite(float(row["score"]))
 
 
+def test_an_image_is_anomalous_from_the_threshold_on() -> None:
+    labels = {
+        score: prediction_files.Prediction(Path("a.png"), "bolt", score, 2.0).label
+        for score in (1.9, 2.0, 2.1)
+    }
+    assert labels == {1.9: "normal", 2.0: "anomalous", 2.1: "anomalous"}
+
+
+def test_maps_of_a_class_share_a_scale_that_reaches_beyond_the_threshold(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Normal images alone would else be drawn as if the worst of them were a defect."""
+    scales = []
+
+    def record(image: np.ndarray, map_HW: np.ndarray, *, low: float, high: float) -> Image.Image:
+        scales.append((low, high))
+        return Image.new("RGB", (WIDTH, HEIGHT))
+
+    monkeypatch.setattr(prediction_files, "overlay", record)
+    image = place.root / "cloth" / "test" / "good" / "000.png"
+    thresholds = {"bolt": 5.0, "cloth": 1.0, None: None}
+    found = [
+        prediction_files.Prediction(image, name, 0.0, threshold)
+        for name, threshold in thresholds.items()
+        for _ in range(2)
+    ]
+    lowest = np.array([1, 2, -1, -2, 3, 4], np.float32)
+    maps = [np.array([[low, low + 4]], np.float32).repeat(2, axis=0) for low in lowest]
+    prediction_files.draw(found, maps, tmp_path)
+    assert scales == [(1, 9)] * 2 + [(-2, 4)] * 2 + [(3, 8)] * 2
+
+
+def test_the_nearest_folder_says_the_class(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "cloth" / "sorted" / "bolt" / "new"
+    folder.mkdir(parents=True)
+    shutil.copy(place.root / "cloth" / "test" / "good" / "000.png", folder)
+    assert run(place.squad, folder, out=tmp_path / "out")[0]["class_name"] == "bolt"
+
+
 def test_a_disk_too_small_for_the_maps_is_told_before_the_model_runs(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

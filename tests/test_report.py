@@ -31,6 +31,20 @@ def test_wandb_without_a_key_gives_a_file(
     assert (folder / "wandb-report.json").exists()
 
 
+def test_wandb_report_is_that_of_the_entity_and_the_project_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "hvqray.results.wandb_report.build_wandb_report",
+        lambda folder, **options: asked.append((options["entity"], options["project"])),
+    )
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    for options in ([], ["--entity", "team", "--project", "parts"]):
+        assert run_command(main, [str(folder), "--wandb", *options]) == 0
+    assert asked == [(None, None), ("team", "parts")]
+
+
 def test_a_folder_of_sweeps_of_one_class_each_has_a_joint_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,13 @@ from hvqray.command_line import run_command
 from hvqray.config.sweep_file import load_sweep, resolve_run_config
 from hvqray.data.prepare import prepare_data
 from hvqray.training import loop
-from hvqray.training.checkpoint import RESUME_FILE, load_model, remove_resume_state, trial_folder
+from hvqray.training.checkpoint import (
+    RESUME_FILE,
+    load_model,
+    remove_resume_state,
+    save_config,
+    trial_folder,
+)
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.selection import Selection
@@ -164,6 +170,21 @@ def test_a_trial_with_another_seed_is_another_run(command: Command, sweep: Path)
     first, again = load_model(trial_folder(sweep, "t0003")), load_model(command.out)
     assert again.config.train.seed == 5
     assert again.metrics["metrics"] != first.metrics["metrics"]
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+def test_a_trial_s_epoch_is_chosen_by_the_sweep_s_goal(tmp_path: Path, images: Path, goal: str) -> None:
+    wanted = ["metric.name=val/pixel_ap", f"metric.goal={goal}"]
+    resolved = load_sweep(write_space(tmp_path), wanted, data_root=str(images))
+    (tmp_path / "sweep.yaml").write_text(resolved.to_yaml())
+    folder = trial_folder(tmp_path, "t0003")
+    folder.mkdir(parents=True)
+    save_config(folder, resolve_run_config(resolved, {"model.codebook_size": 4, "train.lr": 5e-3}))
+    config, selection = train._config_of_trial(f"{tmp_path}:t0003", [], None, None)
+    assert config.model.codebook_size == 4
+    assert selection == loop.Selection("val/pixel_ap", goal == "maximize")
+    _, by_another = train._config_of_trial(f"{tmp_path}:t0003", [], None, "val/image_ap")
+    assert by_another == loop.Selection("val/image_ap", maximize=True)
 
 
 def interrupted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

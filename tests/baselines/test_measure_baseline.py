@@ -13,6 +13,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tiny_data import SIZE, tiny_data
 
+from hvqray.baselines import measure
 from hvqray.baselines.measure import BaselineName, BaselineResult, ChosenBaseline, choose, measure_baseline
 from hvqray.baselines.padim import Padim
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES, PIXEL_METRICS
@@ -115,6 +116,20 @@ def test_both_find_the_defects(tmp_path: Path) -> None:
         results = measure_baseline(name, data, pixels_folder=tmp_path)
         best = choose(results, "val/image_auroc", "maximize")
         assert (best.metrics["test/pixel_auroc"] or 0) > 0.8
+
+
+@pytest.mark.parametrize("name", ["padim", "patchcore"])
+def test_images_are_measured_alike_in_however_many_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: BaselineName
+) -> None:
+    data = tiny_data()
+    at_once = measure_baseline(name, data, pixels_folder=tmp_path)
+    monkeypatch.setattr(measure, "BATCH_SIZE", 3)
+    in_parts = measure_baseline(name, data, pixels_folder=tmp_path)
+    for one, other in zip(at_once, in_parts, strict=True):
+        assert other.metrics == pytest.approx(one.metrics, abs=1e-4)
+        for class_name, scores in one.test_scores.items():
+            assert other.test_scores[class_name] == pytest.approx(scores, rel=1e-4)
 
 
 def test_chosen_on_test_the_splits_are_one(tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_an_unchosen_code_keeps_its_place_until_its_count_decays_to_the_smoothin
     assert (kept < 1e-6) == (decay == 0.9)
 
 
+def test_a_code_counts_as_used_from_the_step_on_that_chose_it() -> None:
+    quantizer, zero = make(), torch.zeros(1, dtype=torch.int64)
+    for code, used in ((3, [3]), (0, [0, 3]), (3, [0, 3])):
+        quantizer(quantizer.codebook_MKD[:1, [code]].clone(), zero)
+        quantizer.update(alone)
+        assert quantizer.used_MK[0].nonzero().flatten().tolist() == used
+
+
 def test_dead_code_splits_the_busiest() -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(1, 3, 2, decay=0.5, revive_after=3)
