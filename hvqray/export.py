@@ -242,12 +242,12 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
 def _largest_differences(
     detector: Detector, path: Path, images_n3SS: np.ndarray, class_index_n: np.ndarray, with_class: bool
 ) -> tuple[float, float]:
-    """Of maps and of scores, as shares of the range of PyTorch's maps."""
+    """Of maps, as a share of the range of PyTorch's maps, and of scores, as a share of that or of their own range, if wider."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     maps_error = scores_error = 0.0
-    lowest, highest = np.inf, -np.inf
+    all_maps, all_scores = [], []
     start = turn = 0
     while start < len(images_n3SS):
         rows = slice(start, start + CHECK_BATCH_SIZES[turn % len(CHECK_BATCH_SIZES)])
@@ -260,10 +260,12 @@ def _largest_differences(
         # np.max keeps NaN, which no tolerance lets pass.
         maps_error = float(np.max([maps_error, np.abs(maps - expected_maps).max()]))
         scores_error = float(np.max([scores_error, np.abs(scores - expected_scores).max()]))
-        lowest, highest = min(lowest, expected_maps.min()), max(highest, expected_maps.max())
+        all_maps += [expected_maps.min(), expected_maps.max()]
+        all_scores += [expected_scores.min(), expected_scores.max()]
         start, turn = rows.stop, turn + 1
-    scale = float(highest - lowest)
-    return maps_error / scale, scores_error / scale
+    # A score may be taken from other distances than the map is made of (`score_from`). Nothing is divided by 0.
+    maps_range = float(max(np.ptp(all_maps), np.finfo(np.float32).tiny))
+    return maps_error / maps_range, scores_error / max(maps_range, float(np.ptp(all_scores)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from two_ranks import run_two_ranks
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.data.dataset import Split
 from hvqray.models.build import build_model
+from hvqray.models.feature_codes import FeatureCodes
 from hvqray.models.hvq import HvqModel
 from hvqray.models.interface import Batch, RouteImages
 from hvqray.models.residual_distance import MahalanobisDistance
@@ -64,18 +65,22 @@ def calibrate(model: HvqModel | SquadModel, communicator: Communicator | None = 
     Calibrator(split, communicator, images_per_class=None, batch_size=4).calibrate(model)
 
 
-def errors_and_routes(model: HvqModel | SquadModel) -> tuple[torch.Tensor, list[int]]:
+def errors_features_and_routes(
+    model: HvqModel | SquadModel,
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """Image by image."""
     split = tiny_data(counts=COUNTS).splits["train"]
-    errors, routes = [], []
+    errors, features, routes = [], [], []
     with torch.no_grad():
         model.eval()
         for i in range(len(split)):
             batch = make_batch(split, np.array([i]), device="cpu", images=False)
-            errors.append(model._errors(batch))
+            errors_1Chw, features_1Chw = model._errors(batch)
+            errors.append(errors_1Chw)
+            features.append(features_1Chw)
             routes += model.router(batch.features_BChw, batch.class_index_B).tolist()
         model.train()
-    return torch.cat(errors), routes
+    return torch.cat(errors), torch.cat(features), routes
 
 
 @pytest.mark.parametrize("router", ["oracle", "predicted", "none"])
@@ -85,13 +90,20 @@ def test_a_route_is_measured_on_the_images_that_take_it_else_on_all(
 ) -> None:
     model = made(config, router=router)
     calibrate(model)
-    errors, routes = errors_and_routes(model)
+    errors, features, routes = errors_features_and_routes(model)
     if router == "predicted":
         assert 0 < routes[14:23].count(0) < 9
         assert 2 not in routes
     assert model.error_map.fine is not None
+    assert model.error_map.fine_codes is not None
     for route in range(model.router.num_routes):
-        mine = errors[torch.tensor([own in (route,) or route not in routes for own in routes])]
+        is_mine = torch.tensor([own in (route,) or route not in routes for own in routes])
+        mine = errors[is_mine]
+        codes = FeatureCodes(1, CHANNELS, 10)
+        codes.add(features[is_mine])
+        codes.finish([0])
+        assert torch.equal(model.error_map.fine_codes.codes_RKC[route], codes.codes_RKC[0])
+        torch.testing.assert_close(model.error_map.fine_codes.rms_R[route], codes.rms_R[0])
         alone = MahalanobisDistance(1, CHANNELS, GRID * GRID, local=True)
         alone.add(mine)
         alone.finish([0])
