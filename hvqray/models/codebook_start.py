@@ -17,6 +17,9 @@ from hvqray.quantizers.vq import VectorQuantizer
 TOKENS_PER_CODE = 8
 """Training tokens per code that k-means is given."""
 
+MOST_OF_IMAGE = 1 / 4
+"""Every second image of a route does where it need not give a larger share of its tokens: encoding takes longer than k-means then."""
+
 RoutedFeatures = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Starts a new pass over (features (B, C, h, w), route (B,)) of the training images."""
 
@@ -67,18 +70,31 @@ def _sample_states(
     budget: int,
     seed: int,
 ) -> list[list[Tensor]]:
-    """For every route, about `budget` tokens drawn evenly from its images: e_0 to e_N, each (T, D), in one order."""
-    num_images_M = sum(
-        (torch.bincount(route_B.cpu(), minlength=num_routes) for _, route_B in routed()), torch.zeros(())
-    )
+    """For every route, about `budget` tokens drawn evenly from its images, or from every second one of them: e_0 to e_N, each
+    (T, D), in one order."""
+    num_images_M, num_tokens = [0] * num_routes, 0
+    for features_BChw, route_B in routed():
+        num_tokens = features_BChw.shape[2] * features_BChw.shape[3]
+        for route in route_B.tolist():
+            num_images_M[route] += 1
+    step_M = [
+        2 if budget <= MOST_OF_IMAGE * num_tokens * (num_images // 2) else 1 for num_images in num_images_M
+    ]
     generator = torch.Generator().manual_seed(seed)
     kept: list[list[Tensor]] = [[] for _ in range(num_routes)]
+    next_M = [0] * num_routes
     for features_BChw, route_B in routed():
-        states_NBLD = torch.stack(encode(features_BChw))
+        taken = []
         for image, route in enumerate(route_B.tolist()):
-            num_tokens = states_NBLD.shape[2]
-            chosen = torch.randperm(num_tokens, generator=generator)[
-                : math.ceil(budget / num_images_M[route].item())
-            ]
-            kept[route].append(states_NBLD[:, image, chosen.to(states_NBLD.device)])
+            if next_M[route] % step_M[route] == 0:
+                taken.append((image, route))
+            next_M[route] += 1
+        if not taken:
+            continue
+        rows = torch.tensor([image for image, _ in taken], device=features_BChw.device)
+        states_NBLD = torch.stack(encode(features_BChw[rows]))
+        for row, (_, route) in enumerate(taken):
+            num_taken = math.ceil(num_images_M[route] / step_M[route])
+            chosen = torch.randperm(num_tokens, generator=generator)[: math.ceil(budget / num_taken)]
+            kept[route].append(states_NBLD[:, row, chosen.to(states_NBLD.device)])
     return [list(torch.cat(parts, dim=1)) if parts else [] for parts in kept]

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ITERATIONS = 10
+ITERATIONS = 4
+"""More fit the given tokens ever better, but those of other images by 1 or 2 % at most, and codes move with the first steps."""
 
 
 class Clusters(NamedTuple):
