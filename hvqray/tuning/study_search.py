@@ -94,21 +94,29 @@ class StudySearch(OptunaSearch):
         return value >= self._target if self._maximize else value <= self._target
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        epochs: set[int] = set()
         if self._interrupted:
             start = self._interrupted.pop(0)
             trial = self._again(start.number)
-            if _frozen(self.study, start.number).state.is_finished():
+            before = _frozen(self.study, start.number)
+            epochs.update(before.intermediate_values)
+            if before.state.is_finished():
                 # The driver died between telling the study and telling the journal.
                 self._told_before.add(start.number)
         else:
             if self._target_reached:  # the trials that run go on to their end
                 return Searcher.FINISHED
             # A trial asked for before keeps the parameters that it was given, and is given those still missing.
-            trial = self._again(self._never_started.pop(0)) if self._never_started else self.study.ask()
+            if self._never_started:
+                number = self._never_started.pop(0)
+                trial = self._again(number)
+                epochs.update(_frozen(self.study, number).intermediate_values)
+            else:
+                trial = self.study.ask()
             self._space(trial)
             start = self._resolve(trial.number, self._space.params(trial))
         self._ot_trials[trial_id] = trial
-        self._told_epochs[trial_id] = set(_frozen(self.study, trial.number).intermediate_values)
+        self._told_epochs[trial_id] = epochs
         self._announce(start)
         return self._to_config(start)
 
