@@ -90,7 +90,8 @@ def make_sampler(
             return TPESampler(
                 seed=seed,
                 multivariate=True,
-                group=True,
+                # Sorting trials by their parameters looks through all of them each time, to no end where they have the same.
+                group=space.is_conditional(),
                 constant_liar=True,
                 n_startup_trials=_startup_trials(num_trials),
             )

@@ -7,6 +7,8 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
 
 from hvqray.config.parameters import Parameter
 from hvqray.errors import InputError
@@ -61,6 +63,28 @@ def test_searches_numbers_reproducibly(method: str) -> None:
 def test_searches_conditional_spaces(method: str) -> None:
     drawn = search(method, CONDITIONAL, num_trials=20)
     assert {params["k"] for params in drawn} == {"a", "b"}
+
+
+def test_bayes_without_groups_suggests_what_it_would_with_them() -> None:
+    """Two trials run at a time, some are pruned, some fail: where all have the same parameters, groups change nothing."""
+    drawn = []
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        grouped = TPESampler(seed=3, multivariate=True, group=True, constant_liar=True)
+    for sampler in (grouped, make_sampler("bayes", 3, 1, space=CHOICES)):
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        running: list[optuna.Trial] = []
+        for number in range(60):
+            running.append(study.ask())
+            CHOICES(running[-1])
+            if number % 7 == 0:
+                continue
+            ended = running.pop(0)
+            ended.report(ended.params["x"], 1)
+            states = {1: TrialState.PRUNED, 2: TrialState.FAIL}
+            state = states.get(number % 7, TrialState.COMPLETE)
+            study.tell(ended, ended.params["x"] if state is TrialState.COMPLETE else None, state=state)
+        drawn.append([trial.params for trial in study.trials])
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("method", ["grid", "BruteForceSampler", "GridSampler"])
