@@ -84,7 +84,7 @@ class ErrorMapFields(Section):
     map_code_weight: Weights = 0.0
     """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list each class that the router tells apart has the weight whose map is best on `val`, together with `map_norm_weight`."""
     score_from: ScoreSources = "map"
-    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`). Of a list each class has the one that is best on `val`."""
+    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`; in a list it is left out where there are none). Of a list each class has the one that is best on `val`."""
     score_code_weight: NonNegativeFloat = 4.0
     """Weight of the distance from the nearest of `feature_codes` in `score_from: codes`."""
     score_pool_size: PositiveInt = 16
@@ -98,8 +98,9 @@ class ErrorMapFields(Section):
         return list(product(_listed(self.map_norm_weight), code_weights))
 
     def score_sources(self) -> list[ScoreSource]:
-        """What each class's image score may be taken from."""
-        return _listed(self.score_from)
+        """What each class's image score may be taken from; of a list without `codes` where no features are kept."""
+        sources: list[ScoreSource] = _listed(self.score_from)
+        return [source for source in sources if source != "codes" or self.feature_codes] or sources
 
     def score_top_fractions(self) -> list[float]:
         """The shares that the image score may be taken from."""

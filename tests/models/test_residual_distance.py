@@ -435,6 +435,10 @@ def test_a_score_of_a_map_that_is_still_to_be_chosen_is_refused() -> None:
         ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_code_weight=[0.0, 4.0])
     with pytest.raises(ValueError, match=r"score_from: codes needs feature_codes; set it"):
         ErrorMapFields(map_distance="mahalanobis", score_from="codes")
+    config = ErrorMapFields(
+        map_distance="mahalanobis", map_code_weight=[0.0, 4.0], score_from=["fine", "codes"]
+    )
+    assert (config.map_weights(), config.score_sources()) == ([(0.0, 0.0)], ["fine"])
     with pytest.raises(ValueError, match="names a weight twice"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[1.0, 1.0], score_from="fine")
 
