@@ -63,9 +63,12 @@ def nearest(
     centre_D = memory_KD.mean(0)  # small norms lose little in the subtraction below
     memory_KD = memory_KD - centre_D
     square_K = memory_KD.square().sum(1)
-    x_QD = x_QD - centre_D
+    distances, indices = [], []
     # the number of queries is open in an exported graph
-    blocks = (x_QD,) if torch.compiler.is_exporting() else x_QD.split(_QUERIES_AT_ONCE)
-    # |x|^2 is the same for all rows, so the rest of |x - m|^2 finds the nearest
-    index_Q = torch.cat([torch.addmm(square_K, block, memory_KD.T, alpha=-2).argmin(1) for block in blocks])
-    return torch.linalg.vector_norm(x_QD - memory_KD[index_Q], dim=1), index_Q
+    for block_qD in (x_QD,) if torch.compiler.is_exporting() else x_QD.split(_QUERIES_AT_ONCE):
+        centred_qD = block_qD - centre_D
+        # |x|^2 is the same for all rows, so the rest of |x - m|^2 finds the nearest
+        index_q = torch.addmm(square_K, centred_qD, memory_KD.T, alpha=-2).argmin(1)
+        distances.append(torch.linalg.vector_norm(centred_qD - memory_KD[index_q], dim=1))
+        indices.append(index_q)
+    return torch.cat(distances), torch.cat(indices)

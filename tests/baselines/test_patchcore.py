@@ -10,7 +10,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from hvqray.baselines import patchcore
-from hvqray.baselines.patchcore import PatchCore, nearest
+from hvqray.baselines.patchcore import PatchCore
 
 
 def features(num: int, *, channels: int = 6, seed: int = 0) -> torch.Tensor:
@@ -102,10 +102,3 @@ def test_distances_far_beyond_the_exponential_stay_finite() -> None:
     model = PatchCore()
     model.fit(features(12))
     assert model.predict(1e4 * features(2, seed=1))[1]["reweighted"].isfinite().all()
-
-
-def test_nearest_of_itself_is_at_no_distance() -> None:
-    x_QD = features(4).flatten(2).mT.flatten(0, 1) + 100
-    distance_Q, index_Q = nearest(x_QD, x_QD)
-    assert torch.equal(index_Q, torch.arange(len(x_QD)))
-    assert float(distance_Q.max()) < 1e-4

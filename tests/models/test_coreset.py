@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hvqray.models import coreset
-from hvqray.models.coreset import greedy_coreset
+from hvqray.models.coreset import greedy_coreset, nearest
 
 
 def plain_greedy(x_nd: np.ndarray, first: int, k: int) -> list[int]:
@@ -46,3 +46,20 @@ def test_the_seed_chooses_the_first() -> None:
     x_nd = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     firsts = {int(greedy_coreset(x_nd, 1, seed=seed)[0]) for seed in range(8)}
     assert len(firsts) > 1
+
+
+def test_nearest_of_itself_is_at_no_distance() -> None:
+    x_QD = torch.randn(80, 6, generator=torch.Generator().manual_seed(0)) + 100
+    distance_Q, index_Q = nearest(x_QD, x_QD)
+    assert torch.equal(index_Q, torch.arange(len(x_QD)))
+    assert float(distance_Q.max()) < 1e-4
+
+
+def test_nearest_is_the_same_however_many_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x_QD, memory_KD = (torch.randn(n, 6, generator=generator) for n in (50, 9))
+    expected = torch.cdist(x_QD, memory_KD, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    monkeypatch.setattr(coreset, "_QUERIES_AT_ONCE", 7)
+    distance_Q, index_Q = nearest(x_QD, memory_KD)
+    torch.testing.assert_close(distance_Q, expected.values)
+    assert torch.equal(index_Q, expected.indices)
