@@ -228,7 +228,7 @@ def test_what_is_said_of_the_figures_is_the_checkpoint_s_own(place: Place) -> No
         metrics={**loaded.metrics, "selected_on_test": True},
     )
     for one, expected in ((loaded, (0, False)), (other, (5, True))):
-        facts = evaluate.provenance(one, one.config.data, "val")
+        facts = evaluate.provenance(one, one.config.data, "val", torch.device("cpu"))
         assert (facts["seed"], facts["selected_on_test"]) == expected
 
 
