@@ -33,7 +33,7 @@ def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
         return 0
     has_one_route = values("router") == ["none"] and "model.name" not in sweep.parameters
     has_coarse = max(values("map_coarse_weight")) > 0 or any(
-        {"coarse", "both"} & {*(given if isinstance(given, list) else [given])}
+        {"coarse", "both", "codes"} & {*(given if isinstance(given, list) else [given])}
         for given in values("score_from")
     )
     return map_bytes(

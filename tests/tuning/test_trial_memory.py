@@ -46,6 +46,7 @@ def sweep(model: dict[str, Any], parameters: dict[str, Any] | None = None) -> Sw
         ({"map_distance": "mahalanobis"}, None, 0),
         (LOCAL, None, 3 * ONE),
         (LOCAL | {"score_from": "both"}, None, 6 * ONE),
+        (LOCAL | {"score_from": "codes", "feature_codes": 2}, None, 6 * ONE),
         (LOCAL | {"router": "none", "map_coarse_weight": 0.1}, None, 2 * ONE),
         ({"name": "squad"} | LOCAL, None, ONE),
         ({"name": "squad", "router": "oracle"} | LOCAL, None, 3 * ONE),
