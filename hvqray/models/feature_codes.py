@@ -67,7 +67,7 @@ class FeatureCodes(nn.Module):
             # Fewer features than codes: some are kept more than once.
             kept_K = kept_k.repeat(-(-num_codes // len(kept_k)))[:num_codes]
             codes_KC = sample.features_nC[kept_K].half()
-            of_all, of_others = _mean_squares(sample, codes_KC.float(), sample.image_n[kept_K])
+            of_all, of_others = _mean_squares(sample, codes_KC.float(), kept_K)
         for route in routes:
             self.codes_RKC[route], self.rms_R[route] = codes_KC, max(of_others**0.5, 1e-6)
             self._measured[route] = max(of_all**0.5, 1e-6)
@@ -136,22 +136,22 @@ def _spread(features_nC: Float[Tensor, "n C"], num_codes: int) -> Int[Tensor, " 
 
 
 def _mean_squares(
-    sample: _Sample, codes_KC: Float[Tensor, "K C"], image_K: Int[Tensor, " K"]
+    sample: _Sample, codes_KC: Float[Tensor, "K C"], kept_K: Int[Tensor, " K"]
 ) -> tuple[float, float]:
     """Mean squared distances of the sample from the nearest of all codes, and from the nearest of another image.
 
-    Where all are of one image, its own count for another's.
+    `kept_K`: which of the sample's features the codes are. Where all codes are of one image, each feature counts as an
+    image of its own: a code's distance from itself is mere rounding.
     """
     of_all, of_others = [], []
-    image_K = image_K.to(codes_KC.device)
-    has_others = bool((image_K != image_K[0]).any())
-    for x_nC, image_n in zip(
-        sample.features_nC.split(_BLOCK_SIZE), sample.image_n.split(_BLOCK_SIZE), strict=True
-    ):
+    origin_n = sample.image_n
+    if len(origin_n[kept_K].unique()) == 1:
+        origin_n = torch.arange(len(origin_n))
+    origin_n = origin_n.to(codes_KC.device)
+    origin_K = origin_n[kept_K.to(codes_KC.device)]
+    for x_nC, of_n in zip(sample.features_nC.split(_BLOCK_SIZE), origin_n.split(_BLOCK_SIZE), strict=True):
         square_nK = torch.cdist(x_nC, codes_KC).square()
         of_all.append(square_nK.amin(1))
-        if has_others:
-            is_own_nK = image_n.to(codes_KC.device)[:, None] == image_K
-            square_nK = square_nK.masked_fill(is_own_nK, torch.inf)
-        of_others.append(square_nK.amin(1))
+        nearest_n = square_nK.masked_fill(of_n[:, None] == origin_K, torch.inf).amin(1)
+        of_others.append(nearest_n.masked_fill(nearest_n.isinf(), 0))  # of a single feature there is no other
     return float(torch.cat(of_all).mean()), float(torch.cat(of_others).mean())
