@@ -116,7 +116,17 @@ def test_checkpoint_last_takes_the_last_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [HVQ, SQUAD.model_copy(update={"map_distance": "local_mahalanobis", "score_from": "coarse"})],
+    [
+        HVQ,
+        SQUAD.model_copy(
+            update={
+                "map_distance": "local_mahalanobis",
+                "feature_codes": 8,
+                "map_code_weight": 2.0,
+                "score_from": "codes",
+            }
+        ),
+    ],
     ids=["hvq", "squad-local"],
 )
 def test_a_run_repeats_bit_for_bit_and_resumes_to_the_same_end(
