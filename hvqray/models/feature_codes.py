@@ -39,7 +39,7 @@ class FeatureCodes(nn.Module):
 
     def __init__(self, num_routes: int, channels: int, num_codes: int) -> None:
         super().__init__()
-        self.register_buffer("codes_RKC", torch.zeros(num_routes, num_codes, channels, dtype=torch.float16))
+        self.register_buffer("codes_RKC", torch.zeros(num_routes, num_codes, channels))
         self.register_buffer("rms_R", torch.ones(num_routes))
         self._sample: _Sample | None = None
         self._measured: dict[int, float] = {}
@@ -66,8 +66,8 @@ class FeatureCodes(nn.Module):
             kept_k = _spread(sample.features_nC, num_codes)
             # Fewer features than codes: some are kept more than once.
             kept_K = kept_k.repeat(-(-num_codes // len(kept_k)))[:num_codes]
-            codes_KC = sample.features_nC[kept_K].half()
-            of_all, of_others = _mean_squares(sample, codes_KC.float(), kept_K)
+            codes_KC = sample.features_nC[kept_K]
+            of_all, of_others = _mean_squares(sample, codes_KC, kept_K)
         for route in routes:
             self.codes_RKC[route], self.rms_R[route] = codes_KC, max(of_others**0.5, 1e-6)
             self._measured[route] = max(of_all**0.5, 1e-6)
@@ -90,7 +90,7 @@ class FeatureCodes(nn.Module):
         return distance_BL.unflatten(1, features_BChw.shape[2:])
 
     def _of_route(self, x_BLC: Tensor, route: int, *, measured: bool) -> Float[Tensor, "B L"]:
-        distance_n = nearest(x_BLC.flatten(0, 1), self.codes_RKC[route].float())[0]
+        distance_n = nearest(x_BLC.flatten(0, 1), self.codes_RKC[route])[0]
         rms = self._measured[route] if measured and route in self._measured else self.rms_R[route]
         return distance_n.view(x_BLC.shape[:2]) / rms
 
