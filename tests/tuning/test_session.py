@@ -384,10 +384,10 @@ def test_without_a_quantizer_it_is_trained_with_the_seeds_of_what_it_is_held_aga
     one, _, _ = confirming(tmp_path, images, cache, monkeypatch, *failing)
     one.sweep = one.sweep.model_copy(update={"baselines": ["no_quantizer"]})
     start = TrialStart(of, 0, {}, {"model": {"quantizer": "vq"}}, "hash", seed=0)
-    monkeypatch.setattr(session, "read_starts", lambda folder: {of: start})
-    monkeypatch.setattr(session, "measure_baselines", lambda *arguments, **options: [])
-    monkeypatch.setattr(session, "write_baselines", lambda *arguments: None)
-    monkeypatch.setattr(session, "train_without_quantizer", train)
+    monkeypatch.setattr(baseline_runs, "read_starts", lambda folder: {of: start})
+    monkeypatch.setattr(baseline_runs, "measure_baselines", lambda *arguments, **options: [])
+    monkeypatch.setattr(baseline_runs, "write_baselines", lambda *arguments: None)
+    monkeypatch.setattr(baseline_runs, "train_without_quantizer", train)
     assert one.run()
     assert asked == [(of, seeds)]
 
