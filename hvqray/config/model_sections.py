@@ -41,6 +41,8 @@ Weights = Annotated[
     Discriminator(_one_or_list),
 ]
 ScoreSource = Literal["map", "fine", "coarse", "both", "codes"]
+COARSE_SOURCES: frozenset[ScoreSource] = frozenset({"coarse", "both", "codes"})
+"""Those that have the distance of averaged errors in them."""
 ScoreSources = Annotated[
     Annotated[ScoreSource, Tag("one")] | Annotated[list[ScoreSource], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
@@ -108,9 +110,7 @@ class ErrorMapFields(Section):
 
     def measures_coarse(self) -> bool:
         """Whether map or score want the distance of averaged errors."""
-        return self.map_coarse_weight > 0 or any(
-            source in ("coarse", "both", "codes") for source in self.score_sources()
-        )
+        return self.map_coarse_weight > 0 or not COARSE_SOURCES.isdisjoint(self.score_sources())
 
     @field_validator("map_norm_weight", "map_code_weight", "score_from", "score_top_fraction")
     @classmethod
@@ -128,15 +128,12 @@ class ErrorMapFields(Section):
                     raise ValueError(
                         f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
                     )
-        for name in ("map_norm_weight", "map_code_weight"):
-            if (
-                len(self.map_weights()) > 1 < len(_listed(getattr(self, name)))
-                and "map" in self.score_sources()
-            ):
-                raise ValueError(
-                    f"score_from: {self.score_from} takes scores from a map of which {name} {getattr(self, name)}"
-                    " leaves open which it is; take fine, coarse or both, or a single weight"
-                )
+        if len(self.map_weights()) > 1 and "map" in self.score_sources():
+            name = "map_norm_weight" if len(_listed(self.map_norm_weight)) > 1 else "map_code_weight"
+            raise ValueError(
+                f"score_from: {self.score_from} takes scores from a map of which {name} {getattr(self, name)}"
+                " leaves open which it is; take fine, coarse or both, or a single weight"
+            )
         if "codes" in self.score_sources() and not self.feature_codes:
             raise ValueError(
                 f"score_from: {self.score_from} needs feature_codes; set it, to 1000 for instance, or take fine or both"

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hvqray.models.by_route import by_route
 from hvqray.models.coreset import greedy_coreset, nearest
 
 FEATURES_PER_CODE = 10
@@ -77,16 +79,13 @@ class FeatureCodes(nn.Module):
     ) -> Float[Tensor, "B h w"]:
         """float32; `measured`: the images are among those that codes were taken from, and are to be judged as others would."""
         x_BLC = features_BChw.float().flatten(2).mT
-        distance_BL = x_BLC.new_zeros(x_BLC.shape[:2])
-        with torch.autocast(features_BChw.device.type, enabled=False):
-            if torch.compiler.is_exporting():  # an exported graph cannot depend on the routes that it sees
-                for route in range(len(self.rms_R)):
-                    found_BL = self._of_route(x_BLC, route, measured=False)
-                    distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
-            else:
-                for route in route_B.unique().tolist():
-                    images = (route_B == route).nonzero()[:, 0]
-                    distance_BL[images] = self._of_route(x_BLC[images], route, measured=measured)
+        distance_BL = by_route(
+            x_BLC,
+            route_B,
+            partial(self._of_route, measured=measured),
+            num_routes=len(self.rms_R),
+            num_values=x_BLC.shape[1],
+        )
         return distance_BL.unflatten(1, features_BChw.shape[2:])
 
     def _of_route(self, x_BLC: Tensor, route: int, *, measured: bool) -> Float[Tensor, "B L"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import ErrorMapFields
+from hvqray.models.by_route import by_route
 from hvqray.models.feature_codes import FeatureCodes
 from hvqray.models.gaussians import (
     RIDGE,
@@ -133,19 +135,13 @@ class MahalanobisDistance(nn.Module):
 
         `measured`: the images are among those that their routes were measured on, and are to be judged as others would.
         """
-        distance_BL = error_BChw.new_zeros(
-            (error_BChw.shape[0], error_BChw[0, 0].numel()), dtype=torch.float32
+        distance_BL = by_route(
+            error_BChw,
+            route_B,
+            partial(self._of_route, measured=measured),
+            num_routes=len(self.scale_R),
+            num_values=error_BChw[0, 0].numel(),
         )
-        # Matrices gathered for every image would fill the memory, and batches seldom mix routes.
-        with torch.autocast(error_BChw.device.type, enabled=False):
-            if torch.compiler.is_exporting():  # an exported graph cannot depend on the routes that it sees
-                for route in range(len(self.scale_R)):
-                    found_BL = self._of_route(error_BChw, route, measured=measured)
-                    distance_BL = torch.where((route_B == route)[:, None], found_BL, distance_BL)
-            else:
-                for route in route_B.unique().tolist():
-                    images = (route_B == route).nonzero()[:, 0]
-                    distance_BL[images] = self._of_route(error_BChw[images], route, measured=measured)
         return distance_BL.unflatten(1, error_BChw.shape[2:])
 
     def _of_route(self, error_BChw: Tensor, route: int, *, measured: bool) -> Float[Tensor, "B L"]:

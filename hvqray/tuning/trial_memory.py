@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.models.build import map_bytes
 from hvqray.models.interface import ModelContext
@@ -33,7 +33,7 @@ def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
         return 0
     has_one_route = values("router") == ["none"] and "model.name" not in sweep.parameters
     has_coarse = max(values("map_coarse_weight")) > 0 or any(
-        {"coarse", "both", "codes"} & {*(given if isinstance(given, list) else [given])}
+        not COARSE_SOURCES.isdisjoint(given if isinstance(given, list) else [given])
         for given in values("score_from")
     )
     return map_bytes(
