@@ -13,7 +13,7 @@ import numpy as np
 from hvqray.config.model_sections import HvqConfig, ModelConfig, SquadConfig
 from hvqray.config.sections import TrainConfig
 from hvqray.data.dataset import Sample, Split
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 NUM_CLASSES = 15
 NUM_IMAGES = 64

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import HvqConfig
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 EPSILON = 1e-5
 

@@ -19,8 +19,9 @@ from benchmarks.measure import Work, devices, interleave, print_table, quick_fla
 from benchmarks.problems import Problem, random_split
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data.dataset import Split
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.models.interface import AnomalyModel
 from hvqray.process_memory import keep_freed_memory
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator

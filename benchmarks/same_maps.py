@@ -25,9 +25,10 @@ from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data.backbones import load_backbone
 from hvqray.data.dataset import PreparedData
 from hvqray.data.prepare import prepare_data
+from hvqray.models.batch import Batch
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.models.interface import AnomalyModel
 from hvqray.quantizers.vq import QuantizerOutput
 from hvqray.training.calibration import Calibrator
 from hvqray.training.communicator import SingleProcess

@@ -198,7 +198,7 @@ def save_converted(
 
     from hvqray.environment import code_version, library_versions
     from hvqray.models.build import build_model
-    from hvqray.models.interface import ModelContext
+    from hvqray.models.context import ModelContext
     from hvqray.models.published_weights import converted_state
     from hvqray.training.checkpoint import save_model, save_resume_state
     from hvqray.training.communicator import SingleProcess

@@ -31,7 +31,7 @@ from hvqray.data.images import load_image
 from hvqray.environment import code_version
 from hvqray.errors import InputError
 from hvqray.metrics import THRESHOLD
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.training.backbone_state import batchnorm_of
 from hvqray.training.checkpoint import LoadedModel, load_model
 

@@ -32,7 +32,14 @@ from hvqray.errors import InputError, did_you_mean
 from hvqray.metrics import THRESHOLD
 from hvqray.training.checkpoint import LoadedModel, load_model
 from hvqray.training.predict_images import predict_images
-from hvqray.training.prediction_files import CSV_FILE, Prediction, csv_text, draw, earlier_maps
+from hvqray.training.prediction_files import (
+    CSV_FILE,
+    Prediction,
+    called_like_a_map,
+    csv_text,
+    draw,
+    earlier_maps,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(arguments.checkpoint, device=device)
     paths = find_images(arguments.inputs)
+    if mistaken := called_like_a_map(paths, arguments.out):
+        raise InputError(
+            "lies in --out and is called like a map there; choose another --out", source=str(mistaken)
+        )
     classes = [class_of(path, loaded, arguments.class_name) for path in paths]
     make_folder(arguments.out, option="--out")
     check_file(arguments.out / CSV_FILE, option="--out")

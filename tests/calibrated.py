@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from hvqray.models.interface import AnomalyModel, Batch, RouteImages
+from hvqray.models.batch import Batch, RouteImages
+from hvqray.models.interface import AnomalyModel
 from hvqray.training.calibration import RouteMembers, members_of_routes
 from hvqray.training.evaluation import evaluating
 

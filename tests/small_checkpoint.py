@@ -12,8 +12,8 @@ from PIL import Image
 
 from hvqray.config.sections import RunConfig
 from hvqray.data.prepare import prepare_data
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import Batch
 from hvqray.training.batches import make_batch
 from hvqray.training.calibration import Calibrator
 from hvqray.training.checkpoint import load_model, save_model

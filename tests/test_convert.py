@@ -16,7 +16,7 @@ from hvqray import convert, evaluate, train
 from hvqray.command_line import run_command
 from hvqray.data.backbones import load_backbone
 from hvqray.data.prepare import prepare_data
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.training.checkpoint import load_model
 
 LITE = ["--backbone", "tf_efficientnet_lite0"]

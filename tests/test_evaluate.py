@@ -27,7 +27,8 @@ from hvqray.command_line import run_command
 from hvqray.config.data_sections import DataConfig
 from hvqray.data.prepare import prepare_data
 from hvqray.metrics import METRIC_NAMES
-from hvqray.models.interface import Batch, Prediction
+from hvqray.models.batch import Batch
+from hvqray.models.interface import Prediction
 from hvqray.training.checkpoint import LoadedModel, load_model
 
 

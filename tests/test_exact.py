@@ -56,7 +56,8 @@ def test_training_in_fp32(precision: str, allowed: bool) -> None:
 
 
 def test_gradients_of_a_step_in_fp32() -> None:
-    from hvqray.models.interface import Batch, Objective
+    from hvqray.models.batch import Batch
+    from hvqray.models.interface import Objective
     from hvqray.training.communicator import SingleProcess
     from hvqray.training.optimisation import ObjectiveTrainer
 

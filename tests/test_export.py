@@ -20,8 +20,9 @@ from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sections import RunConfig
 from hvqray.data.backbones import load_backbone
 from hvqray.metrics import THRESHOLD
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import Batch, ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.training.checkpoint import load_model, save_model
 
 SIZE = 64

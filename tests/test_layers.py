@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics": set(),
     "config": set(),
     "models": {"quantizers", "config"},
-    "data": {"config", "models.interface"},
+    "data": {"config", "models.context"},
     "training": {"config", "data", "models", "metrics"},
     "baselines": {"config", "data", "models", "metrics"},
     "results": {"config", "training.epoch_report"},

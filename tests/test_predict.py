@@ -20,7 +20,8 @@ from torch import Tensor
 from hvqray import predict
 from hvqray.command_line import run_command
 from hvqray.data.backbones import Backbone
-from hvqray.models.interface import Batch, Prediction
+from hvqray.models.batch import Batch
+from hvqray.models.interface import Prediction
 from hvqray.training import prediction_files
 from hvqray.training.checkpoint import LoadedModel
 
@@ -234,6 +235,20 @@ def test_a_disk_too_small_for_the_maps_is_told_before_the_model_runs(
         assert run_command(predict.main, [str(place.oracle), str(image), "--out", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"hvqray: error: {tmp_path}: File too large; ")
+
+
+def test_an_image_that_a_map_might_overwrite_is_told_before_anything_is_written(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = place.root / "bolt" / "test" / "good" / "000.png"
+    images = [Path(shutil.copy(photo, tmp_path / name)) for name in ("part.png", "0001_part.png")]
+    before = images[1].read_bytes()
+    given = [str(place.squad), *map(str, images), "--out"]
+    assert run_command(predict.main, [*given, str(tmp_path / "x" / "..")]) == 2
+    assert "0001_part.png: lies in --out and is called like a map there" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == sorted(images)
+    assert images[1].read_bytes() == before
+    assert run_command(predict.main, [*given, str(tmp_path / "out")]) == 0
 
 
 def test_faults_of_the_user_are_one_line(

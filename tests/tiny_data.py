@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hvqray.data.dataset import PreparedData, Sample, Split
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 CHANNELS, GRID, SIZE = 8, 4, 32
 

@@ -35,7 +35,7 @@ from hvqray.metrics import (
     summarize,
 )
 from hvqray.metrics.histogram_file import HistogramWriter, writing_histograms
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.models.map_ops import coarse_side, top_means, upsample_map
 
 BaselineName = Literal["padim", "patchcore"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 GOOD = "good"
 

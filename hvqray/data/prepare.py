@@ -19,7 +19,7 @@ from hvqray.data.splits import make_splits
 from hvqray.data.synthetic import synthetic_name, write_synthetic
 from hvqray.data.tensors import features_key, images_key, open_features, open_images
 from hvqray.errors import InputError
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 logger = logging.getLogger(__name__)
 

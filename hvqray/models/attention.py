@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hvqray.models.code_tokens import CodeTokens
-from hvqray.models.interface import RandomStream
+from hvqray.models.random_stream import RandomStream
 
 
 class Dropout(nn.Module):

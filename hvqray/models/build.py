@@ -6,7 +6,8 @@ import torch
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.errors import InputError
-from hvqray.models.interface import AnomalyModel, ModelContext
+from hvqray.models.context import ModelContext
+from hvqray.models.interface import AnomalyModel
 
 MAX_MAP_BYTES = 8 * 2**30
 """What the matrices of `map_distance: local_mahalanobis` may take while they are measured."""

@@ -22,19 +22,14 @@ from torch import Tensor, nn
 
 from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, PositionEmbedding
+from hvqray.models.batch import Batch, RouteImages
 from hvqray.models.codebook_start import start_codebooks
+from hvqray.models.context import ModelContext
 from hvqray.models.image_score import ImageScore
-from hvqray.models.interface import (
-    Batch,
-    ModelContext,
-    Objective,
-    Prediction,
-    RandomStream,
-    RouteImages,
-    alone,
-)
+from hvqray.models.interface import Objective, Prediction, alone
 from hvqray.models.levels import Level, build_level, code_tokens
 from hvqray.models.map_ops import upsample_map
+from hvqray.models.random_stream import RandomStream
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router, shared_route

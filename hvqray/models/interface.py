@@ -1,117 +1,23 @@
 """What the training loop, evaluation and commands ask of a model. Imports no Ray.
 
-Shapes: B batch (this rank's part), C feature channels, h x w feature grid, H x W image, M classes, A alternative maps,
-S rules for the image score.
+Shapes: B batch (this rank's part), H x W image, A alternative maps, S rules for the image score.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hvqray.models.batch import Batch, RouteImages
 from hvqray.models.image_score import ImageScore
+from hvqray.models.random_stream import RandomStream
+from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.route_choice import Candidates, RouteChoice
-
-if TYPE_CHECKING:
-    from hvqray.models.residual_distance import ErrorMap
-    from hvqray.models.router import Router
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some images of one step or of one evaluation pass, on the model's device."""
-
-    features_BChw: Tensor
-    """float32, straight from the cache (not standardised)."""
-    class_index_B: Tensor
-    """int64, in [0, M)."""
-    images_B3HW: Tensor | None = None
-    """uint8 RGB at image size; None unless the model says `needs_images`."""
-
-
-@dataclass(frozen=True)
-class RouteImages:
-    """Normal training images on which a model measures its map for some of its routes."""
-
-    routes: tuple[int, ...]
-    """One, which takes all of these images; several only where `are_of_others`."""
-    batches: Callable[[], Iterator[Batch]]
-    """Starts a new pass over the images."""
-    are_of_others: bool = False
-    """Whether these are all images of all other routes, as none takes these routes."""
-
-
-@dataclass(frozen=True)
-class ModelContext:
-    """The facts about the data that fix a model's shape and map; stored with every checkpoint."""
-
-    class_names: tuple[str, ...]
-    feature_channels: int
-    grid_size: tuple[int, int]
-    image_size: int
-    grid_of_patches: bool = field(default=False, repr=False)
-    """Whether each location is a patch of the image, as a plain ViT's are, and lies at its centre; a stage of a
-    hierarchical network is brought onto the grid corner to corner. The backbone's name tells, so no checkpoint does."""
-
-    @property
-    def grid_stride(self) -> int:
-        """Pixels of the image per location of the grid."""
-        return self.image_size // self.grid_size[0]
-
-
-class RandomStream:
-    """Random draws for one step that do not depend on how the batch is split over ranks.
-
-    Every rank seeds the same generator, draws for the whole global batch, and keeps its own rows; so two workers
-    with half the batch each see the same dropout masks and noise as one worker with all of it. CPUs draw other masks than GPUs.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._generator = torch.Generator(device=device)
-        self._bits = np.random.Generator(np.random.SFC64(0)) if self._generator.device.type == "cpu" else None
-        self._rows = slice(None)
-        self._num_rows: int | None = None
-
-    def begin_step(self, seed: int, *, rows: slice, num_rows: int) -> None:
-        """Start a step: `rows` of the global batch of `num_rows` images are this rank's."""
-        self._generator.manual_seed(seed)
-        if self._bits is not None:
-            self._bits = np.random.Generator(np.random.SFC64(seed))
-        self._rows, self._num_rows = rows, num_rows
-
-    def keep_mask(self, like: Tensor, keep_probability: float) -> Tensor:
-        """Bernoulli(keep_probability) in the shape and dtype of `like`, whose first dimension is this rank's images.
-
-        The probability is met to 1 / 65536: four decisions from one 64-bit draw cost a third of `bernoulli_`.
-        """
-        shape = (self._num_rows or like.shape[0], *like.shape[1:])
-        count = math.prod(shape)
-        uniform = self._words((count + 3) // 4).view(torch.int16)[:count].view(shape)[self._rows]
-        highest_kept = max(1, round(keep_probability * 65536)) - 32769
-        # Compared into the mask itself: by way of booleans it takes four times as long.
-        return torch.le(uniform, highest_kept, out=torch.empty_like(uniform, dtype=like.dtype))
-
-    def _words(self, count: int) -> Tensor:
-        """`count` uniform draws of 64 bits, int64."""
-        if self._bits is None:
-            draws = torch.empty(count, dtype=torch.int64, device=self._generator.device)
-            return draws.random_(-(2**63), None, generator=self._generator)
-        # Half the time of torch's generator for CPUs, which no number of threads makes faster.
-        lowest, highest = -(2**63), 2**63 - 1
-        return torch.from_numpy(self._bits.integers(lowest, highest, count, dtype=np.int64, endpoint=True))
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Standard normal draws in the shape and dtype of `like`, whose first dimension is this rank's images."""
-        shape = (self._num_rows or like.shape[0], *like.shape[1:])
-        full = torch.empty(shape, dtype=like.dtype, device=like.device)
-        return full.normal_(generator=self._generator)[self._rows]
+from hvqray.models.router import Router
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.models.standardize import FeatureStandardizer
 
 RouterMode = Literal["oracle", "predicted", "none"]

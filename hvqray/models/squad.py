@@ -19,18 +19,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from hvqray.config.model_sections import SquadConfig
+from hvqray.models.batch import Batch, RouteImages
+from hvqray.models.context import ModelContext
 from hvqray.models.hvq import evaluating
 from hvqray.models.image_score import ImageScore
-from hvqray.models.interface import (
-    Batch,
-    ModelContext,
-    Objective,
-    Prediction,
-    RandomStream,
-    RouteImages,
-    alone,
-)
+from hvqray.models.interface import Objective, Prediction, alone
 from hvqray.models.patchgan import PatchDiscriminator, adaptive_weight, hinge_loss
+from hvqray.models.random_stream import RandomStream
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router

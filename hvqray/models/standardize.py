@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hvqray.models.interface import Batch, RandomStream
+from hvqray.models.batch import Batch
+from hvqray.models.random_stream import RandomStream
 
 CONSTANT_STD = 1e-6
 """A channel that varies less than this is left unscaled: dividing by its deviation would only magnify rounding."""

@@ -15,7 +15,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from hvqray.data.dataset import Split
-from hvqray.models.interface import AnomalyModel, ModelContext
+from hvqray.models.context import ModelContext
+from hvqray.models.interface import AnomalyModel
 from hvqray.training.evaluation import evaluating, predictions
 
 EXAMPLES = "maps"

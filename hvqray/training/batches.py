@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hvqray.data.dataset import Split
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 
 
 def make_batch(split: Split, indices: np.ndarray, *, device: torch.device | str, images: bool) -> Batch:

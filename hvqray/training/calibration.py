@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from hvqray.data.dataset import Split
-from hvqray.models.interface import AnomalyModel, Batch, RouteImages
+from hvqray.models.batch import Batch, RouteImages
+from hvqray.models.interface import AnomalyModel
 from hvqray.training.batches import make_batch
 from hvqray.training.communicator import Communicator
 from hvqray.training.evaluation import deal, evaluating

@@ -31,7 +31,7 @@ from hvqray.config.run_config import run_config_dict, run_config_yaml
 from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"

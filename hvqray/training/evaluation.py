@@ -26,7 +26,8 @@ from hvqray.metrics import (
     summarize,
 )
 from hvqray.metrics.histogram_file import HistogramWriter
-from hvqray.models.interface import AnomalyModel, ModelContext, Prediction
+from hvqray.models.context import ModelContext
+from hvqray.models.interface import AnomalyModel, Prediction
 from hvqray.training.batches import make_batch
 from hvqray.training.code_tally import CodeTally
 from hvqray.training.communicator import Communicator

@@ -19,8 +19,9 @@ from hvqray.config.sections import RunConfig
 from hvqray.data.dataset import PreparedData
 from hvqray.environment import gpus_of
 from hvqray.errors import InputError
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.models.interface import AnomalyModel
 from hvqray.training import run_memory
 from hvqray.training.anomaly_images import EXAMPLES, save_examples
 from hvqray.training.batches import make_batch

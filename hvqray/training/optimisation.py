@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hvqray.config.sections import TrainConfig
 from hvqray.exact import exact_convolutions
-from hvqray.models.interface import Batch, Objective
+from hvqray.models.batch import Batch
+from hvqray.models.interface import Objective
 from hvqray.training.adamw import AdamW
 from hvqray.training.communicator import Communicator
 

@@ -13,7 +13,7 @@ import torch
 from hvqray.data.images import load_image
 from hvqray.data.progress import Progress
 from hvqray.errors import InputError
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.training.backbone_state import batchnorm_of
 from hvqray.training.checkpoint import LoadedModel
 from hvqray.training.evaluation import evaluating

@@ -72,9 +72,23 @@ def draw(
 
 
 def _picture_name(i: int, prediction: Prediction) -> str:
-    """`NNNN_STEM.png`, where NNNN makes it unique; the stem is cut where it is very long."""
-    stem = prediction.path.stem.encode()[:_STEM_BYTES].decode(errors="ignore")
-    return f"{i:04d}_{stem}.png"
+    """`NNNN_STEM.png`, where NNNN makes it unique."""
+    return f"{i:04d}_{_map_stem(prediction.path)}.png"
+
+
+def _map_stem(path: Path) -> str:
+    """An image's name without its suffix, cut where it is very long."""
+    return path.stem.encode()[:_STEM_BYTES].decode(errors="ignore")
+
+
+def called_like_a_map(paths: Sequence[Path], folder: Path) -> Path | None:
+    """The first of `paths` that lies in `folder` and that the map of one of them may overwrite, if any."""
+    stems = {_map_stem(path) for path in paths}
+    for path in paths:
+        found = re.fullmatch(r"\d{4,}_(.*)\.png", path.name, re.DOTALL)
+        if found and found[1] in stems and path.parent.resolve() == folder.resolve():
+            return path
+    return None
 
 
 def csv_text(predictions: list[Prediction], selected_on_test: bool) -> str:

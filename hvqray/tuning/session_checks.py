@@ -15,7 +15,7 @@ from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
 from hvqray.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hvqray.models.interface import ModelContext
+    from hvqray.models.context import ModelContext
 
 MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "baselines", "description", "project", "entity")
 

@@ -17,7 +17,7 @@ from hvqray.data.objectives import check_objective
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import TrialResources, plan_resources

@@ -8,7 +8,7 @@ from typing import Any
 from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.models.build import map_bytes
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
 
 WORKER_BYTES = 2**30

@@ -13,8 +13,9 @@ from benchmarks.published_hvq import Codebook, Layer, PublishedHvq
 from benchmarks.published_loop import plain
 from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import MultiheadAttention
+from hvqray.models.batch import Batch
+from hvqray.models.context import ModelContext
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch, ModelContext
 
 CONTEXT = ModelContext(("bolt", "cloth"), 12, (4, 4), 64)
 CONFIG = HvqConfig(

@@ -13,7 +13,7 @@ from hvqray.data.dataset import PreparedData, Sample, Split
 from hvqray.data.objectives import check_objective
 from hvqray.errors import InputError
 from hvqray.metrics import MaskRegions, image_metrics, joint_metric, pixel_metrics
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 SIZE = 4
 

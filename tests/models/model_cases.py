@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import AnomalyModel, Batch, ModelContext
+from hvqray.models.context import ModelContext
+from hvqray.models.interface import AnomalyModel
 
 NUM_CLASSES, CHANNELS, GRID, IMAGE_SIZE = 3, 12, (6, 6), 48
 CONTEXT = ModelContext(("bolt", "cable", "cookie"), CHANNELS, GRID, IMAGE_SIZE)

@@ -8,7 +8,7 @@ from torch import nn
 
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention, PositionEmbedding
 from hvqray.models.code_tokens import CodeTokens
-from hvqray.models.interface import RandomStream
+from hvqray.models.random_stream import RandomStream
 
 WIDTH, HEADS = 16, 4
 

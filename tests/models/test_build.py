@@ -9,7 +9,7 @@ import pytest
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 
 
 @pytest.mark.parametrize(

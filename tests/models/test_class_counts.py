@@ -8,8 +8,9 @@ import pytest
 import torch
 from model_cases import hvq, squad, train_steps
 
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import Batch, ModelContext
+from hvqray.models.context import ModelContext
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 15])

@@ -11,9 +11,9 @@ from model_cases import CHANNELS, GRID, hvq, make_batch, make_model
 from torch import Tensor, nn
 
 from hvqray.models.attention import DecoderLayer
+from hvqray.models.batch import Batch
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch
 from hvqray.models.router import shared_route
 
 NUM_TOKENS = GRID[0] * GRID[1]  # of an image

@@ -22,8 +22,9 @@ from model_cases import (
 from torch import nn
 
 from hvqray.errors import InputError
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.models.interface import AnomalyModel
 
 
 @pytest.fixture(params=CASES)

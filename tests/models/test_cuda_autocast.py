@@ -16,8 +16,9 @@ from model_cases import CASES, CONTEXT, make_batch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import Batch, RandomStream
+from hvqray.models.random_stream import RandomStream
 
 
 @contextmanager

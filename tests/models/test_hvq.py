@@ -21,8 +21,8 @@ from model_cases import (
 )
 from torch import Tensor
 
+from hvqray.models.batch import Batch
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch
 
 
 def make_hvq(*, seed: int = 0, prepared: bool = True, **fields: object) -> HvqModel:

@@ -9,7 +9,7 @@ from torch import nn
 from hvqray.config.model_sections import HvqConfig
 from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention
 from hvqray.models.code_tokens import CodeTokens
-from hvqray.models.interface import RandomStream
+from hvqray.models.random_stream import RandomStream
 
 SHAPES = [(8, 1), (8, 8), (16, 4), (24, 3), (40, 8)]
 HIDDEN = 20

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from model_cases import GRID, IMAGE_SIZE, hvq, make_batch, make_model, train_steps
 from torch import Tensor
 
+from hvqray.models.batch import Batch
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch
 from hvqray.models.levels import FsqLevel
 from hvqray.quantizers.vq import VectorQuantizer
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hvqray.config.sections import TrainConfig
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
-from hvqray.models.interface import Batch
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.optimisation import ObjectiveTrainer
 

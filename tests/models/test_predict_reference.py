@@ -26,8 +26,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
+from hvqray.models.batch import Batch
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import AnomalyModel, Batch
+from hvqray.models.interface import AnomalyModel
 from hvqray.models.residual_distance import ErrorMap
 from hvqray.models.squad import SquadModel
 

@@ -8,8 +8,9 @@ from published_reference import PublishedStyle, published_state
 from torch import Tensor
 
 from hvqray.errors import InputError
+from hvqray.models.batch import Batch
+from hvqray.models.context import ModelContext
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch, ModelContext
 from hvqray.models.published_weights import converted_state, published_layout
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.models.router import Router
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
-from hvqray.models.interface import Batch
+from hvqray.models.batch import Batch
 from hvqray.models.squad import SquadModel
 
 

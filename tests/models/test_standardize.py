@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hvqray.models.interface import Batch, RandomStream
+from hvqray.models.batch import Batch
+from hvqray.models.random_stream import RandomStream
 from hvqray.models.standardize import FeatureStandardizer
 
 

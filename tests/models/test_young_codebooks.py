@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from torch import Tensor
 
+from hvqray.models.batch import Batch
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch
 from hvqray.quantizers.vq import VectorQuantizer
 
 INITS = ["normal", "kmeans"]

@@ -8,7 +8,7 @@ import torch
 from hvqray.config.run_config import WEIGHTS, load_run_config
 from hvqray.config.sections import RunConfig
 from hvqray.models.build import build_model
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.results.shared_checkpoint import copy_to_share, without_paths
 from hvqray.training.checkpoint import load_model, save_model
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from hvqray.config.model_sections import ErrorMapFields
 from hvqray.data.dataset import Sample, Split
+from hvqray.models.batch import Batch
+from hvqray.models.context import ModelContext
 from hvqray.models.image_score import ImageScore
-from hvqray.models.interface import Batch, ModelContext, Prediction
+from hvqray.models.interface import Prediction
 from hvqray.models.route_choice import RouteChoice
 from hvqray.models.router import Router
 

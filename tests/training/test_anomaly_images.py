@@ -24,7 +24,7 @@ def scores(split: Split) -> np.ndarray:
     """The model's score follows the strongest location but is not equal to its norm; ask the model itself."""
     import torch
 
-    from hvqray.models.interface import Batch
+    from hvqray.models.batch import Batch
 
     model = FeatureNormModel().eval()
     with torch.inference_mode():

@@ -16,10 +16,10 @@ from two_ranks import run_two_ranks
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.data.dataset import Split
+from hvqray.models.batch import Batch, RouteImages
 from hvqray.models.build import build_model
 from hvqray.models.feature_codes import FeatureCodes
 from hvqray.models.hvq import HvqModel
-from hvqray.models.interface import Batch, RouteImages
 from hvqray.models.residual_distance import MahalanobisDistance
 from hvqray.models.squad import SquadModel
 from hvqray.training.batches import make_batch

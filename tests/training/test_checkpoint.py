@@ -23,7 +23,7 @@ from hvqray.config.run_config import load_run_config
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.process_memory import peak_resident_bytes, restart_peak
 from hvqray.training.checkpoint import (
     CONFIG_FILE,

@@ -14,7 +14,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from hvqray.data.dataset import Split
 from hvqray.metrics import IMAGE_METRICS, METRIC_NAMES, PIXEL_METRICS, MaskRegions
-from hvqray.models.interface import Batch, Prediction
+from hvqray.models.batch import Batch
+from hvqray.models.interface import Prediction
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator, deal
 from hvqray.training.rule_choice import ChosenBy

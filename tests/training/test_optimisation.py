@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hvqray.config.sections import TrainConfig
-from hvqray.models.interface import Batch, Objective
+from hvqray.models.batch import Batch
+from hvqray.models.interface import Objective
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.optimisation import ObjectiveTrainer, autocast, learning_rate, uses_bfloat16
 

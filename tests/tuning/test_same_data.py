@@ -11,7 +11,7 @@ import pytest
 
 from hvqray.data.dataset import PreparedData, Sample, Split
 from hvqray.errors import InputError
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import journal_path, read_info
 from hvqray.tuning.same_data import check_same_data, data_record

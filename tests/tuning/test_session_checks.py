@@ -8,7 +8,7 @@ import pytest
 
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.errors import InputError
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
 
 VIT = ModelContext(tuple(f"class{i}" for i in range(15)), 768, (28, 28), 392)

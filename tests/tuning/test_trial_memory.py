@@ -12,7 +12,7 @@ from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.errors import InputError
 from hvqray.models.build import build_model
-from hvqray.models.interface import ModelContext
+from hvqray.models.context import ModelContext
 from hvqray.tuning.trial_memory import gpu_warning, largest_map_bytes
 
 CONTEXT = ModelContext(("bolt", "cable", "cookie"), 24, (4, 4), 64)
