@@ -27,7 +27,7 @@ def broken_pipe() -> Iterator[TextIO]:
 
 def lost_trial(_: Any) -> None:
     trial = SimpleNamespace(config={}, get_error=lambda: None)
-    Relay(SimpleNamespace(), [], []).on_trial_recover(1, [], trial)
+    Relay(SimpleNamespace(), [], [], earlier={}).on_trial_recover(1, [], trial)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from hvqray.results.events import TrialEnd, TrialStart
-from hvqray.results.history import History, TrialRecord, end_record, epoch_record, replay, start_record
+from hvqray.results.history import (
+    Epochs,
+    History,
+    TrialRecord,
+    end_record,
+    epoch_record,
+    replay,
+    start_record,
+)
 from hvqray.results.journal import Journal
 from hvqray.training.epoch_report import EpochReport
 
@@ -38,6 +46,11 @@ def read_confirm_runs(folder: Path) -> dict[str, TrialRecord]:
 def read_confirm_starts(folder: Path) -> dict[str, TrialStart]:
     """Run id to what it was started with, of every retraining run; empty where there is none."""
     return _history(folder).starts
+
+
+def read_confirm_epochs(folder: Path) -> dict[str, Epochs]:
+    """Run id to epoch to flat metrics, of every retraining run that ever reported."""
+    return _history(folder).epochs
 
 
 def _history(folder: Path) -> History:

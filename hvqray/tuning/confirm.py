@@ -12,7 +12,7 @@ from ray import tune
 from hvqray.config.run_config import config_hash
 from hvqray.config.sections import ConfirmConfig, RunConfig
 from hvqray.config.sweep_file import SweepFile
-from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
+from hvqray.results.confirm_store import ConfirmStore, read_confirm_epochs, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, SweepListener, TrialStart
 from hvqray.results.history import TrialRecord
@@ -64,7 +64,8 @@ def run_confirmation(
     to_run = {start.trial_id: start for start in starts if start.trial_id not in ended}
     if not to_run:
         return
-    relay = Relay(store, listeners, [metric.name for metric in sweep.metric])
+    metrics = [metric.name for metric in sweep.metric]
+    relay = Relay(store, listeners, metrics, earlier=read_confirm_epochs(plan.folder))
     configs = [spec_of(sweep, plan, start).to_config()["spec"] for start in to_run.values()]
     run_on_tune(
         sweep,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from hvqray.results.events import SweepListener, TrialEnd, TrialStart
+from hvqray.results.history import Epochs
 from hvqray.steady_stderr import say_on_stderr
 from hvqray.training.checkpoint import remove_resume_state
 from hvqray.training.epoch_report import EpochReport
@@ -18,10 +19,21 @@ from hvqray.tuning.trial import ERROR_KEY, TrialSpec, report_of
 
 
 class Relay(tune.Callback):
-    """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost."""
+    """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost.
 
-    def __init__(self, store: SweepListener, others: Sequence[SweepListener], metrics: Sequence[str]) -> None:
+    `earlier` holds what trials reported to an earlier driver, by trial id.
+    """
+
+    def __init__(
+        self,
+        store: SweepListener,
+        others: Sequence[SweepListener],
+        metrics: Sequence[str],
+        *,
+        earlier: Mapping[str, Epochs],
+    ) -> None:
         self._store, self._others, self._metrics = store, list(others), list(metrics)
+        self._epochs_before = {trial_id: max(epochs) for trial_id, epochs in earlier.items() if epochs}
         self._broken: set[int] = set()
         self._last_reports: dict[str, EpochReport] = {}
 
@@ -54,14 +66,15 @@ class Relay(tune.Callback):
         spec = TrialSpec.from_config(trial.config)
         result = trial.last_result or {}
         report = self._last_reports.pop(spec.trial_id, None)
+        before = self._epochs_before.get(spec.trial_id, 0)
         state, _ = outcome(result, self._metrics, crashed=crashed)
         end = TrialEnd(
             trial_id=spec.trial_id,
             state=state.name,
             metrics=report.selected if report else {},
-            epochs=report.epoch if report else 0,
+            epochs=report.epoch if report else before,
             duration_s=report.duration_s if report else 0.0,
-            error=_why(trial, result, report, self._metrics, crashed=crashed)
+            error=_why(trial, result, report, self._metrics, crashed=crashed, before=before)
             if state is TrialState.FAIL
             else None,
             folder=spec.folder,
@@ -83,14 +96,20 @@ class Relay(tune.Callback):
 
 
 def _why(
-    trial: Any, result: dict[str, Any], report: EpochReport | None, metrics: Sequence[str], *, crashed: bool
+    trial: Any,
+    result: dict[str, Any],
+    report: EpochReport | None,
+    metrics: Sequence[str],
+    *,
+    crashed: bool,
+    before: int,
 ) -> str:
     if result.get(ERROR_KEY):
         return result[ERROR_KEY]
     if crashed:
         return _crash(trial)
     if report is None:
-        return "stopped before its first epoch ended"
+        return f"stopped before its {'next' if before else 'first'} epoch ended"
     return f"no finite {' / '.join(metrics)} after epoch {report.epoch}"
 
 

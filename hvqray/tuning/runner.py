@@ -40,7 +40,8 @@ def run_search(
         remove_resume_state(trial_folder(plan.folder, record.trial_id))
     if plan.num_trials is not None and plan.num_trials <= len(ended):
         return
-    relay = Relay(store, listeners, metrics)
+    epochs = read_all_epochs(plan.folder)
+    relay = Relay(store, listeners, metrics, earlier=epochs)
     space = SearchSpace(sweep.parameters, exhaustive=sweep.method in EXHAUSTIVE)
     search = StudySearch(
         space,
@@ -57,7 +58,6 @@ def run_search(
         target=sweep.metric[0].target,
         study_file=plan.folder / "study.db",
     )
-    epochs = read_all_epochs(plan.folder)
     never_started = reconcile(search.study, ended, unfinished, metrics, space=space, epochs=epochs)
     search.hand_out_first(unfinished, never_started)
     scheduler = make_scheduler(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hvqray.results.events import TrialEnd, TrialStart
+from hvqray.results.history import Epochs
 from hvqray.training.checkpoint import RESUME_FILE
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.relay import Relay
@@ -41,6 +42,9 @@ class Listener:
         self._heard.append((self._name, *what))
         if what[0] == self._breaks_at:
             raise OSError("disk full")
+
+
+EARLIER: dict[str, Epochs] = {"t0009": {1: {METRIC: 0.4}, 2: {METRIC: 0.5}}, "t0008": {}}
 
 
 def report_of(value: float | None, *, epoch: int = 1, is_last: bool = False) -> EpochReport:
@@ -84,7 +88,7 @@ def ends(heard: list[tuple[Any, ...]]) -> list[TrialEnd]:
 
 def make_relay(heard: list[tuple[Any, ...]], **broken: str) -> Relay:
     store, *others = (Listener(name, heard, broken.get(name, "")) for name in ("store", "table", "sink"))
-    return Relay(store, others, [METRIC])
+    return Relay(store, others, [METRIC], earlier=EARLIER)
 
 
 def test_everything_is_told_in_order_and_the_store_hears_it_first(tmp_path: Path) -> None:
@@ -133,19 +137,22 @@ def test_a_stopped_trial_is_worth_what_it_reached(tmp_path: Path) -> None:
 def test_a_failed_trial_says_why(tmp_path: Path) -> None:
     heard: list[tuple[Any, ...]] = []
     relay = make_relay(heard)
-    broken, undefined, silent = (TuneTrial(tmp_path, f"t{number:04d}") for number in range(3))
+    broken, undefined, silent, silent_since = (
+        TuneTrial(tmp_path, f"t{number:04d}") for number in (0, 1, 8, 9)
+    )
     broken.report(relay, report_of(0.5))
     broken.last_result = {"done": True, ERROR_KEY: "FloatingPointError: training diverged in epoch 2"}
     undefined.report(relay, report_of(None, epoch=3, is_last=True))
-    for trial in (broken, undefined, silent):
+    for trial in (broken, undefined, silent, silent_since):
         relay.on_trial_complete(3, [], trial)
-    assert [end.state for end in ends(heard)] == ["FAIL"] * 3
+    assert [end.state for end in ends(heard)] == ["FAIL"] * 4
     assert [end.error for end in ends(heard)] == [
         "FloatingPointError: training diverged in epoch 2",
         "no finite val/image_auroc after epoch 3",
         "stopped before its first epoch ended",
+        "stopped before its next epoch ended",
     ]
-    assert [end.epochs for end in ends(heard)] == [1, 3, 0]
+    assert [end.epochs for end in ends(heard)] == [1, 3, 0, 2]
     assert ends(heard)[0].metrics == {METRIC: 0.5}
 
 
