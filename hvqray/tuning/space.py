@@ -103,9 +103,13 @@ class SearchSpace:
         return {name: domain for name, domain in domains.items() if not domain.is_constant}
 
     def is_conditional(self) -> bool:
-        """Whether some parameter is suggested in a part of the trials only."""
+        """Whether some parameter is suggested in a part of the trials only; constants are in none."""
         searched = self.searched()
-        return any(name in searched for name in controlling(self._parameters))
+        suggested = {
+            frozenset(name for name in searched if applies(self._parameters[name], chosen))
+            for chosen in contexts(self._parameters, controlling(self._parameters))
+        }
+        return len(suggested) > 1
 
 
 def _suggest(trial: optuna.Trial | optuna.trial.FixedTrial, name: str, domain: Choice | Range) -> Any:

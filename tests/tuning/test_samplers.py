@@ -191,6 +191,15 @@ def test_conditions_on_constants_do_not_make_a_space_conditional() -> None:
     assert len(search("gp", of, num_trials=3)) == 3
 
 
+def test_constants_that_apply_sometimes_make_a_space_conditional_only_for_what_hangs_on_them() -> None:
+    sometimes = {"k": {"values": ["a", "b"]}, "c": {"value": True, "when": {"k": "a"}}}
+    of = space(**sometimes, x={"min": 0.0, "max": 1.0})
+    assert not of.is_conditional()
+    drawn = search("bayes", of, num_trials=8)
+    assert {params["k"]: params.get("c") for params in drawn} == {"a": True, "b": None}
+    assert space(**sometimes, x={"min": 0.0, "max": 1.0, "when": {"c": True}}).is_conditional()
+
+
 def test_every_sampler_of_optuna_is_known_by_its_class_name() -> None:
     names = {name for name in optuna.samplers.__all__ if name.endswith("Sampler") and "Base" not in name}
     assert len(names) >= 9
