@@ -28,14 +28,16 @@ from hvqray.results.html_report import build_html_report
 from hvqray.results.store import hold_sweep
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table
-from hvqray.tuning.baseline_records import write_baselines
+from hvqray.tuning.baseline_records import write_baselines, write_other_sweep
 from hvqray.tuning.baseline_runs import measure_baselines
+from hvqray.tuning.same_data import check_same_images
 
 NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure the baselines and print a table each; of a sweep, add them to best/metrics.json and report.html."""
+    """Measure the baselines, or take another sweep's best model for one, and print a table each; of a sweep, add them to
+    best/metrics.json and report.html."""
     parser = argument_parser(
         "baseline",
         "PaDiM and PatchCore, one model a class, on the features and by the metrics of the models.",
@@ -58,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="metric that their settings are chosen by (default: the sweep's, else val/image_auroc)",
     )
     parser.add_argument(
+        "--against",
+        metavar="SWEEP_DIR",
+        type=Path,
+        help="hold the sweep's best model against that of another sweep on the same images, in place of PaDiM and PatchCore (default: these)",
+    )
+    parser.add_argument(
         "--out",
         metavar="FILE.json",
         type=Path,
@@ -72,7 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.source is not None and arguments.source.is_dir():
         if any(value is not None for value in (arguments.data, arguments.out, arguments.metric)):
             raise InputError("--data, --out and --metric do not go with a sweep's folder; leave them out")
-        _of_sweep(arguments.source, arguments.cache_dir)
+        if arguments.against is None:
+            _of_sweep(arguments.source, arguments.cache_dir)
+        else:
+            _against(arguments.source, arguments.against)
+    elif arguments.against is not None:
+        raise InputError(
+            f"--against {arguments.against}: goes with the folder of a sweep; give one, OUT/NAME"
+        )
     else:
         metric = "val/image_auroc" if arguments.metric is None else arguments.metric
         if fault := metric_name_fault(metric):
@@ -83,8 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     objective = next(iter(read_description(folder).goals.items()))
-    if read_best(folder) is None:
-        raise InputError("has no best model to hold baselines against", source=str(folder))
+    _check_best(folder)
     with hold_sweep(folder):
         with progress_bar() as progress:
             results = measure_baselines(
@@ -92,13 +106,37 @@ def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
             )
         write_baselines(folder / "best", results)
         report = build_html_report(folder)
+    _print_held(folder)
+    sys.stdout.write(f"{report}\n")
+
+
+def _against(folder: Path, other: Path) -> None:
+    if folder.resolve() == other.resolve():
+        raise InputError(f"--against {other}: is the sweep itself; give another one's folder")
+    for sweep in (folder, other):
+        read_description(sweep)
+        _check_best(sweep)
+    check_same_images(folder, other)
+    with hold_sweep(folder):
+        write_other_sweep(folder / "best", other)
+        report = build_html_report(folder)
+    _print_held(folder)
+    sys.stdout.write(f"{report}\n")
+
+
+def _check_best(folder: Path) -> None:
+    if read_best(folder) is None:
+        raise InputError("has no best model to hold baselines against", source=str(folder))
+
+
+def _print_held(folder: Path) -> None:
+    """What the best model won and lost against each of its baselines."""
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
     print_baselines(
         Console(markup=False, emoji=False), *best.held_against_baselines(), best.baselines, mark=mark
     )
-    sys.stdout.write(f"{report}\n")
 
 
 def _of_data(

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from hvqray.results.events import SweepListener, TrialEnd, TrialStart
+from hvqray.results.history import DataRecord
 from hvqray.results.store import SweepStore
 from hvqray.training.epoch_report import EpochReport
 
@@ -121,6 +122,7 @@ def write_fake_sweep(
     classes: tuple[str, ...] = CLASSES,
     validation: str = "test",
     with_best: bool = True,
+    images: DataRecord | None = None,
 ) -> Path:
     """A whole sweep: sweep.yaml, store, study.db and best/."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def write_fake_sweep(
         "train": {"seed": 7},
     }
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    store = SweepStore(folder, resume=False, selected_on_test=False)
+    store = SweepStore(folder, resume=False, selected_on_test=False, data=images)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name="made-up", storage=f"sqlite:///{folder / 'study.db'}", direction="maximize"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hvqray import baseline
 from hvqray.baseline import main
 from hvqray.command_line import run_command
 from hvqray.metrics import METRIC_NAMES
+from hvqray.results.history import DataRecord
 from hvqray.results.store import hold_sweep
 
 
@@ -131,6 +133,50 @@ def test_of_a_sweep_they_are_added_to_its_results(
     assert capsys.readouterr().out.endswith(f"{folder / 'report.html'}\n")
     with hold_sweep(folder):  # it was let go
         pass
+
+
+IMAGES = DataRecord(["bolt", "nut"], {"train": 4, "val": 2, "test": 2}, splits="the same", fingerprint="x")
+
+
+def test_another_sweep_is_held_against_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_fake_sweep(tmp_path / "one", images=IMAGES)
+    other = write_fake_sweep(tmp_path / "plain", images=replace(IMAGES, fingerprint="of another backbone"))
+    before = (other / "best" / "metrics.json").read_bytes()
+    kept = json.loads((folder / "best" / "metrics.json").read_text()).get("baselines", [])
+    assert main([str(folder), "--against", str(other)]) == 0
+    printed = capsys.readouterr().out
+    assert "against sweep plain: image AUROC equal" in printed
+    assert printed.endswith(f"{folder / 'report.html'}\n")
+    record = json.loads((folder / "best" / "metrics.json").read_text())
+    assert record["baselines"][:-1] == kept
+    assert record["baselines"][-1]["name"] == "sweep plain"
+    assert "sweep plain (trial" in (folder / "report.html").read_text()
+    assert (other / "best" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{one}", "--against", "{one}/../one"], "is the sweep itself; give another one's folder"),
+        (["{one}", "--against", "{nothing}"], "sweep.yaml is missing"),
+        (["{one}", "--against", "{bare}"], "bare: has no best model"),
+        (["{bare}", "--against", "{one}"], "bare: has no best model"),
+        (["{one}", "--against", "{others}"], "others: is on other images than"),
+        (["{one}", "--against", "{bare}", "--out", "x.json"], "--data, --out and --metric do not go with"),
+        (["--against", "{one}"], "goes with the folder of a sweep; give one, OUT/NAME"),
+    ],
+)
+def test_what_cannot_be_held_against_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    places = {name: tmp_path / name for name in ("one", "bare", "others", "nothing")}
+    write_fake_sweep(places["one"], images=IMAGES)
+    write_fake_sweep(places["bare"], images=IMAGES, with_best=False)
+    write_fake_sweep(places["others"], images=replace(IMAGES, splits="other"))
+    before = (places["one"] / "best" / "metrics.json").read_bytes()
+    assert run_command(main, [each.format(**places) for each in arguments]) == 2
+    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (places["one"] / "best" / "metrics.json").read_bytes() == before
 
 
 def test_without_test_images(

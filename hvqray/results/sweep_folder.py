@@ -60,7 +60,7 @@ class BestResult:
     def held_against_baselines(self) -> tuple[str, Metrics]:
         """What is compared with the baselines, in words, and its metrics: the configuration's means over the seeds where it
         was confirmed, since its best seed alone would flatter it; else the model's own."""
-        confirmed = self._confirmed()
+        confirmed = self.held_configuration()
         if confirmed is None:
             return self.run_id, self.metrics
         means = {name: spread.mean for name, spread in confirmed.metrics.items()}
@@ -70,10 +70,11 @@ class BestResult:
 
     def held_spreads(self) -> dict[str, Spread]:
         """The spreads of these means over the seeds; empty where it was not confirmed."""
-        confirmed = self._confirmed()
+        confirmed = self.held_configuration()
         return confirmed.metrics if confirmed is not None else {}
 
-    def _confirmed(self) -> ConfirmedConfiguration | None:
+    def held_configuration(self) -> ConfirmedConfiguration | None:
+        """The confirmed configuration that the model is of; None where it was not confirmed."""
         return next((each for each in self.confirmed if self.run_id in each.run_ids), None)
 
 

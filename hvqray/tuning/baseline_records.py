@@ -11,6 +11,7 @@ import numpy as np
 
 from hvqray.baselines.measure import ChosenBaseline
 from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration, confirm_record
+from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.training.checkpoint import METRICS_FILE, write_record
 from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
 from hvqray.tuning.confirm_stats import Scores, differences
@@ -49,6 +50,27 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
         means,
         _test_scores(best, record),
         _scores_of_runs(best.parent, result.run_ids),
+    )
+    write_record(best, _with_baselines(record, [entry]))
+
+
+def write_other_sweep(best: Path, other: Path) -> None:
+    """Put the best model of the sweep in folder `other`, on the same images, among the baselines, as `sweep NAME`.
+
+    Its figures are those that it would have against baselines of its own: means over the seeds, where it was confirmed.
+    """
+    result = read_best(other)
+    assert result is not None, "checked before"
+    settings: dict[str, Any] = {"trial": result.trial_id}
+    if confirmed := result.held_configuration():
+        settings["seeds"] = ", ".join(map(str, confirmed.seeds))
+    record = _read_record(best)
+    entry = _entry(
+        f"sweep {read_description(other).name}",
+        settings,
+        result.held_against_baselines()[1],
+        _test_scores(best, record),
+        _test_scores(other / "best", _read_record(other / "best")),
     )
     write_record(best, _with_baselines(record, [entry]))
 

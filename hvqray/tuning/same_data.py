@@ -1,4 +1,5 @@
-"""Whether a resumed sweep is on the data that it was begun with: figures on others would be held against each other."""
+"""Whether a resumed sweep is on the data that it was begun with, and one sweep on the images of another: figures on others would be held
+against each other."""
 
 from __future__ import annotations
 
@@ -38,6 +39,34 @@ def check_same_data(data: PreparedData, folder: Path) -> None:
         " --set name=NAME",
         source=str(folder),
     )
+
+
+def check_same_images(folder: Path, other: Path) -> None:
+    """Raise InputError where the sweeps in two folders are on other images or splits, or do not say on which.
+
+    Backbones and image sizes may differ.
+    """
+    here, there = read_info(folder).data, read_info(other).data
+    for record, source in ((here, folder), (there, other)):
+        if record is None:
+            raise InputError(
+                "does not say which images it is on; go on with it by --resume, which writes them down",
+                source=str(source),
+            )
+    assert here is not None
+    assert there is not None
+    if (here.classes, here.splits) != (there.classes, there.splits):
+        one, two = _told(here), _told(there)
+        how = f"{two}, there {one}" if one != two else "as many, but others, or in other splits"
+        raise InputError(
+            f"is on other images than {folder} ({how}); give a sweep on the same data with the same data.validation",
+            source=str(other),
+        )
+
+
+def _told(record: DataRecord) -> str:
+    counts = ", ".join(f"{name} {number}" for name, number in record.num_images.items())
+    return f"{counts} of {', '.join(record.classes)}"
 
 
 def _difference(then: DataRecord, now: DataRecord) -> str:

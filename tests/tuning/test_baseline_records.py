@@ -21,7 +21,7 @@ from hvqray.metrics.pixel_histograms import PixelHistograms
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread, confirm_record
 from hvqray.results.sweep_folder import BestResult, read_best
 from hvqray.training.measure import PIXELS_FILE, SCORES_FILE
-from hvqray.tuning.baseline_records import write_baselines, write_without_quantizer
+from hvqray.tuning.baseline_records import write_baselines, write_other_sweep, write_without_quantizer
 from hvqray.tuning.measured import measured_folder
 
 
@@ -208,3 +208,37 @@ def test_of_a_confirmed_configuration_it_is_over_all_seeds(tmp_path: Path) -> No
     best_of(tmp_path, record)
     write_without_quantizer(best, confirmed("t0002-no-quantizer", 0.1, 0.1))
     assert "more" not in told(best), "the runs' scores are gone"
+
+
+def test_another_sweep_is_a_baseline_over_all_its_seeds(tmp_path: Path) -> None:
+    best = write_fake_sweep(tmp_path / "one") / "best"
+    other = write_fake_sweep(tmp_path / "plain")
+    record = json.loads((other / "best" / "metrics.json").read_text())
+    confirmation = confirm_record([confirmed("t0002", 0.6, 0.8)])
+    (other / "best" / "metrics.json").write_text(
+        json.dumps(record | {"trial_id": "t0002", "run_id": "t0002-s1", "confirm": confirmation})
+    )
+    write_scores(best, shift=2.0)
+    write_scores(other / "best", shift=9.0)  # its best seed, which counts for no more than the others
+    for seed in range(2):
+        write_scores(measured_folder(other, f"t0002-s{seed}"), shift=-2.0)
+    for _ in range(2):
+        write_other_sweep(best, other)
+    (baseline,) = [each for each in reread(best).baselines if each.name.startswith("sweep ")]
+    assert baseline.title == "sweep plain (seeds 0, 1, trial t0002)"
+    assert baseline.metrics["test/image_auroc"] == pytest.approx(0.7)
+    assert baseline.more["test/nut/image_auroc"][0] > 0.3
+
+
+def test_another_sweep_that_was_not_confirmed_is_a_baseline_by_its_best_model(tmp_path: Path) -> None:
+    best = write_fake_sweep(tmp_path / "one") / "best"
+    other = write_fake_sweep(tmp_path / "plain")
+    write_scores(best, shift=2.0)
+    write_scores(other / "best", shift=-2.0)
+    write_other_sweep(best, other)
+    found = read_best(other)
+    assert found is not None
+    (baseline,) = [each for each in reread(best).baselines if each.name == "sweep plain"]
+    assert baseline.title == f"sweep plain (trial {found.trial_id})"
+    assert baseline.metrics == found.metrics
+    assert baseline.more["test/nut/image_auroc"][0] > 0.3

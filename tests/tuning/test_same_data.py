@@ -14,7 +14,7 @@ from hvqray.errors import InputError
 from hvqray.models.context import ModelContext
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import journal_path, read_info
-from hvqray.tuning.same_data import check_same_data, data_record
+from hvqray.tuning.same_data import check_same_data, check_same_images, data_record
 
 SPLITS = {"train": ["a/0", "a/1", "b/0"], "val": ["a/2", "b/1"], "test": ["a/3", "b/2"]}
 
@@ -101,3 +101,42 @@ def test_what_an_older_version_began_goes_on_and_is_held_to_its_data_from_then_o
     assert read_info(folder).data == data_record(other)
     with pytest.raises(InputError, match="train: 2 images then, 3 now"):
         check_same_data(prepared(SPLITS), folder)
+
+
+def begin(folder: Path, splits: Mapping[str, Sequence[str]], fingerprint: str) -> Path:
+    data = data_record(prepared(splits, root=Path("/another/place"), fingerprint=fingerprint))
+    SweepStore(folder, resume=False, selected_on_test=False, data=data).close()
+    return folder
+
+
+def test_sweeps_on_the_same_images_may_have_other_features(folder: Path, tmp_path: Path) -> None:
+    check_same_images(folder, begin(tmp_path / "other", SPLITS, "of another backbone"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {**SPLITS, "val": ["a/3", "b/1"], "test": ["a/2", "b/2"]},
+            "as many, but others, or in other splits",
+        ),
+        (
+            {**SPLITS, "train": ["a/0"]},
+            "train 1, val 2, test 2 of a, b, there train 3, val 2, test 2 of a, b",
+        ),
+    ],
+)
+def test_sweeps_on_other_images_are_refused(
+    folder: Path, tmp_path: Path, changed: dict[str, list[str]], told: str
+) -> None:
+    other = begin(tmp_path / "other", changed, "as it was")
+    with pytest.raises(InputError) as refused:
+        check_same_images(folder, other)
+    assert str(refused.value).startswith(f"{other}: is on other images than {folder} ({told}); give a sweep")
+
+
+def test_a_sweep_that_does_not_say_what_it_is_on_is_refused(folder: Path, tmp_path: Path) -> None:
+    SweepStore(tmp_path / "silent", resume=False, selected_on_test=False).close()
+    for one, other in ((folder, tmp_path / "silent"), (tmp_path / "silent", folder)):
+        with pytest.raises(InputError, match="silent: does not say which images it is on"):
+            check_same_images(one, other)
