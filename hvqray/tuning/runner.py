@@ -14,9 +14,9 @@ from hvqray.config.sweep_file import SweepFile, resolve_run_config
 from hvqray.errors import InputError
 from hvqray.results.events import SweepListener, TrialStart
 from hvqray.results.store import SweepStore
-from hvqray.results.stored_trials import read_all_epochs, read_trials, read_unfinished
+from hvqray.results.stored_trials import read_all_epochs, read_starts, read_trials, read_unfinished
 from hvqray.training.checkpoint import remove_resume_state, trial_folder
-from hvqray.tuning.earlier_epochs import EarlierEpochs
+from hvqray.tuning.earlier_epochs import EarlierEpochs, worths
 from hvqray.tuning.relay import Relay
 from hvqray.tuning.resume import open_storage, reconcile, study_name
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
@@ -60,15 +60,18 @@ def run_search(
     )
     never_started = reconcile(search.study, ended, unfinished, metrics, space=space, epochs=epochs)
     search.hand_out_first(unfinished, never_started)
-    scheduler = make_scheduler(
-        sweep.early_terminate,
-        metrics[0],
-        "max" if goals[0] == "maximize" else "min",
-        sweep.max_epochs(),
-    )
+    maximize = goals[0] == "maximize"
+    scheduler = make_scheduler(sweep.early_terminate, "max" if maximize else "min", sweep.max_epochs())
     callbacks = [relay]
     if scheduler is not None:
-        callbacks.append(EarlierEpochs(scheduler, metrics[0], epochs, [record.trial_id for record in ended]))
+        starts = read_starts(plan.folder)
+        told = {
+            trial_id: worths(
+                of_trial, metrics[0], maximize=maximize, keeps_best=_keeps_best(starts[trial_id])
+            )
+            for trial_id, of_trial in epochs.items()
+        }
+        callbacks.append(EarlierEpochs(scheduler, told, [record.trial_id for record in ended]))
     run_on_tune(
         sweep,
         plan,
@@ -79,6 +82,10 @@ def run_search(
         scheduler=scheduler,
         time_budget_s=plan.time_budget_s,
     )
+
+
+def _keeps_best(start: TrialStart) -> bool:
+    return start.config.get("train", {}).get("checkpoint", TrainConfig().checkpoint) == "best"
 
 
 def study_of(folder: Path) -> optuna.Study:

@@ -6,19 +6,19 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialSchedule
 
 from hvqray.config.search_sections import EarlyTerminate, Hyperband
 from hvqray.errors import InputError
+from hvqray.tuning.trial import WORTH_KEY
 
 TIME_ATTRIBUTE = "epoch"
 """Reports count their own epochs: Ray's `training_iteration` starts at 1 again when a trial is restarted."""
 
 
 def make_scheduler(
-    early_terminate: EarlyTerminate | None, metric: str, mode: str, max_epochs: int
+    early_terminate: EarlyTerminate | None, mode: str, max_epochs: int
 ) -> TrialScheduler | None:
-    """The scheduler that stops hopeless trials; None where no trial is to be stopped.
+    """The scheduler that stops hopeless trials, by what they are worth so far: None where no trial is to be stopped.
 
     Args:
         early_terminate: the sweep file's rule.
-        metric: name of the reported metric that trials are ranked by.
         mode: `max` or `min`.
         max_epochs: epochs of the longest trial.
 
@@ -35,7 +35,7 @@ def make_scheduler(
     if isinstance(early_terminate, Hyperband):
         return ASHAScheduler(
             time_attr=TIME_ATTRIBUTE,
-            metric=metric,
+            metric=WORTH_KEY,
             mode=mode,
             grace_period=early_terminate.first_rung(),
             # Ray counts the rungs by logarithms, whose rounding would lose the last one (243 of 1, 3, ..., 243).
@@ -46,7 +46,7 @@ def make_scheduler(
         )
     return MedianStoppingRule(
         time_attr=TIME_ATTRIBUTE,
-        metric=metric,
+        metric=WORTH_KEY,
         mode=mode,
         grace_period=early_terminate.min_iter,
         # Else it pauses every trial to let the others catch up, while too few have finished for a median.

@@ -32,6 +32,8 @@ Reports = Generator[EpochReport, None, None]
 
 REPORT_KEY = "report"
 """Key of an `EpochReport`, as JSON, in Tune's results."""
+WORTH_KEY = "worth"
+"""Key of what the trial is worth so far, by which schedulers judge it, in the results of epochs at which its metric was measured."""
 ERROR_KEY = "trial_error"
 """Key of the line that says why training failed."""
 
@@ -47,7 +49,7 @@ class TrialSpec:
     metric: str
     maximize: bool
     objectives: list[str]
-    """Metrics that the search and the scheduler look at."""
+    """Metrics that the search looks at."""
     cache_dir: str | None
     workers: int
     cpus_per_worker: float
@@ -106,6 +108,8 @@ class HvqrayTrial(tune.Trainable):
             value = report.metrics.get(name)
             if value is not None:
                 result[name] = value
+        if self._spec.metric in result and report.selected.get(self._spec.metric) is not None:
+            result[WORTH_KEY] = report.selected[self._spec.metric]
         return result
 
     def cleanup(self) -> None:

@@ -17,10 +17,12 @@ from hvqray.config.sections import RunConfig
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.results.events import TrialEnd, TrialState
 from hvqray.results.store import SweepStore
+from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning import runner
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.runner import run_search, start_of
 from hvqray.tuning.study_search import StudySearch
+from hvqray.tuning.trial import WORTH_KEY
 from hvqray.tuning.tune_run import SearchPlan
 
 RESOURCES = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
@@ -113,7 +115,10 @@ class Driver:
             self.params.append(trial.params)
             if number < len(self._ends):
                 value, state = self._ends[number]
-                end = TrialEnd(f"t{trial.number:04d}", state, {METRIC: value}, 2, 1.0)
+                trial_id = f"t{trial.number:04d}"
+                for epoch, reached in ((1, value), (2, value - 0.25)):
+                    self._store.on_epoch(trial_id, EpochReport(epoch, 2, {METRIC: reached}, 1.0))
+                end = TrialEnd(trial_id, state, {METRIC: value}, 2, 1.0)
                 self._store.on_trial_end(end)
 
 
@@ -160,9 +165,19 @@ def test_early_stopping_goes_by_the_goal(
     for value in sorted((0.5, 0.7, 0.9), key=lambda value: value == stopped):
         trial = SimpleNamespace(trial_id=str(value))
         scheduler.on_trial_add(None, trial)
-        decisions[value] = scheduler.on_trial_result(None, trial, {"epoch": 1, METRIC: value})
+        decisions[value] = scheduler.on_trial_result(None, trial, {"epoch": 1, WORTH_KEY: value})
     assert decisions[stopped] == TrialScheduler.STOP
     assert TrialScheduler.CONTINUE in decisions.values()
+
+
+@pytest.mark.parametrize(("kept", "worth"), [("best", 0.5), ("last", 0.25)])
+def test_ended_trials_count_by_the_epoch_that_they_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, worth: float
+) -> None:
+    stop = ["early_terminate={type: hyperband, min_iter: 2}", "train.epochs=4", f"train.checkpoint={kept}"]
+    driven(monkeypatch, tmp_path, (0.5, "COMPLETE"), overrides=stop, num_trials=1)
+    scheduler = driven(monkeypatch, tmp_path, overrides=stop, num_trials=2).asked["scheduler"]
+    assert f"Iter 2.000: {worth}" in scheduler.debug_string()
 
 
 @pytest.mark.parametrize(("goal", "handed_out"), [("maximize", 3), ("minimize", 1)])

@@ -12,6 +12,7 @@ from hvqray.config.search_sections import Hyperband, Median
 from hvqray.config.section import Section
 from hvqray.errors import InputError
 from hvqray.tuning.schedulers import make_scheduler
+from hvqray.tuning.trial import WORTH_KEY
 
 
 class FakeController:
@@ -38,7 +39,7 @@ class FakeTrial:
 
 def last_epochs(rule: Section, values: list[float], *, num_epochs: int, mode: str = "max") -> list[int]:
     """Run trials of constant value one after another; the epoch at which each ends."""
-    scheduler: Any = make_scheduler(rule, "val/image_auroc", mode, num_epochs)
+    scheduler: Any = make_scheduler(rule, mode, num_epochs)
     ends = []
     for number, value in enumerate(values):
         trial = FakeTrial(f"t{number}")
@@ -46,7 +47,7 @@ def last_epochs(rule: Section, values: list[float], *, num_epochs: int, mode: st
         end = num_epochs
         for epoch in range(1, num_epochs + 1):
             # Ray's own counter starts again after a restart, and must not matter.
-            result = {"epoch": epoch, "training_iteration": 1, "val/image_auroc": value}
+            result = {"epoch": epoch, "training_iteration": 1, WORTH_KEY: value}
             decision = scheduler.on_trial_result(FakeController(), trial, result)
             assert decision != TrialScheduler.PAUSE
             if decision == TrialScheduler.STOP:
@@ -62,7 +63,7 @@ def hyperband(**keys: Any) -> Hyperband:
 
 
 def test_none() -> None:
-    assert make_scheduler(None, "val/image_auroc", "max", 8) is None
+    assert make_scheduler(None, "max", 8) is None
 
 
 def test_hyperband_stops_the_worse_at_the_rungs() -> None:
@@ -97,13 +98,13 @@ def test_hyperband_counted_down_from_max_iter() -> None:
 def test_rungs_are_where_the_sweep_file_has_them(
     keys: dict[str, Any], num_epochs: int, rungs: list[float]
 ) -> None:
-    scheduler: Any = make_scheduler(hyperband(**keys), "m", "max", num_epochs)
+    scheduler: Any = make_scheduler(hyperband(**keys), "max", num_epochs)
     told = re.findall(r"Iter ([\d.]+):", scheduler.debug_string())
     assert sorted(map(float, told)) == pytest.approx(rungs, abs=1e-3)
 
 
 def test_no_rung_beyond_max_iter() -> None:
-    scheduler: Any = make_scheduler(hyperband(min_iter=2, max_iter=6, eta=2), "m", "max", 40)
+    scheduler: Any = make_scheduler(hyperband(min_iter=2, max_iter=6, eta=2), "max", 40)
     assert "Iter 4.000" in scheduler.debug_string()
     assert "Iter 8.000" not in scheduler.debug_string()
 
@@ -120,10 +121,10 @@ def test_a_rule_that_can_stop_nothing_is_refused(rule: Section) -> None:
     with pytest.raises(
         InputError, match="early_terminate: no trial can be stopped before epoch 9, but trials have 8"
     ):
-        make_scheduler(rule, "val/image_auroc", "max", 8)
+        make_scheduler(rule, "max", 8)
 
 
 @pytest.mark.parametrize("rule", [hyperband(min_iter=8), Median(type="median", min_iter=8)])
 def test_a_rule_of_the_last_epoch_is_refused(rule: Section) -> None:
     with pytest.raises(InputError, match="no trial can be stopped before epoch 8, but trials have 8"):
-        make_scheduler(rule, "val/image_auroc", "max", 8)
+        make_scheduler(rule, "max", 8)

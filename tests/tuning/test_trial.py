@@ -18,8 +18,9 @@ from hvqray.config.run_config import run_config_dict
 from hvqray.config.sections import RunConfig, TrainConfig
 from hvqray.errors import InputError
 from hvqray.training.checkpoint import RESUME_FILE, load_model
+from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
-from hvqray.tuning.trial import ERROR_KEY, HvqrayTrial, TrialSpec, report_of
+from hvqray.tuning.trial import ERROR_KEY, WORTH_KEY, HvqrayTrial, TrialSpec, report_of
 
 METRIC = "val/image_auroc"
 MODEL = HvqConfig(
@@ -213,6 +214,22 @@ def test_only_what_a_new_process_can_mend_is_raised(
     else:
         message = " ".join(str(error).split())
         assert actor.step() == {"done": True, ERROR_KEY: f"{type(error).__name__}: {message}"}
+
+
+@pytest.mark.parametrize(("kept", "expected"), [("best", [0.6, None, 0.6]), ("last", [0.6, None, 0.5])])
+def test_a_trial_is_judged_by_the_epoch_that_it_keeps(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch, kept: str, expected: list[float | None]
+) -> None:
+    def reports(*_: Any, **__: Any) -> Iterator[EpochReport]:
+        for epoch, value in enumerate((0.6, None, 0.5), start=1):
+            selected = 0.6 if kept == "best" or epoch < 3 else 0.5
+            yield EpochReport(epoch, 3, {METRIC: value}, 0.0, is_last=epoch == 3, selected={METRIC: selected})
+
+    monkeypatch.setattr("hvqray.training.loop.run", reports)
+    actor = start(spec(tmp_path).to_config())
+    results = [actor.step() for _ in range(3)]
+    assert [result.get(WORTH_KEY) for result in results] == expected
+    assert [result.get(METRIC) for result in results] == [0.6, None, 0.5]
 
 
 def test_an_undefined_objective_is_left_out_of_the_result(
