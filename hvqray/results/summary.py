@@ -26,7 +26,7 @@ def print_summary(console: Console, folder: Path) -> None:
     """
     description = read_description(folder)
     trials = ranked(read_trials(folder), description.goals)
-    table = titled_table(f"{description.name}: {len(trials)} trials")
+    table = titled_table(f"{description.name}: {wording.counted(len(trials), 'trial')}")
     for heading in ("trial", "state", *description.goals, "epochs", "time"):
         table.add_column(
             Text(heading), justify="left" if heading in ("trial", "state") else "right", no_wrap=True

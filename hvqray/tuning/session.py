@@ -25,7 +25,7 @@ from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
-from hvqray.results.wording import VAL_IS_TEST
+from hvqray.results.wording import VAL_IS_TEST, counted
 from hvqray.tuning.baseline_runs import hold_against_baselines
 from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
 from hvqray.tuning.confirm import (
@@ -256,12 +256,14 @@ class SweepSession:
         )
 
     def _how_many(self) -> str:
-        trials = "trials until the time is over" if self.num_trials is None else f"{self.num_trials} trials"
+        trials = "trials until the time is over"
+        if self.num_trials is not None:
+            trials = counted(self.num_trials, "trial")
         confirm = self.sweep.confirm
         if not confirm.top_k:
             return trials
         best = "the best configuration" if confirm.top_k == 1 else f"the {confirm.top_k} best configurations"
-        return f"{trials}, then {best} over {len(confirm.seeds)} seeds"
+        return f"{trials}, then {best} over {counted(len(confirm.seeds), 'seed')}"
 
     def _why_over(self) -> str:
         """Why trials that were started have not ended, and what brings them to their end."""
