@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hvqray.config.data_sections import BackboneConfig
+from hvqray.config.faults import show
 
 
 class Effect(NamedTuple):
@@ -16,6 +17,21 @@ class Effect(NamedTuple):
     is_on: Callable[[Any], bool]
     condition: str | None = None
     """The `when` that says so, where a single value does."""
+    otherwise: tuple[str, Callable[[Any], bool]] | None = None
+    """Another gate, beside which it has an effect too."""
+
+    def gates(self) -> tuple[str, ...]:
+        return (self.gate, self.otherwise[0]) if self.otherwise else (self.gate,)
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the field has an effect in a whole configuration (dotted path to value), which has its gates."""
+        if self.is_on(config[self.gate]):
+            return True
+        return self.otherwise is not None and self.otherwise[1](config[self.otherwise[0]])
+
+    def told(self, config: Mapping[str, Any]) -> str:
+        """`model.quantizer is fsq`: what its gates are."""
+        return " and ".join(f"{gate} is {show(config[gate])}" for gate in self.gates())
 
 
 def _at(gate: str, values: tuple[Any, ...], *fields: str) -> tuple[Effect, ...]:
@@ -49,6 +65,12 @@ EFFECTS: tuple[Effect, ...] = (
     *_at("model.discriminator", (True,), "map_discriminator_weight"),
     *_at("model.map_distance", ("local_mahalanobis",), "map_shrinkage"),
     Effect("model.map_code_weight", "model.feature_codes", lambda number: number != 0),
+    Effect(
+        "model.feature_codes",
+        "model.map_code_weight",
+        lambda weight: weight != 0,
+        otherwise=("model.score_from", lambda source: "codes" in source),
+    ),
     Effect("model.score_code_weight", "model.score_from", lambda source: "codes" in source),
     Effect("model.ot_levels", "model.ot_weight", lambda weight: weight != 0),
     Effect("model.ot_weight", "model.ot_levels", lambda levels: levels != []),
@@ -59,11 +81,11 @@ EFFECTS: tuple[Effect, ...] = (
         for field in ("data.backbone.strides", "data.backbone.grid_stride")
     ),
 )
-GATES = frozenset(effect.gate for effect in EFFECTS)
+GATES = frozenset(gate for effect in EFFECTS for gate in effect.gates())
 
 
 def without_effect(config: Mapping[str, Any]) -> Iterator[Effect]:
     """What has no effect in a whole configuration (dotted path to value)."""
     for effect in EFFECTS:
-        if effect.field in config and effect.gate in config and not effect.is_on(config[effect.gate]):
+        if config.keys() >= {effect.field, *effect.gates()} and not effect.holds(config):
             yield effect

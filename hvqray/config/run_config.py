@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hvqray.config.effects import without_effect
-from hvqray.config.faults import Origin, first_fault, show
+from hvqray.config.faults import Origin, first_fault
 from hvqray.config.fields import DEFAULT_MODEL, paths, put
 from hvqray.config.overrides import apply_overrides
 from hvqray.config.sections import RunConfig
@@ -137,10 +137,10 @@ def _warn_of_options_without_effect(config: RunConfig, origin: Origin) -> None:
     values = dict(paths(run_config_dict(config)))
     defaults = dict(paths(run_config_dict(RunConfig.model_validate({"model": {"name": config.model.name}}))))
     told = set()
-    for path, gate, *_ in without_effect(values):
-        if values[path] != defaults[path] and path not in told:
-            told.add(path)
-            origin.warn(path, f"has no effect where {gate} is {show(values[gate])}; remove it")
+    for effect in without_effect(values):
+        if values[effect.field] != defaults[effect.field] and effect.field not in told:
+            told.add(effect.field)
+            origin.warn(effect.field, f"has no effect where {effect.told(values)}; remove it")
 
 
 def run_config_dict(config: RunConfig) -> dict[str, Any]:

@@ -217,13 +217,14 @@ class SpaceCheck:
             except ValidationError:  # three parameters that do not go together; the trial will tell
                 continue
             here = {}
-            for path, gate, _, condition in without_effect(config):
-                if gate in unlisted:
+            for effect in without_effect(config):
+                if not unlisted.isdisjoint(effect.gates()):
                     continue
-                single = condition and not isinstance(config[gate], list)
-                when = f"add `when: {condition}`" if single else f"add a `when` that names {gate}"
+                gate = effect.gate
+                single = effect.condition and not isinstance(config[gate], list)
+                when = f"add `when: {effect.condition}`" if single else f"add a `when` that names {gate}"
                 mend = when if gate in self._parameters else "remove it"
-                here[path] = f"has no effect where {gate} is {show(config[gate])}; {mend}"
+                here[effect.field] = f"has no effect where {effect.told(config)}; {mend}"
             useful |= config.keys() - here.keys()
             useless.update(
                 {path: text for path, text in here.items() if path in self._fixed or path in params}

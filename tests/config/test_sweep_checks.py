@@ -94,6 +94,8 @@ WARNINGS = [
     ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, map_shrinkage: 0.1}", "model.map_shrinkage: has no effect where model.map_distance is \"mahalanobis\""),
     ("{train.warmup_fraction: {values: [0.1, 0.2]}}\ntrain: {schedule: step}", "train.warmup_fraction: has no effect where train.schedule is \"step\""),
     ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
+    ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "map"; remove it'),
+    ("{model.score_from: {values: [fine, both]}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "'),
     ("{train.lr: {value: 1}}\nconfirm: {seeds: [0, 1]}", "confirm.seeds: has no effect where confirm.top_k is 0; remove it"),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, strides: [16]}}", 'data.backbone.strides: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, grid_stride: 8}}", 'data.backbone.grid_stride: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
