@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     best/metrics.json and report.html."""
     parser = argument_parser(
         "baseline",
-        "PaDiM and PatchCore, one model a class, on the features and by the metrics of the models.",
+        "PaDiM and PatchCore, one model a class, on the features and by the metrics of the models; or another sweep's best model.",
     )
     parser.add_argument(
         "source",
@@ -82,12 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--data, --out and --metric do not go with a sweep's folder; leave them out")
         if arguments.against is None:
             _of_sweep(arguments.source, arguments.cache_dir)
-        else:
-            _against(arguments.source, arguments.against)
+            return DONE
+        if arguments.cache_dir is not None:
+            raise InputError("--cache-dir does not go with --against, which reads no features; leave it out")
+        _against(arguments.source, arguments.against)
     elif arguments.against is not None:
-        raise InputError(
-            f"--against {arguments.against}: goes with the folder of a sweep; give one, OUT/NAME"
-        )
+        given = "" if arguments.source is None else f", and {arguments.source} is no folder"
+        raise InputError(f"--against holds one sweep against another{given}; give both folders, OUT/NAME")
     else:
         metric = "val/image_auroc" if arguments.metric is None else arguments.metric
         if fault := metric_name_fault(metric):

@@ -163,13 +163,16 @@ def test_another_sweep_is_held_against_it(tmp_path: Path, capsys: pytest.Capture
         (["{bare}", "--against", "{one}"], "bare: has no best model"),
         (["{one}", "--against", "{others}"], "others: is on other images than"),
         (["{one}", "--against", "{bare}", "--out", "x.json"], "--data, --out and --metric do not go with"),
-        (["--against", "{one}"], "goes with the folder of a sweep; give one, OUT/NAME"),
+        (["--against", "{one}"], "--against holds one sweep against another; give both folders, OUT/NAME"),
+        (["{typo}", "--against", "{one}"], "typo is no folder; give both folders"),
+        (["{one}", "--against", "{bare}", "--cache-dir", "x"], "--cache-dir does not go with --against"),
     ],
 )
 def test_what_cannot_be_held_against_it_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
 ) -> None:
-    places = {name: tmp_path / name for name in ("one", "bare", "others", "nothing")}
+    places = {name: tmp_path / name for name in ("one", "bare", "others", "nothing", "typo")}
+    places["nothing"].mkdir()
     write_fake_sweep(places["one"], images=IMAGES)
     write_fake_sweep(places["bare"], images=IMAGES, with_best=False)
     write_fake_sweep(places["others"], images=replace(IMAGES, splits="other"))

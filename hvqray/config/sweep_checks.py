@@ -220,10 +220,17 @@ class SpaceCheck:
             for effect in without_effect(config):
                 if not unlisted.isdisjoint(effect.gates()):
                     continue
-                gate = effect.gate
-                single = effect.condition and not isinstance(config[gate], list)
-                when = f"add `when: {effect.condition}`" if single else f"add a `when` that names {gate}"
-                mend = when if gate in self._parameters else "remove it"
+                searched = [gate for gate in effect.gates() if gate in self._parameters]
+                if len(searched) > 1 and effect.field in self._parameters:
+                    continue  # no `when` says "either"
+                mend = "remove it"
+                if searched:
+                    single = effect.condition and not isinstance(config[effect.gate], list)
+                    mend = (
+                        f"add `when: {effect.condition}`"
+                        if single
+                        else f"add a `when` that names {searched[0]}"
+                    )
                 here[effect.field] = f"has no effect where {effect.told(config)}; {mend}"
             useful |= config.keys() - here.keys()
             useless.update(

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 NO_QUANTIZER: Final = "no_quantizer"
 """The baseline that is the best configuration without a quantiser."""
+OTHER_SWEEP: Final = "sweep "
+"""What the name of a baseline that is another sweep's best model begins with; that sweep's name follows."""
 Interval = Literal["bootstrap over images and seeds", "bootstrap over images", "t over seeds"]
 
 

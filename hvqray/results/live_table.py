@@ -165,7 +165,7 @@ class LiveTable:
         if row.gpu_bytes is not None:
             took += f", GPU {row.gpu_memory}"
         self._say(
-            f"{event.trial_id} {event.state} after {event.epochs} epochs, {took}: {said}; {self.status()}"
+            f"{event.trial_id} {event.state} after {wording.counted(event.epochs, 'epoch')}, {took}: {said}; {self.status()}"
         )
 
     def close(self) -> None:

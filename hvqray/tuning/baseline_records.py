@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hvqray.baselines.measure import ChosenBaseline
-from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration, confirm_record
+from hvqray.results.confirmation import NO_QUANTIZER, OTHER_SWEEP, ConfirmedConfiguration, confirm_record
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.training.checkpoint import METRICS_FILE, write_record
 from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
@@ -66,7 +66,7 @@ def write_other_sweep(best: Path, other: Path) -> None:
         settings["seeds"] = ", ".join(map(str, confirmed.seeds))
     record = _read_record(best)
     entry = _entry(
-        f"sweep {read_description(other).name}",
+        f"{OTHER_SWEEP}{read_description(other).name}",
         settings,
         result.held_against_baselines()[1],
         _test_scores(best, record),

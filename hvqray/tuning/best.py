@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from hvqray.errors import InputError
-from hvqray.results.confirmation import NO_QUANTIZER, ConfirmedConfiguration, confirm_record, no_quantizer_id
+from hvqray.results.confirmation import (
+    NO_QUANTIZER,
+    OTHER_SWEEP,
+    ConfirmedConfiguration,
+    confirm_record,
+    no_quantizer_id,
+)
 from hvqray.results.events import Goal
 from hvqray.results.history import TrialRecord
 from hvqray.results.ranking import is_better, ranked
@@ -92,6 +98,8 @@ def install_best(
         record["baselines"] = [_without(each, "more") for each in others if each["name"] != NO_QUANTIZER]
         names = ", ".join(each["name"] for each in others)
         told = f"confirmed over other seeds than before: hvqray.baseline {folder} works out anew how it compares with {names}"
+        if any(each["name"].startswith(OTHER_SWEEP) for each in others):
+            told += " (with another sweep, by --against its folder)"
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{FOLDER}.", ignore_cleanup_errors=True) as name:
         new, old = Path(name) / "new", Path(name) / "old"
         shutil.copytree(source, new)

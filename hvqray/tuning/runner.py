@@ -16,7 +16,7 @@ from hvqray.results.events import SweepListener, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_all_epochs, read_starts, read_trials, read_unfinished
 from hvqray.training.checkpoint import remove_resume_state, trial_folder
-from hvqray.tuning.earlier_epochs import EarlierEpochs, worths
+from hvqray.tuning.earlier_epochs import EarlierEpochs, results_again
 from hvqray.tuning.relay import Relay
 from hvqray.tuning.resume import open_storage, reconcile, study_name
 from hvqray.tuning.samplers import EXHAUSTIVE, make_sampler
@@ -61,12 +61,14 @@ def run_search(
     never_started = reconcile(search.study, ended, unfinished, metrics, space=space, epochs=epochs)
     search.hand_out_first(unfinished, never_started)
     maximize = goals[0] == "maximize"
-    scheduler = make_scheduler(sweep.early_terminate, "max" if maximize else "min", sweep.max_epochs())
+    scheduler = make_scheduler(
+        sweep.early_terminate, metrics[0], "max" if maximize else "min", sweep.max_epochs()
+    )
     callbacks = [relay]
     if scheduler is not None:
         starts = read_starts(plan.folder)
         told = {
-            trial_id: worths(
+            trial_id: results_again(
                 of_trial, metrics[0], maximize=maximize, keeps_best=_keeps_best(starts[trial_id])
             )
             for trial_id, of_trial in epochs.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from hvqray.config.search_sections import EarlyTerminate, Hyperband
@@ -13,12 +15,14 @@ TIME_ATTRIBUTE = "epoch"
 
 
 def make_scheduler(
-    early_terminate: EarlyTerminate | None, mode: str, max_epochs: int
+    early_terminate: EarlyTerminate | None, metric: str, mode: str, max_epochs: int
 ) -> TrialScheduler | None:
-    """The scheduler that stops hopeless trials, by what they are worth so far: None where no trial is to be stopped.
+    """The scheduler that stops hopeless trials: None where no trial is to be stopped.
 
     Args:
         early_terminate: the sweep file's rule.
+        metric: name of the reported metric that trials are ranked by: at rungs by what a trial is worth so far, under the median
+            rule, which knows of each trial's best epoch itself, by every epoch's own value.
         mode: `max` or `min`.
         max_epochs: epochs of the longest trial.
 
@@ -44,11 +48,19 @@ def make_scheduler(
             brackets=1,
             stop_last_trials=False,  # a trial ends by its own number of epochs
         )
-    return MedianStoppingRule(
+    return _MedianRule(
         time_attr=TIME_ATTRIBUTE,
-        metric=WORTH_KEY,
+        metric=metric,
         mode=mode,
         grace_period=early_terminate.min_iter,
         # Else it pauses every trial to let the others catch up, while too few have finished for a median.
         min_time_slice=float("inf"),
     )
+
+
+class _MedianRule(MedianStoppingRule):
+    """Passes over the ends of trials that failed, or whose last epoch was not measured: Ray's own looks for their metric later, and breaks."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if result.keys() >= {self._time_attr, self._metric}:
+            super().on_trial_complete(tune_controller, trial, result)

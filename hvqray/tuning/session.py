@@ -173,7 +173,7 @@ class SweepSession:
         runs_of = configurations_to_confirm(self.folder, trials, self.goals, confirm)
         runs = [run for runs in runs_of.values() for run in runs]
         seeds = ", ".join(map(str, confirm.seeds))
-        self._say(f"confirming {', '.join(runs_of)} with seeds {seeds}: {len(runs)} runs")
+        self._say(f"confirming {', '.join(runs_of)} with seeds {seeds}: {counted(len(runs), 'run')}")
         done = read_confirm_runs(self.folder)
         earlier = [done[run.trial_id] for run in runs if run.trial_id in done]
         version = store.info.environment["code_version"]
@@ -183,7 +183,7 @@ class SweepSession:
         ):
             run_confirmation(self.sweep, plan, runs, confirm_store, [table, *([sink] if sink else [])])
         complete = completed_runs(self.folder, runs)
-        self._say(f"measuring {len(complete)} runs on test")
+        self._say(f"measuring {counted(len(complete), 'run')} on test")
         self._measure(complete, plan)
         confirmed = [
             confirmed_configuration(self.folder, trial_id, runs) for trial_id, runs in runs_of.items()

@@ -96,6 +96,7 @@ WARNINGS = [
     ("{train.class_balance: {min: 0, max: 1}}", "parameters.train.class_balance: searches integers only; write min: 0.0"),
     ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "map"; remove it'),
     ("{model.score_from: {values: [fine, both]}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "'),
+    ("{model.score_from: {values: [fine, codes]}, model.feature_codes: {values: [8, 9]}}\nmodel: {map_distance: mahalanobis}", 'model.score_from is "fine"; add a `when` that names model.score_from'),
     ("{train.lr: {value: 1}}\nconfirm: {seeds: [0, 1]}", "confirm.seeds: has no effect where confirm.top_k is 0; remove it"),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, strides: [16]}}", 'data.backbone.strides: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, grid_stride: 8}}", 'data.backbone.grid_stride: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
@@ -113,6 +114,13 @@ def test_options_without_effect_warn(
     load_sweep(write(parameters))
     assert len(caplog.records) == 1
     assert told in caplog.text
+
+
+def test_what_no_condition_can_say_is_not_warned_of(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """Kept features have an effect by way of the map or of the score."""
+    searched = "{model.score_from: {values: [fine, codes]}, model.map_code_weight: {values: [0.0, 4.0]}, model.feature_codes: {values: [8, 9]}}"
+    load_sweep(write(f"{searched}\nmodel: {{map_distance: mahalanobis}}"))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("metric", ["val/pixel_ap", "val/mad", "val/cookie/mad"])

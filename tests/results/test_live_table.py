@@ -187,7 +187,7 @@ def test_memory_of_trials_and_driver_is_shown(monkeypatch: pytest.MonkeyPatch) -
     assert shown(table)[2][-2:] == ["1.7", "GB"]
     started, epoch, ended = out.getvalue().splitlines()[1:]
     assert "GB" not in started + epoch
-    assert ended.startswith("t0000 COMPLETE after 1 epochs, 5 s, 1.7 GB: val/image_auroc 0.5000; ")
+    assert ended.startswith("t0000 COMPLETE after 1 epoch, 5 s, 1.7 GB: val/image_auroc 0.5000; ")
 
 
 @pytest.mark.parametrize(("limit", "cell"), [(18_900_000_000, "3.1/18.9 GB"), (None, "3.1 GB")])

@@ -14,6 +14,8 @@ from hvqray.errors import InputError
 from hvqray.tuning.schedulers import make_scheduler
 from hvqray.tuning.trial import WORTH_KEY
 
+METRIC = "val/image_auroc"
+
 
 class FakeController:
     """Trials wait all the time."""
@@ -39,7 +41,7 @@ class FakeTrial:
 
 def last_epochs(rule: Section, values: list[float], *, num_epochs: int, mode: str = "max") -> list[int]:
     """Run trials of constant value one after another; the epoch at which each ends."""
-    scheduler: Any = make_scheduler(rule, mode, num_epochs)
+    scheduler: Any = make_scheduler(rule, METRIC, mode, num_epochs)
     ends = []
     for number, value in enumerate(values):
         trial = FakeTrial(f"t{number}")
@@ -47,7 +49,7 @@ def last_epochs(rule: Section, values: list[float], *, num_epochs: int, mode: st
         end = num_epochs
         for epoch in range(1, num_epochs + 1):
             # Ray's own counter starts again after a restart, and must not matter.
-            result = {"epoch": epoch, "training_iteration": 1, WORTH_KEY: value}
+            result = {"epoch": epoch, "training_iteration": 1, METRIC: value, WORTH_KEY: value}
             decision = scheduler.on_trial_result(FakeController(), trial, result)
             assert decision != TrialScheduler.PAUSE
             if decision == TrialScheduler.STOP:
@@ -63,7 +65,7 @@ def hyperband(**keys: Any) -> Hyperband:
 
 
 def test_none() -> None:
-    assert make_scheduler(None, "max", 8) is None
+    assert make_scheduler(None, METRIC, "max", 8) is None
 
 
 def test_hyperband_stops_the_worse_at_the_rungs() -> None:
@@ -98,13 +100,13 @@ def test_hyperband_counted_down_from_max_iter() -> None:
 def test_rungs_are_where_the_sweep_file_has_them(
     keys: dict[str, Any], num_epochs: int, rungs: list[float]
 ) -> None:
-    scheduler: Any = make_scheduler(hyperband(**keys), "max", num_epochs)
+    scheduler: Any = make_scheduler(hyperband(**keys), METRIC, "max", num_epochs)
     told = re.findall(r"Iter ([\d.]+):", scheduler.debug_string())
     assert sorted(map(float, told)) == pytest.approx(rungs, abs=1e-3)
 
 
 def test_no_rung_beyond_max_iter() -> None:
-    scheduler: Any = make_scheduler(hyperband(min_iter=2, max_iter=6, eta=2), "max", 40)
+    scheduler: Any = make_scheduler(hyperband(min_iter=2, max_iter=6, eta=2), METRIC, "max", 40)
     assert "Iter 4.000" in scheduler.debug_string()
     assert "Iter 8.000" not in scheduler.debug_string()
 
@@ -121,10 +123,48 @@ def test_a_rule_that_can_stop_nothing_is_refused(rule: Section) -> None:
     with pytest.raises(
         InputError, match="early_terminate: no trial can be stopped before epoch 9, but trials have 8"
     ):
-        make_scheduler(rule, "max", 8)
+        make_scheduler(rule, METRIC, "max", 8)
 
 
 @pytest.mark.parametrize("rule", [hyperband(min_iter=8), Median(type="median", min_iter=8)])
 def test_a_rule_of_the_last_epoch_is_refused(rule: Section) -> None:
     with pytest.raises(InputError, match="no trial can be stopped before epoch 8, but trials have 8"):
-        make_scheduler(rule, "max", 8)
+        make_scheduler(rule, METRIC, "max", 8)
+
+
+def test_median_goes_by_each_epoch_and_hyperband_by_what_a_trial_is_worth() -> None:
+    """Others were worth .9 from their first epoch on, and .3 after each of the others."""
+    decisions = []
+    for rule in (Median(type="median", min_iter=4), hyperband(min_iter=4, eta=3)):
+        scheduler: Any = make_scheduler(rule, METRIC, "max", 8)
+        for name, value in (("a", 0.3), ("b", 0.3), ("c", 0.3), ("d", 0.5)):
+            scheduler.on_trial_add(FakeController(), FakeTrial(name))
+            for epoch in range(1, 5):
+                worth = value if name == "d" else 0.9
+                result = {
+                    "epoch": epoch,
+                    METRIC: 0.9 if epoch == 1 and name != "d" else value,
+                    WORTH_KEY: worth,
+                }
+                decision = scheduler.on_trial_result(FakeController(), FakeTrial(name), result)
+        decisions.append(decision)
+    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+
+
+@pytest.mark.parametrize("end", [{"done": True, "trial_error": "it diverged"}, {"epoch": 8, "done": True}])
+@pytest.mark.parametrize(
+    "rule", [Median(type="median", min_iter=1), hyperband(min_iter=2)], ids=lambda rule: rule.type
+)
+def test_a_trial_that_fails_harms_no_other(rule: Section, end: dict[str, Any]) -> None:
+    scheduler: Any = make_scheduler(rule, METRIC, "max", 8)
+    for name in ("failed", "a", "b", "c", "d"):
+        scheduler.on_trial_add(FakeController(), FakeTrial(name))
+    for number in range(1, 4):
+        for name in ("failed", "a", "b", "c", "d"):
+            result = {"epoch": number, METRIC: 0.5, WORTH_KEY: 0.5}
+            if name != "failed":
+                decision = scheduler.on_trial_result(FakeController(), FakeTrial(name), result)
+                assert decision == TrialScheduler.CONTINUE
+            elif number == 1:
+                scheduler.on_trial_result(FakeController(), FakeTrial(name), result)
+                scheduler.on_trial_complete(FakeController(), FakeTrial(name), end)
