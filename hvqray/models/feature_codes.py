@@ -8,7 +8,6 @@ Shapes: B batch, C feature channels, h x w feature grid, R routes (classes, or o
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hvqray.models.by_route import by_route
-from hvqray.models.coreset import greedy_coreset, nearest
+from hvqray.models.coreset import greedy_coreset
+from hvqray.models.known_distances import KnownDistances, digest
 
 FEATURES_PER_CODE = 10
 """Sampled normal features from which a code is kept, so that one in ten is, as in the paper."""
@@ -27,6 +27,8 @@ _BLOCK_SIZE = 2048
 _KNOWN: OrderedDict[tuple[bytes, int], Tensor] = OrderedDict()
 """By the features' digest and the number of codes what was kept of them: the trials of a process ask for the same."""
 _MOST_KNOWN = 1024
+_DISTANCES = KnownDistances(most=2**24)
+"""64 MiB: MVTec AD on a grid of 28 x 28, fine and coarse, is half of that."""
 
 
 class FeatureCodes(nn.Module):
@@ -89,7 +91,7 @@ class FeatureCodes(nn.Module):
         return distance_BL.unflatten(1, features_BChw.shape[2:])
 
     def _of_route(self, x_BLC: Tensor, route: int, *, measured: bool) -> Float[Tensor, "B L"]:
-        distance_n = nearest(x_BLC.flatten(0, 1), self.codes_RKC[route])[0]
+        distance_n = _DISTANCES(x_BLC.flatten(0, 1), self.codes_RKC[route])
         rms = self._measured[route] if measured and route in self._measured else self.rms_R[route]
         return distance_n.view(x_BLC.shape[:2]) / rms
 
@@ -124,13 +126,13 @@ def _spread(features_nC: Float[Tensor, "n C"], num_codes: int) -> Int[Tensor, " 
     """The indices of at most `num_codes` of the features, on the CPU."""
     if num_codes >= len(features_nC):
         return torch.arange(len(features_nC))
-    digest = hashlib.blake2b(features_nC.cpu().numpy().tobytes(), digest_size=16).digest()
-    known = _KNOWN.pop((digest, num_codes), None)
+    key = digest(features_nC), num_codes
+    known = _KNOWN.pop(key, None)
     if known is None:
         known = greedy_coreset(features_nC, num_codes, seed=0).cpu()
         while len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.popitem(last=False)
-    _KNOWN[digest, num_codes] = known
+    _KNOWN[key] = known
     return known
 
 
