@@ -106,9 +106,7 @@ def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
                 folder / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
             )
         write_baselines(folder / "best", results)
-        report = build_html_report(folder)
-    _print_held(folder)
-    sys.stdout.write(f"{report}\n")
+        _report(folder)
 
 
 def _against(folder: Path, other: Path) -> None:
@@ -120,9 +118,7 @@ def _against(folder: Path, other: Path) -> None:
     check_same_images(folder, other)
     with hold_sweep(folder):
         write_other_sweep(folder / "best", other)
-        report = build_html_report(folder)
-    _print_held(folder)
-    sys.stdout.write(f"{report}\n")
+        _report(folder)
 
 
 def _check_best(folder: Path) -> None:
@@ -130,14 +126,16 @@ def _check_best(folder: Path) -> None:
         raise InputError("has no best model to hold baselines against", source=str(folder))
 
 
-def _print_held(folder: Path) -> None:
-    """What the best model won and lost against each of its baselines."""
+def _report(folder: Path) -> None:
+    """Build report.html anew, and print what the best model won and lost against each of its baselines."""
+    report = build_html_report(folder)
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
     print_baselines(
         Console(markup=False, emoji=False), *best.held_against_baselines(), best.baselines, mark=mark
     )
+    sys.stdout.write(f"{report}\n")
 
 
 def _of_data(

@@ -29,3 +29,9 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`, `2 classes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -226,11 +226,8 @@ class SpaceCheck:
                 mend = "remove it"
                 if searched:
                     single = effect.condition and not isinstance(config[effect.gate], list)
-                    mend = (
-                        f"add `when: {effect.condition}`"
-                        if single
-                        else f"add a `when` that names {searched[0]}"
-                    )
+                    when = f"`when: {effect.condition}`" if single else f"a `when` that names {searched[0]}"
+                    mend = f"add {when}"
                 here[effect.field] = f"has no effect where {effect.told(config)}; {mend}"
             useful |= config.keys() - here.keys()
             useless.update(

@@ -14,12 +14,12 @@ from pathlib import Path
 from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.dataset import Dataset, Sample
-from hvqray.data.files import NORMAL_ONLY, counted, is_image
+from hvqray.data.files import NORMAL_ONLY, is_image
 from hvqray.data.image_files import image_dimensions
 from hvqray.data.images import load_mask, mask_size_fault, read_image
 from hvqray.data.layouts import LAYOUTS
 from hvqray.data.progress import Progress, silent
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 

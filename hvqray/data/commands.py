@@ -23,11 +23,10 @@ from hvqray.data.command_options import (
 )
 from hvqray.data.dataset import Dataset
 from hvqray.data.describe import NUM_DECODED, describe_dataset
-from hvqray.data.files import counted
 from hvqray.data.prepare import open_dataset
 from hvqray.data.progress import progress_bar
 from hvqray.data.synthetic import write_synthetic
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 logger = logging.getLogger(__name__)
 

@@ -108,12 +108,6 @@ def check_name(path: Path) -> None:
         ) from None
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`, `2 classes`."""
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{'' if number == 1 else plural}"
-
-
 def inside(folder: Path, relative: str, *, source: Path) -> Path:
     """`folder / relative`, where `relative` is a path that the file `source` names.
 

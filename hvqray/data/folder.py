@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, counted, image_files, masks_by_stem, subfolders
+from hvqray.data.files import PARTS, choose_classes, image_files, masks_by_stem, subfolders
 from hvqray.data.mvtec import read_class_folder
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 NORMAL, ABNORMAL, NORMAL_TEST, MASK = "normal", "abnormal", "normal_test", "mask"
 TEST_SHARE = 5

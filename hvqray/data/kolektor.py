@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, image_files
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, image_files
 from hvqray.data.images import load_mask
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 CLASS_NAME = "kolektor_sdd2"
 _DEFECT = "defect"

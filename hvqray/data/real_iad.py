@@ -17,8 +17,8 @@ from typing import Annotated
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, inside, subfolders
-from hvqray.errors import InputError
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, inside, subfolders
+from hvqray.errors import InputError, counted
 
 _JSONS, _IMAGES = "realiad_jsons", "realiad_"
 _OBJECT = re.compile(r"S\d+")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, counted, inside
-from hvqray.errors import InputError
+from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, inside
+from hvqray.errors import InputError, counted
 
 SPLIT_FILE = Path("split_csv", "1cls.csv")
 _COLUMNS = ("object", "split", "label", "image", "mask")

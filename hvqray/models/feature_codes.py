@@ -8,7 +8,6 @@ Shapes: B batch, C feature channels, h x w feature grid, R routes (classes, or o
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 
 from hvqray.models.by_route import by_route
 from hvqray.models.coreset import greedy_coreset
-from hvqray.models.known_distances import KnownDistances, digest
+from hvqray.models.known_distances import KnownDistances
+from hvqray.models.memo import Memo, digest
 
 FEATURES_PER_CODE = 10
 """Sampled normal features from which a code is kept, so that one in ten is, as in the paper."""
 _BLOCK_SIZE = 2048
 
-_KNOWN: OrderedDict[tuple[bytes, int], Tensor] = OrderedDict()
+_KNOWN = Memo(most=1024, size=lambda _: 1)
 """By the features' digest and the number of codes what was kept of them: the trials of a process ask for the same."""
-_MOST_KNOWN = 1024
 _DISTANCES = KnownDistances(most=2**24)
 """64 MiB: MVTec AD on a grid of 28 x 28, fine and coarse, is half of that."""
 
@@ -127,13 +126,7 @@ def _spread(features_nC: Float[Tensor, "n C"], num_codes: int) -> Int[Tensor, " 
     if num_codes >= len(features_nC):
         return torch.arange(len(features_nC))
     key = digest(features_nC), num_codes
-    known = _KNOWN.pop(key, None)
-    if known is None:
-        known = greedy_coreset(features_nC, num_codes, seed=0).cpu()
-        while len(_KNOWN) >= _MOST_KNOWN:
-            _KNOWN.popitem(last=False)
-    _KNOWN[key] = known
-    return known
+    return _KNOWN(key, lambda: greedy_coreset(features_nC, num_codes, seed=0).cpu())
 
 
 def _mean_squares(

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hvqray.errors import counted
 from hvqray.process_memory import resident_bytes
 from hvqray.results import wording
 from hvqray.results.events import Goal, TrialEnd, TrialStart
@@ -165,7 +166,7 @@ class LiveTable:
         if row.gpu_bytes is not None:
             took += f", GPU {row.gpu_memory}"
         self._say(
-            f"{event.trial_id} {event.state} after {wording.counted(event.epochs, 'epoch')}, {took}: {said}; {self.status()}"
+            f"{event.trial_id} {event.state} after {counted(event.epochs, 'epoch')}, {took}: {said}; {self.status()}"
         )
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from hvqray.errors import counted
 from hvqray.results import wording
 from hvqray.results.baseline_table import print_baselines
 from hvqray.results.class_table import class_table
@@ -26,7 +27,7 @@ def print_summary(console: Console, folder: Path) -> None:
     """
     description = read_description(folder)
     trials = ranked(read_trials(folder), description.goals)
-    table = titled_table(f"{description.name}: {wording.counted(len(trials), 'trial')}")
+    table = titled_table(f"{description.name}: {counted(len(trials), 'trial')}")
     for heading in ("trial", "state", *description.goals, "epochs", "time"):
         table.add_column(
             Text(heading), justify="left" if heading in ("trial", "state") else "right", no_wrap=True

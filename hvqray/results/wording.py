@@ -26,11 +26,6 @@ def setting(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def counted(amount: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"
-
-
 def size(size_bytes: int | None) -> str:
     """`870 MB`, `1.7 GB`, a dash where it is unknown."""
     if size_bytes is None:

@@ -15,6 +15,7 @@ from hvqray.atomic import make_folder
 from hvqray.config.sweep_file import SweepFile
 from hvqray.data.dataset import PreparedData
 from hvqray.environment import all_gpus
+from hvqray.errors import counted
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
 from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal
@@ -25,7 +26,7 @@ from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials, read_unfinished
 from hvqray.results.summary import print_summary
 from hvqray.results.wandb_mode import resolve_mode
-from hvqray.results.wording import VAL_IS_TEST, counted
+from hvqray.results.wording import VAL_IS_TEST
 from hvqray.tuning.baseline_runs import hold_against_baselines
 from hvqray.tuning.best import FOLDER, best_confirmed, best_trials, install_best
 from hvqray.tuning.confirm import (

@@ -13,6 +13,7 @@ from torch import Tensor
 from hvqray.models import feature_codes
 from hvqray.models.coreset import greedy_coreset
 from hvqray.models.feature_codes import FEATURES_PER_CODE, FeatureCodes
+from hvqray.models.memo import Memo
 
 CHANNELS, GRID = 6, (3, 4)
 LOCATIONS = GRID[0] * GRID[1]
@@ -45,7 +46,7 @@ def routed(num_images: int, route: int = 0) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_codes, "_KNOWN", type(feature_codes._KNOWN)())
+    monkeypatch.setattr(feature_codes, "_KNOWN", Memo(most=1024, size=lambda _: 1))
 
 
 def test_it_is_the_distance_from_the_nearest_of_a_greedy_coreset() -> None:
@@ -154,7 +155,7 @@ def test_a_process_chooses_among_the_same_features_once(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(feature_codes, "greedy_coreset", lambda *_, **__: pytest.fail("chose again"))
         assert torch.equal(fitted([normal], 30).codes_RKC, expected.codes_RKC)
-    monkeypatch.setattr(feature_codes, "_MOST_KNOWN", 2)
+    monkeypatch.setattr(feature_codes, "_KNOWN", Memo(most=2, size=lambda _: 1))
     for seed in range(4):
         fitted([features(10, seed=20 + seed)], 30)
     assert len(feature_codes._KNOWN) == 2

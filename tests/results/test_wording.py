@@ -50,8 +50,3 @@ def test_short_names_stay_distinct() -> None:
         )
         == "lr=0.00123 fsq_levels=[8, 5] quantizer=[vq, fsq]"
     )
-
-
-@pytest.mark.parametrize(("amount", "text"), [(0, "0 trials"), (1, "1 trial"), (2, "2 trials")])
-def test_counted(amount: int, text: str) -> None:
-    assert wording.counted(amount, "trial") == text
