@@ -69,16 +69,19 @@ class Origin:
         """Log a warning in the same form."""
         _log.warning("%s: %s: %s", self._source(field), field, message)
 
-    def _source(self, field: str) -> str:
-        if self.data_root and field == "data.root":
-            return "--data"
-        by_set = any(
+    def is_set(self, field: str) -> bool:
+        """Whether `--set` gave the field, what holds it, or a part of it."""
+        return any(
             field == key
             or field.startswith((f"{key}.", f"{key}["))
             or (key.startswith("parameters.") and key.startswith(f"{field}."))
             for key in self.overridden
         )
-        return "--set" if by_set else self.file
+
+    def _source(self, field: str) -> str:
+        if self.data_root and field == "data.root":
+            return "--data"
+        return "--set" if self.is_set(field) else self.file
 
 
 def show(value: Any) -> str:

@@ -23,6 +23,7 @@ from hvqray.config.run_config import build_run_config, make_paths_absolute, take
 from hvqray.config.search_sections import EarlyTerminate, Metric
 from hvqray.config.section import PositiveInt, Section
 from hvqray.config.sections import BaselineChoice, ConfirmConfig, ResourcesConfig, RunConfig, TrainConfig
+from hvqray.config.starting_points import POINTS, StartingPoints
 from hvqray.config.sweep_checks import SpaceCheck
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
 from hvqray.errors import InputError
@@ -48,6 +49,8 @@ class SweepFile(Section):
     """What to optimise; several metrics make a multi-objective search."""
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the dotted path of the field it sets."""
+    points_to_evaluate: list[dict[str, Any]] = Field(default=[])
+    """Values of parameters, in a mapping each, that the search tries first; what one leaves out is the sampler's."""
     early_terminate: EarlyTerminate | None = Field(default=None, discriminator="type")
     """The rule that stops hopeless trials; null means none."""
     run_cap: PositiveInt | None = None
@@ -143,6 +146,7 @@ class SweepFile(Section):
         content["parameters"] = {
             name: one.model_dump(exclude_unset=True) for name, one in self.parameters.items()
         }
+        content[POINTS] = self.points_to_evaluate or None
         if self.early_terminate is not None:
             content["early_terminate"] = self.early_terminate.model_dump(exclude_none=True)
         content["run_cap"] = self.run_cap
@@ -185,6 +189,8 @@ def load_sweep(
     for section in _SECTIONS:
         if section in raw and raw[section] is None:
             raw[section] = {}
+    if POINTS in raw and raw[POINTS] is None:
+        raw[POINTS] = []
     if num_trials is not None:
         if num_trials < 1:
             raise InputError(f"{num_trials} is out of range; must be at least 1", source="--num-trials")
@@ -206,6 +212,8 @@ def load_sweep(
         raise (origin.fault(field, message) if field else InputError(message, source=str(path))) from None
     SpaceCheck(sweep.parameters, sweep.sections(), origin).check_all()
     _check_early_terminate(sweep, origin)
+    points = StartingPoints(sweep.parameters, sweep.sections(), origin).resolve(sweep.points_to_evaluate)
+    sweep = sweep.model_copy(update={POINTS: points})
     _warn_of_other_keys(sweep, origin)
     return sweep
 
@@ -244,6 +252,11 @@ def _warn_of_other_keys(sweep: SweepFile, origin: Origin) -> None:
     """Log a warning for options that other keys of the file leave without effect."""
     if sweep.confirm.top_k == 0 and "seeds" in sweep.confirm.model_fields_set:
         origin.warn("confirm.seeds", "has no effect where confirm.top_k is 0; remove it")
+    if sweep.run_cap is not None and len(sweep.points_to_evaluate) > sweep.run_cap:
+        origin.warn(
+            POINTS,
+            f"only {sweep.run_cap} of {len(sweep.points_to_evaluate)} are tried, as run_cap is {sweep.run_cap}",
+        )
     metric = sweep.metric[0].name
     if is_measured_on_pixels(metric):
         text = f"has no effect, as {metric} decides and is measured at every evaluation; remove it"

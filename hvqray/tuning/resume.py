@@ -92,6 +92,10 @@ def reconcile(
         if frozen.state.is_finished():
             continue
         known = journal.get(frozen.number)
+        if frozen.state is TrialState.WAITING:
+            if known is None:  # a point to evaluate, which the next trial takes
+                continue
+            study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
         if known is None:
             never_started.append(frozen.number)
             continue

@@ -57,6 +57,7 @@ def run_search(
         to_config=lambda start: spec_of(sweep, plan, start).to_config(),
         target=sweep.metric[0].target,
         study_file=plan.folder / "study.db",
+        points=sweep.points_to_evaluate,
     )
     never_started = reconcile(search.study, ended, unfinished, metrics, space=space, epochs=epochs)
     search.hand_out_first(unfinished, never_started)

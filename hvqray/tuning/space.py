@@ -70,6 +70,10 @@ class SearchSpace:
         self(trial)
         return trial
 
+    def fixed(self, point: Mapping[str, Any]) -> dict[str, bool | int | float | str | None]:
+        """A point, as Optuna has to be told of it before it suggests a trial's parameters."""
+        return {name: _encode(value) for name, value in point.items()}
+
     def grid_size(self) -> int | None:
         """How many different combinations there are, conditions considered; None where infinitely many."""
         if self.endless() is not None:

@@ -36,6 +36,7 @@ class StudySearch(OptunaSearch):
         to_config: Makes Tune's config of a `TrialStart`.
         target: Value of a single objective that is good enough: no more trials are handed out once one has reached it.
         study_file: The storage's file, which is brought to the disk whenever a trial has ended.
+        points: Values of parameters that the first trials have, by their numbers; what a point leaves out is suggested.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class StudySearch(OptunaSearch):
         to_config: Callable[[TrialStart], dict[str, str]],
         target: float | None = None,
         study_file: Path | None = None,
+        points: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         modes = ["max" if goal == "maximize" else "min" for goal in goals]
         single = len(metrics) == 1
@@ -72,6 +74,7 @@ class StudySearch(OptunaSearch):
         self._target_reached = False
         self._interrupted: list[TrialStart] = []
         self._never_started: list[int] = []
+        self._points = dict(enumerate(points))
 
     @property
     def study(self) -> optuna.Study:
@@ -112,13 +115,22 @@ class StudySearch(OptunaSearch):
                 trial = self._again(number)
                 epochs.update(_frozen(self.study, number).intermediate_values)
             else:
-                trial = self.study.ask()
+                trial = self._ask()
             self._space(trial)
             start = self._resolve(trial.number, self._space.params(trial))
         self._ot_trials[trial_id] = trial
         self._told_epochs[trial_id] = epochs
         self._announce(start)
         return self._to_config(start)
+
+    def _ask(self) -> optuna.Trial:
+        if self._points:
+            number = len(self.study.get_trials(deepcopy=False))
+            if point := self._points.get(number):
+                self.study.enqueue_trial(self._space.fixed(point))
+            if number >= max(self._points):
+                self._points = {}
+        return self.study.ask()
 
     def _again(self, number: int) -> optuna.Trial:
         return optuna.trial.Trial(self.study, _frozen(self.study, number)._trial_id)

@@ -74,6 +74,7 @@ def test_all_that_can_be_said_is_written(write: Write, tmp_path: Path) -> None:
         "metric": "{name: val/mad, goal: minimize, target: 0.25}",
         "early_terminate": "{type: hyperband, max_iter: 9, s: 1, eta: 2}",
         "run_cap": "7",
+        "points_to_evaluate": "[{model.quantizer: fsq}]",
         "baselines": "[patchcore]",
         "confirm": "{top_k: 1, seeds: [3, 4]}",
         "resources": "{workers: 2}",

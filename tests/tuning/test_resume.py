@@ -90,6 +90,15 @@ def test_a_trial_that_ended_in_the_study_alone_runs_again() -> None:
     assert states(study) == ["RUNNING", "COMPLETE"]
 
 
+def test_a_point_that_waits_in_an_older_study_is_the_journal_s_trial() -> None:
+    study = study_with(0)
+    for _ in range(3):
+        study.enqueue_trial({"train.lr": 1e-3})
+    assert reconciled(study, [record_of(0, "COMPLETE", 0.7)], [start_of(1)]) == []
+    assert states(study) == ["COMPLETE", "RUNNING", "WAITING"]
+    assert study.ask().number == 2
+
+
 def test_nothing_happens_twice() -> None:
     study = study_with(2)
     ended, unfinished = [record_of(0, "COMPLETE", 0.7)], [start_of(1)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
 from hvqray.config.parameters import Parameter
+from hvqray.config.sweep_file import load_sweep, resolve_run_config
 from hvqray.errors import InputError
 from hvqray.tuning.space import SearchSpace
 
@@ -146,3 +148,14 @@ def test_trials_of_another_space_are_refused() -> None:
         space(a={"values": [1, 2]}).params(trial)
     with pytest.raises(InputError, match="has no b"):
         space(b={"values": [1, 2]}).params(trial)
+
+
+@pytest.mark.parametrize("name", ["fsq", "hvq", "squad", "no_quantizer"])
+def test_points_of_the_shipped_spaces_are_whole_configurations(name: str) -> None:
+    sweep = load_sweep(Path(__file__).parents[2] / "search_spaces" / f"{name}.yaml")
+    assert sweep.points_to_evaluate
+    of = SearchSpace(sweep.parameters)
+    for point in sweep.points_to_evaluate:
+        params = of.params(of.suggested(point))  # raises where one is missing
+        assert params.items() >= point.items()
+        assert resolve_run_config(sweep, params)

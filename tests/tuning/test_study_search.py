@@ -16,6 +16,8 @@ from optuna.trial import TrialState
 from hvqray.config.parameters import Parameter
 from hvqray.results.events import TrialStart
 from hvqray.training.epoch_report import EpochReport
+from hvqray.tuning.resume import reconcile
+from hvqray.tuning.samplers import EXHAUSTIVE, METHODS, make_sampler
 from hvqray.tuning.space import SearchSpace
 from hvqray.tuning.study_search import StudySearch, outcome, tell
 from hvqray.tuning.trial import REPORT_KEY
@@ -45,11 +47,13 @@ def make_search(
     metrics: Sequence[str] = (METRIC,),
     sampler: BaseSampler | None = None,
     target: float | None = None,
+    points: Sequence[dict[str, Any]] = (),
+    space: SearchSpace | None = None,
 ) -> tuple[StudySearch, list[TrialStart]]:
     """A search, and what it has announced so far."""
     announced: list[TrialStart] = []
     search = StudySearch(
-        SearchSpace({"train.lr": Parameter(min=1e-4, max=1e-2), "train.epochs": Parameter(value=3)}),
+        space or SearchSpace({"train.lr": Parameter(min=1e-4, max=1e-2), "train.epochs": Parameter(value=3)}),
         metrics=metrics,
         goals=["maximize", "minimize"][: len(metrics)],
         sampler=sampler or RandomSampler(seed=0),
@@ -59,8 +63,13 @@ def make_search(
         announce=announced.append,
         to_config=lambda start: {"spec": start.trial_id},
         target=target,
+        points=points,
     )
     return search, announced
+
+
+def rates(announced: Sequence[TrialStart]) -> list[float]:
+    return [start.params["train.lr"] for start in announced]
 
 
 def states(search: StudySearch) -> list[str]:
@@ -277,3 +286,79 @@ def test_tune_s_snapshots_are_refused() -> None:
     search, _ = make_search()
     with pytest.raises(NotImplementedError, match="study and journal"):
         search.restore("snapshot")
+
+
+def test_points_come_first_and_then_what_the_sampler_suggests() -> None:
+    search, announced = make_search(points=[{"train.lr": 2e-3}, {"train.lr": 3e-3}])
+    for name in "abcd":
+        search.suggest(name)
+    plain, unguided = make_search()
+    for name in "ab":
+        plain.suggest(name)
+    assert rates(announced)[:2] == [2e-3, 3e-3]
+    assert rates(announced)[2:] == rates(unguided)
+    assert states(search) == ["RUNNING"] * 4
+
+
+def test_what_a_point_leaves_out_is_suggested() -> None:
+    space = SearchSpace(
+        {"train.lr": Parameter(min=1e-4, max=1e-2), "model.fsq_levels": Parameter(values=[[8, 6, 5], [8, 5]])}
+    )
+    point = {"model.fsq_levels": [8, 5]}
+    for seed in range(8):
+        study = optuna.create_study(sampler=RandomSampler(seed=seed))
+        study.enqueue_trial(space.fixed(point))
+        trial = study.ask()
+        space(trial)
+        params = space.params(trial)
+        assert params["model.fsq_levels"] == [8, 5]
+        assert 1e-4 <= params["train.lr"] <= 1e-2
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "cmaes"])
+def test_every_method_takes_points(method: str) -> None:
+    space = SearchSpace({"train.lr": Parameter(min=1e-4, max=3e-4, q=1e-4, distribution="q_uniform")})
+    search, announced = make_search(
+        sampler=make_sampler(method, 0, 1, space=space),
+        points=[{"train.lr": 3e-4}, {"train.lr": 1e-4}],
+        space=space,
+    )
+    for name in "abc":
+        search.suggest(name)
+        search.on_trial_complete(name, result_of(0.5, epoch=3, is_last=True))
+    assert rates(announced)[:2] == [3e-4, 1e-4]
+    if method in EXHAUSTIVE:  # each once
+        assert rates(announced)[2] == 2e-4
+
+
+@pytest.mark.parametrize("handed_out", [0, 1, 2])
+def test_a_resumed_search_goes_on_with_the_points_that_are_left(
+    storage: optuna.storages.RDBStorage, handed_out: int
+) -> None:
+    given = [{"train.lr": 2e-3}, {"train.lr": 3e-3}]
+    first, before = make_search(storage, points=given)
+    for name in "ab"[:handed_out]:
+        first.suggest(name)
+    second, after = make_search(storage, points=given)
+    second.hand_out_first(before)
+    for name in "abc":
+        second.suggest(name)
+    assert [start.number for start in after] == [0, 1, 2]
+    assert rates(after)[:2] == [2e-3, 3e-3]
+    assert rates(after)[2] not in (2e-3, 3e-3)
+
+
+def test_a_point_that_waits_since_the_driver_died_is_the_next_trial_s(
+    storage: optuna.storages.RDBStorage,
+) -> None:
+    given = [{"train.lr": 2e-3}, {"train.lr": 3e-3}]
+    first, _ = make_search(storage, points=given)
+    first.study.enqueue_trial(given[0])  # and no more
+    second, announced = make_search(storage, points=given)
+    space = SearchSpace({"train.lr": Parameter(min=1e-4, max=1e-2)})
+    assert reconcile(second.study, [], [], [METRIC], space=space, epochs={}) == []
+    second.hand_out_first([])
+    for name in "abc":
+        second.suggest(name)
+    assert [start.number for start in announced] == [0, 1, 2]
+    assert rates(announced)[:2] == [2e-3, 3e-3]
