@@ -25,12 +25,15 @@ from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.html_report import build_html_report
+from hvqray.results.joint import read_joint
+from hvqray.results.joint_report import build_joint_report, print_joint
 from hvqray.results.store import hold_sweep
+from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table
-from hvqray.tuning.baseline_records import write_baselines, write_other_sweep
+from hvqray.tuning.against import check_best, hold_against
+from hvqray.tuning.baseline_records import write_baselines
 from hvqray.tuning.baseline_runs import measure_baselines
-from hvqray.tuning.same_data import check_same_images
 
 NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SWEEP_DIR|CONFIG.yaml",
         type=Path,
         nargs="?",
-        help="a sweep's folder, whose best model they are held against, or a run's configuration, whose data they take",
+        help="a sweep's folder (or one of sweeps of one class each), whose best model they are held against, or a run's configuration, whose data they take",
     )
     parser.add_argument(
         "--data",
@@ -82,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("--data, --out and --metric do not go with a sweep's folder; leave them out")
         if arguments.against is None:
             _of_sweep(arguments.source, arguments.cache_dir)
-            return DONE
-        if arguments.cache_dir is not None:
+        elif arguments.cache_dir is not None:
             raise InputError("--cache-dir does not go with --against, which reads no features; leave it out")
-        _against(arguments.source, arguments.against)
+        else:
+            hold_against(arguments.source, arguments.against)
+        _tell(arguments.source)
     elif arguments.against is not None:
         given = "" if arguments.source is None else f", and {arguments.source} is no folder"
         raise InputError(f"--against holds one sweep against another{given}; give both folders, OUT/NAME")
@@ -98,44 +102,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
-    objective = next(iter(read_description(folder).goals.items()))
-    _check_best(folder)
-    with hold_sweep(folder):
-        with progress_bar() as progress:
-            results = measure_baselines(
-                folder / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
-            )
-        write_baselines(folder / "best", results)
-        _report(folder)
+    sweeps = [folder]
+    if class_sweep_folders(folder):
+        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best]
+    for sweep in sweeps:
+        objective = next(iter(read_description(sweep).goals.items()))
+        check_best(sweep)
+        with hold_sweep(sweep):
+            with progress_bar() as progress:
+                results = measure_baselines(
+                    sweep / "best", NAMES, objective, cache_dir=cache_dir, device=_device(), progress=progress
+                )
+            write_baselines(sweep / "best", results)
+            build_html_report(sweep)
 
 
-def _against(folder: Path, other: Path) -> None:
-    if folder.resolve() == other.resolve():
-        raise InputError(f"--against {other}: is the sweep itself; give another one's folder")
-    for sweep in (folder, other):
-        read_description(sweep)
-        _check_best(sweep)
-    check_same_images(folder, other)
-    with hold_sweep(folder):
-        write_other_sweep(folder / "best", other)
-        _report(folder)
-
-
-def _check_best(folder: Path) -> None:
-    if read_best(folder) is None:
-        raise InputError("has no best model to hold baselines against", source=str(folder))
-
-
-def _report(folder: Path) -> None:
-    """Build report.html anew, and print what the best model won and lost against each of its baselines."""
-    report = build_html_report(folder)
+def _tell(folder: Path) -> None:
+    """Print what the best model won and lost against each of its baselines; of sweeps of one class each what they come to together."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if class_sweep_folders(folder):
+        joint = read_joint(folder)
+        print_joint(console, joint)
+        sys.stdout.write(f"{build_joint_report(folder, joint)}\n")
+        return
     best = read_best(folder)
     assert best is not None
     mark = " (selected on test)" if best.selected_on_test else ""
-    print_baselines(
-        Console(markup=False, emoji=False), *best.held_against_baselines(), best.baselines, mark=mark
-    )
-    sys.stdout.write(f"{report}\n")
+    print_baselines(console, *best.held_against_baselines(), best.baselines, mark=mark)
+    sys.stdout.write(f"{folder / 'report.html'}\n")
 
 
 def _of_data(

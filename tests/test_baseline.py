@@ -135,6 +135,27 @@ def test_of_a_sweep_they_are_added_to_its_results(
         pass
 
 
+def test_of_sweeps_of_one_class_each_to_the_results_of_each(
+    tmp_path: Path,
+    config: Path,
+    shared_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(baseline, "NAMES", ("padim",))
+    folder = tmp_path / "parts"
+    for name in ("bolt", "cloth"):
+        one = write_fake_sweep(folder / f"parts-{name}", num_trials=1, classes=(name,))
+        own = config.read_text().replace("data: {", f"data: {{classes: [{name}], ")
+        (one / "best" / "config.yaml").write_text(own)
+    write_fake_sweep(folder / "parts-wood", num_trials=1, classes=("wood",), with_best=False)
+    assert main([str(folder), "--cache-dir", str(shared_cache)]) == 0
+    assert capsys.readouterr().out.endswith(f"{folder / 'report.html'}\n")
+    (joint,) = json.loads((folder / "metrics.json").read_text())["baselines"]
+    assert joint["name"] == "padim"
+    assert {"test/bolt/image_auroc", "test/cloth/image_auroc"} < joint["metrics"].keys()
+
+
 IMAGES = DataRecord(["bolt", "nut"], {"train": 4, "val": 2, "test": 2}, splits="the same", fingerprint="x")
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from hvqray.baselines.measure import ChosenBaseline
 from hvqray.results.confirmation import NO_QUANTIZER, OTHER_SWEEP, ConfirmedConfiguration, confirm_record
-from hvqray.results.sweep_folder import read_best, read_description
+from hvqray.results.joint import joint_metrics
+from hvqray.results.sweep_folder import read_best
 from hvqray.training.checkpoint import METRICS_FILE, write_record
 from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
 from hvqray.tuning.confirm_stats import Scores, differences
@@ -54,24 +55,24 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
     write_record(best, _with_baselines(record, [entry]))
 
 
-def write_other_sweep(best: Path, other: Path) -> None:
+def write_other_sweep(best: Path, other: Path, *, name: str, class_name: str | None = None) -> None:
     """Put the best model of the sweep in folder `other`, on the same images, among the baselines, as `sweep NAME`.
 
-    Its figures are those that it would have against baselines of its own: means over the seeds, where it was confirmed.
+    Its figures are those that it would have against baselines of its own: means over the seeds, where it was confirmed. With a
+    `class_name` they are those of that class alone.
     """
     result = read_best(other)
     assert result is not None, "checked before"
     settings: dict[str, Any] = {"trial": result.trial_id}
     if confirmed := result.held_configuration():
         settings["seeds"] = ", ".join(map(str, confirmed.seeds))
+    metrics = result.held_against_baselines()[1]
+    scores = _test_scores(other / "best", _read_record(other / "best"))
+    if class_name is not None:
+        metrics = joint_metrics({class_name: metrics})
+        scores = scores and [{class_name: each[class_name]} for each in scores]
     record = _read_record(best)
-    entry = _entry(
-        f"{OTHER_SWEEP}{read_description(other).name}",
-        settings,
-        result.held_against_baselines()[1],
-        _test_scores(best, record),
-        _test_scores(other / "best", _read_record(other / "best")),
-    )
+    entry = _entry(f"{OTHER_SWEEP}{name}", settings, metrics, _test_scores(best, record), scores)
     write_record(best, _with_baselines(record, [entry]))
 
 

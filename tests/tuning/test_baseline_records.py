@@ -223,7 +223,7 @@ def test_another_sweep_is_a_baseline_over_all_its_seeds(tmp_path: Path) -> None:
     for seed in range(2):
         write_scores(measured_folder(other, f"t0002-s{seed}"), shift=-2.0)
     for _ in range(2):
-        write_other_sweep(best, other)
+        write_other_sweep(best, other, name="plain")
     (baseline,) = [each for each in reread(best).baselines if each.name.startswith("sweep ")]
     assert baseline.title == "sweep plain (seeds 0, 1, trial t0002)"
     assert baseline.metrics["test/image_auroc"] == pytest.approx(0.7)
@@ -235,7 +235,7 @@ def test_another_sweep_that_was_not_confirmed_is_a_baseline_by_its_best_model(tm
     other = write_fake_sweep(tmp_path / "plain")
     write_scores(best, shift=2.0)
     write_scores(other / "best", shift=-2.0)
-    write_other_sweep(best, other)
+    write_other_sweep(best, other, name="plain")
     found = read_best(other)
     assert found is not None
     (baseline,) = [each for each in reread(best).baselines if each.name == "sweep plain"]
