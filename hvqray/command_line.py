@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +14,13 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from hvqray.errors import InputError
+from hvqray.full_disk import MENDS, refused_by_disk
 from hvqray.steady_stderr import lead_nowhere, say_on_stderr
 
 DONE = 0
 FAILED = 1
 INPUT_AT_FAULT = 2
 INTERRUPTED = 130
-
-_NO_ROOM = {
-    errno.ENOSPC: "free space",
-    errno.EDQUOT: "free space, or have the quota raised",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
-    errno.EROFS: "make it writable",
-}
-"""What is at fault when a disk takes no more, and the mend."""
 
 
 def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -55,42 +46,15 @@ def run_command(main: Callable[[Sequence[str] | None], int], argv: Sequence[str]
         _abandon_stdout()  # its reader has left (`| head`)
         return code
     except Exception as error:
-        if (refused := _refused_by_disk(error)) is None:
+        if (refused := refused_by_disk(error)) is None:
             raise
         number, place = refused
         if place is None and _stdout_fails():
             place = "standard output"
             _abandon_stdout()
-        reason = f"{os.strerror(number)}; {_NO_ROOM[number]}, or write to another place (--out, --cache-dir)"
+        reason = f"{os.strerror(number)}; {MENDS[number]}, or write to another place (--out, --cache-dir)"
         print_error(f"{place}: {reason}" if place else reason)
         return FAILED
-
-
-def _refused_by_disk(error: BaseException | None) -> tuple[int, str | None] | None:
-    """Error number and file, if it names one, where an error or what caused it is that a disk takes no more.
-
-    Ray raises what was raised in another process as an error whose `cause` is that.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return error.errno, None if error.filename is None else os.fsdecode(error.filename)
-        if isinstance(error, shutil.Error) and (refused := _copy_refused(error)):
-            return refused
-        if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
-            return errno.ENOSPC, None
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
-    return None
-
-
-def _copy_refused(error: shutil.Error) -> tuple[int, str] | None:
-    """Of a folder that was copied: what it says of each file that failed is text, without a number."""
-    failed = error.args[0] if isinstance(error.args[0], list) else []
-    for _, place, reason in failed:
-        for number in _NO_ROOM:
-            if os.strerror(number) in reason:
-                return number, place
-    return None
 
 
 def _stdout_fails() -> bool:

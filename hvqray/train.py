@@ -174,9 +174,11 @@ def _train(config: RunConfig, out: Path, selection: Selection, cache_dir: Path |
         with contextlib.closing(epochs):
             for report in epochs:
                 console.print(_line(report, selection.metric), markup=False, soft_wrap=True)
-    if test:
+    if test and not len(data.splits["test"]):
+        console.print("--test: there is no test image, so nothing is measured on test", markup=False)
+    elif test:
         mark = " (selected on test)" if data.selected_on_test else ""
-        record = finished
+        record = None if finished is None else finished.record
         if record is None or not any(name.startswith("test/") for name in record["metrics"]):
             record = measure_on_test(out, device=device, cache_dir=cache_dir)
         for name, value in record["metrics"].items():

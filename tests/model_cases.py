@@ -56,6 +56,7 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
     "hvq-none-depth-1": hvq(quantizer="none", hierarchy_depth=1),
     "squad-fsq": squad(discriminator_start=0.0),
     "squad-fsq-residual": squad(hierarchy="residual", image_head=False),
+    "squad-fsq-narrow": squad(width=8, image_width=16, discriminator=False),
     "squad-vq": squad(quantizer="vq", image_head=False),
     "squad-fsq-local": squad(
         map_distance="local_mahalanobis", score_from="coarse", router="predicted", discriminator=False

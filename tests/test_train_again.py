@@ -121,3 +121,8 @@ def test_ctrl_c_in_the_measurement_costs_no_training(
         patch.setattr("hvqray.training.epoch_trainer.EpochTrainer.train", None)
         assert re.search(r"^test/image_auroc", trained("--test"), re.MULTILINE)
     assert not (trained.out / RESUME_FILE).exists()
+
+
+def test_a_class_of_another_name_is_other_data(trained: Command) -> None:
+    (trained.images / "cloth").rename(trained.images / "felt")  # same pixels in the same order
+    assert "holds a run on other data" in trained("--set", "train.lr=2e-3", code=2)

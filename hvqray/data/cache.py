@@ -92,7 +92,8 @@ def open_entry(
     while True:
         try:
             tensors = _open(entry, files)
-            os.utime(entry)  # when it was last used
+            with contextlib.suppress(PermissionError):  # another user's, which is here to be read
+                os.utime(entry)  # when it was last used
             return tensors, entry
         except (FileNotFoundError, DamagedFileError):
             _build_entry(entry, build, description, progress, files)

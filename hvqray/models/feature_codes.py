@@ -138,13 +138,14 @@ def _mean_squares(
     image of its own: a code's distance from itself is mere rounding.
     """
     of_all, of_others = [], []
+    centre_C = codes_KC.mean(0)  # small norms lose little where distances are found by the subtraction of squares
     origin_n = sample.image_n
     if len(origin_n[kept_K].unique()) == 1:
         origin_n = torch.arange(len(origin_n))
     origin_n = origin_n.to(codes_KC.device)
     origin_K = origin_n[kept_K.to(codes_KC.device)]
     for x_nC, of_n in zip(sample.features_nC.split(_BLOCK_SIZE), origin_n.split(_BLOCK_SIZE), strict=True):
-        square_nK = torch.cdist(x_nC, codes_KC).square()
+        square_nK = torch.cdist(x_nC - centre_C, codes_KC - centre_C).square()
         of_all.append(square_nK.amin(1))
         nearest_n = square_nK.masked_fill(of_n[:, None] == origin_K, torch.inf).amin(1)
         of_others.append(nearest_n.masked_fill(nearest_n.isinf(), 0))  # of a single feature there is no other

@@ -136,7 +136,7 @@ class ImageHead(nn.Module):
             nn.Conv2d(a, b, 1) for a, b in zip([width, *widths], widths, strict=False)
         )
         self.blocks = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for b in widths)
-        self.last = nn.Conv2d(image_width, 3, 3, padding=1)
+        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, decoded_BDhw: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 3 T T"]:
         x = decoded_BDhw

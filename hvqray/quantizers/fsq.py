@@ -95,4 +95,5 @@ class FSQ(nn.Module):
         return digits / self.half_width - 1
 
     def _digits_to_indices(self, rounded: Tensor) -> Tensor:
-        return ((rounded + self.half_width).long() * self.basis).sum(-1)
+        # An index that is no code would break the lookup for the whole batch; the code itself stays NaN.
+        return ((rounded.nan_to_num() + self.half_width).long() * self.basis).sum(-1)

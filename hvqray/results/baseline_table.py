@@ -135,13 +135,15 @@ def print_baselines(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if each.note:
             console.print(each.note, markup=False, highlight=False, soft_wrap=True)
-    for line in headline(best, baselines):
+    for line in headline(best, baselines, mark=mark):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecord]) -> list[str]:
+def headline(
+    best: Mapping[str, float | None], baselines: Sequence[BaselineRecord], *, mark: str = ""
+) -> list[str]:
     """A line a baseline: `against PaDiM: image AUROC won by 0.0123 (95 %: -0.0100 to +0.0300), pixel AUROC lost by 0.0045 (test, mean
-    over the classes)`."""
+    over the classes)`, and after that `mark`."""
     split = _split(best)
     lines = []
     for baseline in baselines:
@@ -155,7 +157,7 @@ def headline(best: Mapping[str, float | None], baselines: Sequence[BaselineRecor
                 parts.append(f"{ALL_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}")
         if parts:
             label = LABELS.get(baseline.name, baseline.name)
-            lines.append(f"against {label}: {', '.join(parts)} ({split}, mean over the classes)")
+            lines.append(f"against {label}: {', '.join(parts)} ({split}, mean over the classes){mark}")
     return lines
 
 

@@ -117,4 +117,4 @@ def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> 
 
 def natural_order(name: str) -> tuple[str | int, ...]:
     """`class 2` before `class 10`."""
-    return tuple(int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name))
+    return tuple(int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name))

@@ -77,7 +77,7 @@ def print_confirmed(
     for each in confirmed:
         if each.trial_id == best_trial_id and each.metrics:
             console.print(_per_class(confirm_table(each), mark))
-    for note in dict.fromkeys(note for each in confirmed for note in _notes(each, split)):
+    for note in dict.fromkeys(note for each in confirmed for note in _notes(each, split, mark)):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -111,7 +111,7 @@ def spread_lines(spread: Spread | None) -> list[str]:
     return lines
 
 
-def _notes(configuration: ConfirmedConfiguration, split: str) -> list[str]:
+def _notes(configuration: ConfirmedConfiguration, split: str, mark: str = "") -> list[str]:
     says = {
         "bootstrap over images and seeds": "bootstrap over test images and seeds",
         "bootstrap over images": "bootstrap over test images; one seed says nothing of others",
@@ -127,7 +127,7 @@ def _notes(configuration: ConfirmedConfiguration, split: str) -> list[str]:
     ]
     if (mad := configuration.metrics.get(f"{split}/{MAD}")) is not None and mad.mean is not None:
         shown = ", ".join(spread_lines(mad))
-        notes.insert(0, f"{configuration.trial_id}: mean {ALL_LABELS[MAD]} on {split} {shown}.")
+        notes.insert(0, f"{configuration.trial_id}: mean {ALL_LABELS[MAD]} on {split}{mark} {shown}.")
     notes += _mean_notes(configuration, split)
     notes += [f"{run_id} failed: {error}" for run_id, error in configuration.failed.items()]
     return notes

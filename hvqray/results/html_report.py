@@ -56,8 +56,7 @@ def build_html_report(folder: Path) -> Path:
         params=params,
         param_labels=wording.short_names(params),
         failed=[trial for trial in trials if trial.state == "FAIL"],
-        seeds=", ".join(str(seed) for seed in sorted({trial.seed for trial in trials}))
-        or str(description.seed),
+        seeds=", ".join(str(seed) for seed in sorted({trial.seed for trial in trials})) or description.seed,
         code_versions=", ".join(sorted({trial.code_version for trial in trials}))
         or info.environment["code_version"],
         selected_on_test=description.selected_on_test or (best is not None and best.selected_on_test),

@@ -27,11 +27,12 @@ class SweepDescription:
     """Metric to goal, in the order of the file."""
     dataset: str
     """Name of the dataset's folder (not its path), or `built-in synthetic set`."""
-    image_size: int
-    """Pixels."""
+    image_size: str
+    """Pixels, of the best model where there is one; else what the search takes, such as `64 or 96`."""
     validation: str
     """How `val` was made: `test`, `synthetic` or `none`."""
-    seed: int | str
+    seed: str
+    """Likewise."""
     classes: list[str] | None = None
     """Those that were taken, where the file names them; None means all."""
 
@@ -90,6 +91,16 @@ def read_description(folder: Path) -> SweepDescription:
         )
     data = _section(content, "data", path)
     root = data.get("root")
+    best_path = folder / "best" / "config.yaml"
+    best = load_yaml(best_path) if best_path.exists() else {}
+
+    def taken(section: str, key: str, default: int) -> str:
+        of_best = _section(best, section, best_path).get(key)
+        searched = _section(content, "parameters", path).get(f"{section}.{key}")
+        if of_best is None and isinstance(searched, dict):
+            return _values_text(searched)
+        return str(_section(content, section, path).get(key, default) if of_best is None else of_best)
+
     return SweepDescription(
         name=str(content.get("name") or folder.resolve().name),
         description=content.get("description"),
@@ -97,11 +108,18 @@ def read_description(folder: Path) -> SweepDescription:
         entity=content.get("entity"),
         goals=_goals(content["metric"], path),
         dataset=Path(str(root)).name if root else "built-in synthetic set",
-        image_size=data.get("image_size", 224),
+        image_size=taken("data", "image_size", 224),
         validation=_section(data, "validation", path).get("from", "test"),
-        seed=_section(content, "train", path).get("seed", 0),
+        seed=taken("train", "seed", 0),
         classes=data.get("classes"),
     )
+
+
+def _values_text(parameter: dict[str, Any]) -> str:
+    """`64 or 96`, or `0 to 9`."""
+    if "min" in parameter:
+        return f"{parameter['min']} to {parameter.get('max')}"
+    return " or ".join(map(str, parameter.get("values", [parameter.get("value")])))
 
 
 def _goals(metrics: Any, path: Path) -> dict[str, Goal]:

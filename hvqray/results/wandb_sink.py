@@ -30,6 +30,7 @@ _INIT_TIMEOUT_S = 30.0
 _FINISH_TIMEOUT_S = 60.0
 _TEARDOWN_S = 1.0
 _MAX_EXAMPLES = 16
+_DATA_DIR_OF_USER = os.environ.get("WANDB_DATA_DIR")
 
 
 class WandbSink:
@@ -67,7 +68,9 @@ class WandbSink:
         self._confirming: set[str] = set()
         self._best: tuple[str, float | None] | None = None
         # An offline run names the files of its artifacts where they were staged: there they must stay for `wandb sync`.
-        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb"))
+        # W&B reads this anew for every artifact, and a process may have one sink after another, each with a folder of its own.
+        if _DATA_DIR_OF_USER is None:
+            os.environ["WANDB_DATA_DIR"] = str(self._folder / "wandb")
         # W&B's reports on itself hold tracebacks, with paths, and wait at the exit for a server that does not answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._thread = SideThread("W&B", tell=tell, queue_size=_QUEUE_SIZE)

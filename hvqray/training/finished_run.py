@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,17 @@ from hvqray.training.checkpoint import (
 )
 
 
-def find_finished_run(config: RunConfig, out: Path, metric: str) -> dict[str, Any] | None:
-    """The record of a finished run in `out`; None where there is none, or one that was interrupted and goes on.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is not to be trained again."""
+
+    record: dict[str, Any]
+    """As in metrics.json."""
+    class_names: tuple[str, ...]
+
+
+def find_finished_run(config: RunConfig, out: Path, metric: str) -> FinishedRun | None:
+    """The finished run in `out`; None where there is none, or one that was interrupted and goes on.
 
     Raises:
         InputError: It is of another configuration or another metric: one would be replaced by the other, or mixed with it.
@@ -32,9 +42,10 @@ def find_finished_run(config: RunConfig, out: Path, metric: str) -> dict[str, An
     make_folder(out, option="--out")
     has_model = (out / MODEL_FILE).is_file() and not (out / RESUME_FILE).exists()
     record: dict[str, Any] = {}
+    class_names: tuple[str, ...] = ()
     if has_model:
         loaded = load_model(out)
-        record, found = loaded.metrics, loaded.config
+        record, found, class_names = loaded.metrics, loaded.config, loaded.context.class_names
     elif (out / CONFIG_FILE).is_file():
         found = load_run_config(out / CONFIG_FILE)
         if (out / METRICS_FILE).is_file():
@@ -60,13 +71,19 @@ def find_finished_run(config: RunConfig, out: Path, metric: str) -> dict[str, An
         save_config(out, found)
     if not (out / METRICS_FILE).is_file():
         write_record(out, record)
-    return record
+    return FinishedRun(record, class_names)
 
 
-def check_data_of(record: dict[str, Any], data: PreparedData, out: Path) -> None:
-    """Raise InputError where the finished run of this `record` was trained on other data."""
-    if record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
-        raise _is_taken(out, "a run on other data: their files have changed since")
+def check_data_of(finished: FinishedRun, data: PreparedData, out: Path) -> None:
+    """Raise InputError where the finished run was trained on other data."""
+    same = finished.record.get("data_fingerprint", data.fingerprint) == data.fingerprint
+    if not same or finished.class_names != data.context.class_names:
+        raise run_on_other_data(out)
+
+
+def run_on_other_data(out: Path) -> InputError:
+    """What is told of a run that cannot go on, nor count for one that is finished."""
+    return _is_taken(out, "a run on other data: their files have changed since")
 
 
 def _is_taken(out: Path, holds: str) -> InputError:

@@ -40,6 +40,7 @@ from hvqray.training.communicator import Communicator
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.epoch_trainer import EpochTrainer
 from hvqray.training.evaluation import Evaluator
+from hvqray.training.finished_run import run_on_other_data
 from hvqray.training.lasting_state import lasting_state, load_lasting_state, share_state
 from hvqray.training.optimisation import autocast
 from hvqray.training.run_record import run_record
@@ -217,6 +218,8 @@ class _Run:
                 " folder that every node sees",
                 field="--out",
             )
+        if state is not None and state.get("data", self._data_told()) != self._data_told():
+            raise run_on_other_data(self.folder)
         of_ranks = self.communicator.all_gather_object(gpus_of(self.communicator.device))
         self.gpus = [name for names in of_ranks for name in names]
         if self.communicator.rank == 0:
@@ -234,6 +237,10 @@ class _Run:
             self.epochs_done, self.best_epoch = state["epochs_done"], state["best_epoch"]
             self.selected, self.duration_s = state["selected"], state["duration_s"]
         return state["metrics"] if state is not None else {}
+
+    def _data_told(self) -> dict[str, Any]:
+        """What a run's data must still be for it to go on; states of earlier versions, and of other codes, do not say."""
+        return {"fingerprint": self.data.fingerprint, "class_names": list(self.data.context.class_names)}
 
     def _load_state(self) -> dict[str, Any] | None:
         try:
@@ -257,6 +264,7 @@ class _Run:
                 "selected": self.selected,
                 "duration_s": self.duration_s,
                 "metrics": metrics,
+                "data": self._data_told(),
             },
         )
 

@@ -57,8 +57,11 @@ def run_confirmation(
     store: ConfirmStore,
     listeners: Sequence[SweepListener],
 ) -> None:
-    """Train the runs that an earlier driver has not, as trials are trained; an interrupted one goes on from its checkpoint."""
-    ended = read_confirm_runs(plan.folder)
+    """Train the runs that an earlier driver has not, as trials are trained; an interrupted one goes on from its checkpoint.
+
+    One that failed is tried again: its configuration has been trained to the end before, so what ended it may well be gone.
+    """
+    ended = {run_id: run for run_id, run in read_confirm_runs(plan.folder).items() if run.state != "FAIL"}
     for run_id in ended:
         remove_resume_state(trial_folder(plan.folder, run_id))
     to_run = {start.trial_id: start for start in starts if start.trial_id not in ended}

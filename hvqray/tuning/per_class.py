@@ -50,7 +50,7 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
     for class_name in dataset.class_names:
         if not names_a_folder(f"{sweep.name}-{class_name}"):
             raise InputError(
-                f"the class {class_name!r} cannot name a folder, which takes letters, digits, '.', '_', '-'; rename it, or search it by"
+                f"the class {class_name!r} cannot name a folder, {sweep.name}-{class_name}, which takes up to 100 letters, digits, '.', '_', '-'; rename it, or search it by"
                 " --set data.classes=[...] with a name of your own, --set name=NAME",
                 field="--per-class",
             )

@@ -107,8 +107,9 @@ def ray_session(
         meanwhile.join()
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Its tracebacks of trials that died are told in one line each, by `tuning.relay`.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    # Its tracebacks of trials that died are told in one line each, by `tuning.relay`, and which did not end by the summary.
+    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     _heed_sigterm()  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from hvqray.steady_stderr import say_on_stderr
 from hvqray.training.checkpoint import remove_resume_state
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.study_search import outcome
-from hvqray.tuning.trial import ERROR_KEY, TrialSpec, report_of
+from hvqray.tuning.trial import ERROR_KEY, FULL_DISK_KEY, TrialSpec, report_of
 
 
 class Relay(tune.Callback):
-    """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost.
+    """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost; so does a
+    disk that takes no more, on which every trial would fail.
 
     `earlier` holds what trials reported to an earlier driver, by trial id.
     """
@@ -53,6 +56,10 @@ class Relay(tune.Callback):
             self._tell("on_epoch", trial_id, report)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if (refused := (trial.last_result or {}).get(FULL_DISK_KEY)) is not None:
+            # Ends the sweep, and with it none of its trials: `--resume` goes on with them once there is room.
+            number, place = json.loads(refused)
+            raise OSError(number, os.strerror(number), place)
         self._end(trial, crashed=False)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

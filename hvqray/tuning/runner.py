@@ -28,8 +28,11 @@ from hvqray.tuning.tune_run import SearchPlan, run_on_tune, spec_of
 
 def run_search(
     sweep: SweepFile, plan: SearchPlan, store: SweepStore, listeners: Sequence[SweepListener]
-) -> None:
-    """Run trials until the number, the time or the target is reached; results go to the listeners."""
+) -> str | None:
+    """Run trials until the number, the time or the target is reached; results go to the listeners.
+
+    Returns the id of the trial that reached the target, where that ended the search.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     metrics = [metric.name for metric in sweep.metric]
     goals = [metric.goal for metric in sweep.metric]
@@ -39,8 +42,10 @@ def run_search(
     for record in ended:
         remove_resume_state(trial_folder(plan.folder, record.trial_id))
     if plan.num_trials is not None and plan.num_trials <= len(ended):
-        return
-    epochs = read_all_epochs(plan.folder)
+        return None
+    starts, epochs = read_starts(plan.folder), read_all_epochs(plan.folder)
+    # All that earlier drivers drew, ended or not: a sampler that begins with the same seed would draw it again.
+    num_drawn = max(len(starts), _num_in_study(storage))
     relay = Relay(store, listeners, metrics, earlier=epochs)
     space = SearchSpace(sweep.parameters, exhaustive=sweep.method in EXHAUSTIVE)
     search = StudySearch(
@@ -48,7 +53,7 @@ def run_search(
         metrics=metrics,
         goals=goals,
         sampler=make_sampler(
-            sweep.method, plan.seed + len(ended), len(metrics), space=space, num_trials=plan.num_trials
+            sweep.method, plan.seed + num_drawn, len(metrics), space=space, num_trials=plan.num_trials
         ),
         study_name=name,
         storage=storage,
@@ -67,7 +72,6 @@ def run_search(
     )
     callbacks = [relay]
     if scheduler is not None:
-        starts = read_starts(plan.folder)
         told = {
             trial_id: results_again(
                 of_trial, metrics[0], maximize=maximize, keeps_best=_keeps_best(starts[trial_id])
@@ -85,6 +89,12 @@ def run_search(
         scheduler=scheduler,
         time_budget_s=plan.time_budget_s,
     )
+    return None if search.reached_by is None else _trial_id(search.reached_by)
+
+
+def _num_in_study(storage: optuna.storages.BaseStorage) -> int:
+    studies = storage.get_all_studies()
+    return sum(len(storage.get_all_trials(study._study_id, deepcopy=False)) for study in studies)
 
 
 def _keeps_best(start: TrialStart) -> bool:
@@ -100,7 +110,7 @@ def study_of(folder: Path) -> optuna.Study:
 
 def start_of(sweep: SweepFile, number: int, params: dict[str, Any]) -> TrialStart:
     """A trial of the search. Parameters that do not go together make one that fails and says why."""
-    trial_id = f"t{number:04d}"
+    trial_id = _trial_id(number)
     try:
         run = resolve_run_config(sweep, params)
     except InputError:
@@ -115,3 +125,7 @@ def start_of(sweep: SweepFile, number: int, params: dict[str, Any]) -> TrialStar
         config_hash=config_hash(run),
         seed=run.train.seed,
     )
+
+
+def _trial_id(number: int) -> str:
+    return f"t{number:04d}"

@@ -36,7 +36,7 @@ from hvqray.tuning.confirm import (
     run_confirmation,
 )
 from hvqray.tuning.kept_models import KeptModels, remove_maps_without_models
-from hvqray.tuning.measured import measure_runs
+from hvqray.tuning.measured import measure_runs, measured_folder
 from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
@@ -138,8 +138,13 @@ class SweepSession:
         sinks = [sink] if sink else []
         with closing(self._table("trials", self.num_trials, read_trials(self.folder))) as table:
             kept = KeptModels(self.folder, self.goals, read_trials(self.folder))
-            run_search(self.sweep, plan, store, [table, *sinks, kept])
+            reached_by = run_search(self.sweep, plan, store, [table, *sinks, kept])
         trials = read_trials(self.folder)
+        if reached_by is not None:
+            metric = self.sweep.metric[0]
+            self._say(
+                f"{reached_by} reached the target, {metric.name} {metric.target:g}, which ends the search"
+            )
         best = best_trials(trials, self.goals, 1)
         if not best:
             return False
@@ -184,8 +189,9 @@ class SweepSession:
         ):
             run_confirmation(self.sweep, plan, runs, confirm_store, [table, *([sink] if sink else [])])
         complete = completed_runs(self.folder, runs)
-        self._say(f"measuring {counted(len(complete), 'run')} on test")
-        self._measure(complete, plan)
+        if pending := [run_id for run_id in complete if not measured_folder(self.folder, run_id).exists()]:
+            self._say(f"measuring {counted(len(pending), 'run')} on test")
+            self._measure(pending, plan)
         confirmed = [
             confirmed_configuration(self.folder, trial_id, runs) for trial_id, runs in runs_of.items()
         ]

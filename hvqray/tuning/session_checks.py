@@ -73,9 +73,12 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
 
 
 def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
-    """A resumed sweep may get more trials, other resources or more confirmation; anything else would mix two searches."""
+    """A resumed sweep may get more trials, another target, other resources or more confirmation; anything else would mix two searches."""
     path = folder / "sweep.yaml"
     before, now = load_sweep(path).model_dump(), sweep.model_dump()
+    for content in (before, now):
+        for metric in content["metric"]:
+            del metric["target"]
     changed = [name for name in now if now[name] != before[name] and name not in MAY_CHANGE_ON_RESUME]
     if changed:
         raise InputError(

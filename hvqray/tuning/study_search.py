@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from hvqray.atomic import flush_to_disk
 from hvqray.results.events import TrialStart
 from hvqray.tuning.space import SearchSpace
-from hvqray.tuning.trial import report_of
+from hvqray.tuning.trial import FULL_DISK_KEY, report_of
 
 
 class StudySearch(OptunaSearch):
@@ -34,7 +34,8 @@ class StudySearch(OptunaSearch):
         resolve: Makes a `TrialStart` of a trial number and its parameters.
         announce: Hears of every trial that is handed out.
         to_config: Makes Tune's config of a `TrialStart`.
-        target: Value of a single objective that is good enough: no more trials are handed out once one has reached it.
+        target: Value of a single objective that is good enough: no more trials are handed out while one is there, nor ever once
+            it has ended there.
         study_file: The storage's file, which is brought to the disk whenever a trial has ended.
         points: Values of parameters that the first trials have, by their numbers; what a point leaves out is suggested.
     """
@@ -71,7 +72,8 @@ class StudySearch(OptunaSearch):
         self._told_epochs: dict[str, set[int]] = {}
         self._study_file = study_file
         self._target, self._maximize = target, goals[0] == "maximize"
-        self._target_reached = False
+        self._reached_by: int | None = None
+        self._at_target: set[int] = set()
         self._interrupted: list[TrialStart] = []
         self._never_started: list[int] = []
         self._points = dict(enumerate(points))
@@ -84,12 +86,25 @@ class StudySearch(OptunaSearch):
     def hand_out_first(self, interrupted: Sequence[TrialStart], never_started: Sequence[int] = ()) -> None:
         """What an earlier driver left: trials that did not end, and numbers of those only asked for, before anything new."""
         self._interrupted, self._never_started = list(interrupted), list(never_started)
-        # Only now is the study brought up to the journal. Any epoch that it was told counts, whatever became of its trial.
-        self._target_reached = self._target is not None and any(
-            self._reaches_target(value)
-            for trial in self.study.get_trials(deepcopy=False)
-            for value in (trial.value, *trial.intermediate_values.values())
-        )
+        if self._target is not None:  # only now is the study brought up to the journal
+            for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+                self._note_end(trial.number, trial.state, trial.values)
+
+    @property
+    def reached_by(self) -> int | None:
+        """The number of the trial that ended at the target, and with it the search."""
+        return self._reached_by
+
+    def _note_end(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
+        """A trial that failed, or was stopped, at the target leaves no model that is there: the search goes on."""
+        self._at_target.discard(number)
+        if (
+            self._reached_by is None
+            and state is TrialState.COMPLETE
+            and values
+            and self._reaches_target(values[0])
+        ):
+            self._reached_by = number
 
     def _reaches_target(self, value: float | None) -> bool:
         if value is None or self._target is None:
@@ -103,12 +118,16 @@ class StudySearch(OptunaSearch):
             trial = self._again(start.number)
             before = _frozen(self.study, start.number)
             epochs.update(before.intermediate_values)
+            if any(map(self._reaches_target, before.intermediate_values.values())):
+                self._at_target.add(start.number)
             if before.state.is_finished():
                 # The driver died between telling the study and telling the journal.
                 self._told_before.add(start.number)
         else:
-            if self._target_reached:  # the trials that run go on to their end
+            if self._reached_by is not None:  # the trials that run go on to their end
                 return Searcher.FINISHED
+            if self._at_target:  # asked again when a trial has ended
+                return None
             # A trial asked for before keeps the parameters that it was given, and is given those still missing.
             if self._never_started:
                 number = self._never_started.pop(0)
@@ -137,8 +156,9 @@ class StudySearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self._metrics[0])
-        self._target_reached |= self._reaches_target(value)
         trial = self._ot_trials[trial_id]
+        if self._reaches_target(value):
+            self._at_target.add(trial.number)
         told = trial.number in self._told_before
         if len(self._metrics) > 1 or told or value is None or not math.isfinite(value):
             return
@@ -154,13 +174,13 @@ class StudySearch(OptunaSearch):
         if trial_id in self._completed_trials:
             return
         self._completed_trials.add(trial_id)
+        if FULL_DISK_KEY in (result or {}):
+            return  # it has not ended
         if result is not None and not error:  # Tune tells a trial's last result here alone
             self.on_trial_result(trial_id, result)
         state, values = outcome(result, self._metrics, crashed=error)
-        if values is not None and len(values) == 1:
-            # Of its best epoch, which an earlier driver may have seen.
-            self._target_reached |= self._reaches_target(values[0])
         number = self._ot_trials[trial_id].number
+        self._note_end(number, state, values)  # of its best epoch, which an earlier driver may have seen
         tell(self.study, number, state, values)
         if self._study_file is not None:
             with contextlib.suppress(OSError):  # the journal has it, too, and a resumed sweep goes by that

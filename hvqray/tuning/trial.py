@@ -21,6 +21,7 @@ with collection_paused():
     from hvqray.config.sections import RunConfig
     from hvqray.data.prepare import LastPrepared
     from hvqray.errors import InputError
+    from hvqray.full_disk import refused_by_disk
     from hvqray.training import loop
     from hvqray.training.communicator import SingleProcess
     from hvqray.training.epoch_report import EpochReport
@@ -36,6 +37,8 @@ WORTH_KEY = "worth"
 """Key of what the trial is worth so far, by which schedulers judge it, in the results of epochs at which its metric was measured."""
 ERROR_KEY = "trial_error"
 """Key of the line that says why training failed."""
+FULL_DISK_KEY = "full_disk"
+"""Key of the error number and the file, as JSON, where a disk took no more, for which no configuration is to blame."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class HvqrayTrial(tune.Trainable):
 
     With several workers the process only minds a Ray Train worker group, which lives on from trial to trial too.
     An ordinary exception in training fails the trial and nothing else: it would come again, so it is not retried, and
-    the process goes on to the next trial. A lost process is retried by Tune, from the trial's checkpoint.
+    the process goes on to the next trial. A lost process is retried by Tune, from the trial's checkpoint. Where a disk takes no
+    more the trial is to go on another time.
     """
 
     _reports: Reports | None
@@ -98,6 +102,8 @@ class HvqrayTrial(tune.Trainable):
             if needs_new_process(error):
                 raise
             self._stop_run()
+            if (refused := refused_by_disk(error)) is not None:
+                return {"done": True, FULL_DISK_KEY: json.dumps(refused)}
             return {"done": True, ERROR_KEY: _one_line(error)}
         result: dict[str, Any] = {
             "epoch": report.epoch,

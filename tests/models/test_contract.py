@@ -114,6 +114,20 @@ def test_an_image_is_judged_the_same_alone_and_in_a_batch(model: AnomalyModel) -
         torch.testing.assert_close(alone.scores_B[0], together.scores_B[i], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_costs_none_of_the_others(model: AnomalyModel, broken: float) -> None:
+    calibrate(model, training_batches)
+    batch = make_batch(6)
+    expected = model.predict(batch)
+    features = batch.features_BChw.clone()
+    features[2] = broken
+    seen = model.predict(Batch(features, batch.class_index_B, batch.images_B3HW))
+    others = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(seen.maps_BHW[others], expected.maps_BHW[others], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.scores_B[others], expected.scores_B[others], rtol=1e-4, atol=1e-4)
+    assert not seen.scores_B[2].isfinite()
+
+
 def test_state_dict_carries_everything(case: str, model: AnomalyModel) -> None:
     train_steps(model, [make_batch(seed=1)], num_steps=3)
     calibrate(model, lambda: iter([make_batch(seed=2)]))

@@ -72,6 +72,15 @@ def test_its_unit_is_what_images_have_from_codes_of_others() -> None:
     assert made.rms_R[0].item() == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-4)
 
 
+@pytest.mark.parametrize("offset", [100.0, 1000.0])
+def test_a_common_offset_does_not_change_the_unit(offset: float) -> None:
+    """As raw features of a channel with a large, nearly constant activation have it."""
+    normal = features(10, seed=2)
+    unit = fitted([normal], 30).rms_R[0].item()
+    shifted = fitted([(normal + offset).half().float()], 30).rms_R[0].item()
+    assert shifted == pytest.approx(unit, rel=0.05)  # rounded to half precision, as codes are
+
+
 def test_normal_images_that_codes_came_from_are_judged_as_others_would_be() -> None:
     normal = features(10, seed=3)
     made = fitted([normal], 30)

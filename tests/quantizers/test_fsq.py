@@ -116,6 +116,18 @@ def test_latents_in_bf16_are_quantised_as_the_same_numbers_in_float32() -> None:
     assert z.grad.isfinite().all()
 
 
+def test_latents_that_are_not_numbers_stay_so_and_have_an_index_all_the_same() -> None:
+    """Looking up an index that is no code would break on a whole batch."""
+    for levels in ([8, 5, 5, 5], [5, 5, 5], [3, 3]):
+        fsq = FSQ(levels)
+        z = torch.zeros(3, len(levels))
+        z[0], z[1] = float("nan"), float("inf")
+        codes, indices = fsq(z)
+        assert codes[0].isnan().all()
+        assert codes[1:].isfinite().all()
+        assert ((indices >= 0) & (indices < fsq.codebook_size)).all()
+
+
 @pytest.mark.parametrize(
     ("levels", "size"),
     [

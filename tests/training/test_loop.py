@@ -262,6 +262,19 @@ def test_a_run_that_was_killed_before_its_example_maps_makes_them(tmp_path: Path
     assert maps == {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
 
 
+@pytest.mark.parametrize("change", [{"fingerprint": "other"}, {"names": ("class0", "class2", "class1")}])
+def test_an_interrupted_run_does_not_go_on_with_other_data(tmp_path: Path, change: dict[str, Any]) -> None:
+    reports(config(), tmp_path, epochs=1)
+    state = (tmp_path / RESUME_FILE).read_bytes()
+    data = tiny_data()
+    if names := change.pop("names", None):
+        data = replace(data, context=replace(data.context, class_names=names))
+    data = replace(data, **change)
+    with pytest.raises(InputError, match=r"--out .*: holds a run on other data: their files have changed"):
+        list(run(config(), data, folder=tmp_path, communicator=SingleProcess()))
+    assert (tmp_path / RESUME_FILE).read_bytes() == state
+
+
 def test_example_maps_are_left_for_every_class(tmp_path: Path) -> None:
     reports(config(epochs=1), tmp_path)
     names = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import RESUME_FILE, trial_folder
+from hvqray.training.epoch_report import EpochReport
 from hvqray.training.measure import SCORES_FILE
 from hvqray.tuning import confirm
 from hvqray.tuning.confirm import completed_runs, configurations_to_confirm, confirmed_configuration
 from hvqray.tuning.measured import measured_folder
 from hvqray.tuning.resources import TrialResources
-from hvqray.tuning.trial import TrialSpec
+from hvqray.tuning.trial import REPORT_KEY, TrialSpec
 from hvqray.tuning.tune_run import SearchPlan
 
 METRIC = "val/image_auroc"
@@ -76,8 +78,10 @@ def confirm_with(
     starts: list[TrialStart],
     *,
     num_ending: int,
+    failing: str | None = None,
 ) -> list[str]:
     """Run the confirmation with Tune played; the ids of the runs that it was given."""
+    last = EpochReport(1, 1, {METRIC: 0.5}, 1.0, is_last=True, best_epoch=1, selected={METRIC: 0.5})
     given: list[str] = []
 
     class TuneTrial:
@@ -94,6 +98,8 @@ def confirm_with(
                 callback.on_trial_start(0, [], trial)
                 callback.on_trial_start(0, [], trial)  # as after a crash
             if number < num_ending:
+                if given[-1] != failing:
+                    trial.last_result = {REPORT_KEY: json.dumps(asdict(last))}
                 for callback in callbacks:
                     callback.on_trial_complete(0, [], trial)
 
@@ -139,6 +145,16 @@ def test_finished_runs_are_not_repeated(
     more = [run for runs in runs_of(folder, seeds=(1, 2, 3)).values() for run in runs]
     assert confirm_with(folder, tmp_path, monkeypatch, more, num_ending=9) == ["t0001-s3", "t0002-s3"]
     assert [trial.trial_id for trial in read_trials(folder)] == [f"t{n:04d}" for n in range(5)]
+
+
+def test_failed_runs_are_tried_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What killed a run of a configuration that the search has trained to the end may well be gone."""
+    starts = runs_of(folder)["t0001"]
+    confirm_with(folder, tmp_path, monkeypatch, starts, num_ending=9, failing="t0001-s2")
+    assert completed_runs(folder, starts) == ["t0001-s1"]
+    assert confirm_with(folder, tmp_path, monkeypatch, starts, num_ending=9) == ["t0001-s2"]
+    assert completed_runs(folder, starts) == ["t0001-s1", "t0001-s2"]
+    assert confirm_with(folder, tmp_path, monkeypatch, starts, num_ending=9) == []
 
 
 def test_a_configuration_is_summed_up_over_its_completed_runs(folder: Path) -> None:

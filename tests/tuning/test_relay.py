@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hvqray.results.history import Epochs
 from hvqray.training.checkpoint import RESUME_FILE
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.relay import Relay
-from hvqray.tuning.trial import ERROR_KEY, REPORT_KEY, TrialSpec
+from hvqray.tuning.trial import ERROR_KEY, FULL_DISK_KEY, REPORT_KEY, TrialSpec
 
 METRIC = "val/image_auroc"
 START = TrialStart("t0000", 0, {}, {}, "hash", 0)
@@ -154,6 +155,18 @@ def test_a_failed_trial_says_why(tmp_path: Path) -> None:
     ]
     assert [end.epochs for end in ends(heard)] == [1, 3, 0, 2]
     assert ends(heard)[0].metrics == {METRIC: 0.5}
+
+
+def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path: Path) -> None:
+    heard: list[tuple[Any, ...]] = []
+    relay, trial = make_relay(heard), TuneTrial(tmp_path)
+    trial.report(relay, report_of(0.5))
+    trial.last_result = {"done": True, FULL_DISK_KEY: json.dumps([errno.ENOSPC, "model.safetensors"])}
+    with pytest.raises(OSError, match=r"No space left on device: 'model.safetensors'") as raised:
+        relay.on_trial_complete(1, [], trial)
+    assert raised.value.errno == errno.ENOSPC
+    assert not ends(heard)
+    assert trial.can_go_on
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,16 @@ def test_a_resumed_search_runs_what_is_left_and_repeats_no_draw(
     assert len(drawn) == len(set(drawn)) == 5
 
 
+def test_a_search_resumed_before_any_trial_has_ended_repeats_no_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = driven(monkeypatch, tmp_path, num_trials=2)
+    resumed = driven(monkeypatch, tmp_path, num_trials=5)
+    drawn = [trial.params["train.lr"] for trial in resumed.asked["search"].study.get_trials(deepcopy=False)]
+    assert drawn[:2] == [params["train.lr"] for params in first.params]
+    assert len(drawn) == len(set(drawn)) == 5
+
+
 def test_an_interrupted_trial_is_one_of_those_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

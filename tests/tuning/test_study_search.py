@@ -20,7 +20,7 @@ from hvqray.tuning.resume import reconcile
 from hvqray.tuning.samplers import EXHAUSTIVE, METHODS, make_sampler
 from hvqray.tuning.space import SearchSpace
 from hvqray.tuning.study_search import StudySearch, outcome, tell
-from hvqray.tuning.trial import REPORT_KEY
+from hvqray.tuning.trial import FULL_DISK_KEY, REPORT_KEY
 
 METRIC, OTHER = "val/image_auroc", "val/pixel_ap"
 
@@ -144,7 +144,7 @@ def test_a_result_that_ends_a_trial_is_the_value_at_which_it_was_pruned() -> Non
     ("last", "crashed", "handed_out"),
     [
         (result_of(0.9, epoch=3, is_last=True), False, "FINISHED"),
-        (result_of(0.9, epoch=2), False, "FINISHED"),
+        (result_of(0.9, epoch=2), False, {"spec": "t0001"}),  # stopped there, so that no model has it
         (result_of(0.8, epoch=3, is_last=True), False, {"spec": "t0001"}),
         (result_of(0.9, epoch=3, is_last=True), True, {"spec": "t0001"}),
         (
@@ -171,7 +171,36 @@ def test_a_target_reached_before_a_resume_ends_the_search(epoch: int) -> None:
     first.suggest("a")
     first.on_trial_complete("a", result_of(0.9, epoch=epoch, is_last=epoch == 3))
     resumed.hand_out_first([])
-    assert resumed.suggest("b") == "FINISHED"
+    assert resumed.suggest("b") == ("FINISHED" if epoch == 3 else {"spec": "t0001"})
+    assert resumed.reached_by == (0 if epoch == 3 else None)
+
+
+@pytest.mark.parametrize(
+    ("end", "crashed", "handed_out"),
+    [
+        (result_of(0.7, epoch=3, is_last=True, best=0.9), False, "FINISHED"),
+        (result_of(0.7, epoch=3, is_last=True), False, {"spec": "t0001"}),  # only its last epoch counts
+        (result_of(0.9, epoch=2), True, {"spec": "t0001"}),
+        (None, True, {"spec": "t0001"}),
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_nothing_is_handed_out_beside_a_trial_at_the_target_until_it_has_ended(
+    end: dict[str, Any] | None, crashed: bool, handed_out: Any, resumed: bool
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    search, announced = make_search(storage, target=0.9)
+    search.suggest("a")
+    search.on_trial_result("a", result_of(0.9, epoch=1))
+    assert search.suggest("b") is None
+    if resumed:
+        search, _ = make_search(storage, target=0.9)
+        search.hand_out_first(announced)
+        assert search.suggest("a") == {"spec": "t0000"}
+    assert search.suggest("b") is None
+    search.on_trial_complete("a", end, crashed)
+    assert search.suggest("b") == handed_out
+    assert search.reached_by == (0 if handed_out == "FINISHED" else None)
 
 
 def test_an_undefined_objective_in_between_is_passed_over() -> None:
@@ -180,6 +209,13 @@ def test_an_undefined_objective_in_between_is_passed_over() -> None:
     for epoch, value in enumerate((None, float("nan"), 0.5), start=1):
         search.on_trial_result("a", result_of(value, epoch=epoch))
     assert search.study.get_trials(deepcopy=False)[0].intermediate_values == {3: 0.5}
+
+
+def test_a_trial_on_a_full_disk_has_not_ended() -> None:
+    search, _ = make_search()
+    search.suggest("a")
+    search.on_trial_complete("a", {"done": True, FULL_DISK_KEY: "[28, null]"})
+    assert states(search) == ["RUNNING"]
 
 
 def test_an_end_told_twice_counts_once() -> None:

@@ -63,6 +63,7 @@ def test_a_target_ends_a_sweep_once_the_running_trials_are_done(run_here: RunHer
     ended = read_trials(folder)
     assert 1 <= len(ended) <= 2
     assert {trial.state for trial in ended} == {"COMPLETE"}
+    assert " reached the target, val/image_auroc 0.1, which ends the search" in output
     runs_are_mirrored(folder, [trial.trial_id for trial in ended])
 
 

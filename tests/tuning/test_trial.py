@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from hvqray.errors import InputError
 from hvqray.training.checkpoint import RESUME_FILE, load_model
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
-from hvqray.tuning.trial import ERROR_KEY, WORTH_KEY, HvqrayTrial, TrialSpec, report_of
+from hvqray.tuning.trial import ERROR_KEY, FULL_DISK_KEY, WORTH_KEY, HvqrayTrial, TrialSpec, report_of
 
 METRIC = "val/image_auroc"
 MODEL = HvqConfig(
@@ -214,6 +215,20 @@ def test_only_what_a_new_process_can_mend_is_raised(
     else:
         message = " ".join(str(error).split())
         assert actor.step() == {"done": True, ERROR_KEY: f"{type(error).__name__}: {message}"}
+
+
+def test_a_disk_that_takes_no_more_is_no_fault_of_the_trial(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Iterator[Any]:
+        raise RuntimeError("cannot be written") from OSError(
+            errno.ENOSPC, "No space left", "model.safetensors"
+        )
+        yield
+
+    monkeypatch.setattr("hvqray.training.loop.run", full)
+    result = start(spec(tmp_path).to_config()).step()
+    assert result == {"done": True, FULL_DISK_KEY: json.dumps([errno.ENOSPC, "model.safetensors"])}
 
 
 @pytest.mark.parametrize(("kept", "expected"), [("best", [0.6, None, 0.6]), ("last", [0.6, None, 0.5])])
