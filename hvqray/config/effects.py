@@ -85,7 +85,14 @@ GATES = frozenset(gate for effect in EFFECTS for gate in effect.gates())
 
 
 def without_effect(config: Mapping[str, Any]) -> Iterator[Effect]:
-    """What has no effect in a whole configuration (dotted path to value)."""
+    """What has no effect in a whole configuration (dotted path to value); what is switched off needs none."""
     for effect in EFFECTS:
-        if config.keys() >= {effect.field, *effect.gates()} and not effect.holds(config):
+        if not config.keys() >= {effect.field, *effect.gates()} or effect.holds(config):
+            continue
+        if not _is_switched_off(effect.field, config[effect.field]):
             yield effect
+
+
+def _is_switched_off(field: str, value: Any) -> bool:
+    is_switch = isinstance(value, bool) or field.endswith("_weight") or field == "model.feature_codes"
+    return is_switch and value == 0

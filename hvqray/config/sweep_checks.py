@@ -223,12 +223,14 @@ class SpaceCheck:
                 searched = [gate for gate in effect.gates() if gate in self._parameters]
                 if len(searched) > 1 and effect.field in self._parameters:
                     continue  # no `when` says "either"
-                mend = "remove it"
+                mend = "; remove it"
                 if searched:
                     single = effect.condition and not isinstance(config[effect.gate], list)
                     when = f"`when: {effect.condition}`" if single else f"a `when` that names {searched[0]}"
-                    mend = f"add {when}"
-                here[effect.field] = f"has no effect where {effect.told(config)}; {mend}"
+                    mend = f"; add {when}"
+                elif any(map(self._origin.is_set, effect.gates())) and not self._origin.is_set(effect.field):
+                    mend = ""  # the file is right without what was set
+                here[effect.field] = f"has no effect where {effect.told(config)}{mend}"
             useful |= config.keys() - here.keys()
             useless.update(
                 {path: text for path, text in here.items() if path in self._fixed or path in params}

@@ -26,7 +26,7 @@ def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = 
     """Refuses an objective (`val/METRIC`, `val/CLASS/METRIC`) that no epoch of any run could have on `val`.
 
     Logs a warning where there are classes for which it is defined on one of `val` and `test` alone: their means are then of different
-    classes; and where `mad` is the mean of a class's image metrics alone. `field` says where the objective was named, `mend` what would
+    classes; where there are some for which it is defined on neither; and where `mad` is the mean of a class's image metrics alone. `field` says where the objective was named, `mend` what would
     help besides more images.
 
     Raises:
@@ -50,6 +50,17 @@ def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = 
         )
     if metric.rpartition("/")[2] == MAD:
         _warn_of_missing_masks(metric, data, names)
+    if nowhere := {
+        name: reason
+        for name, reason in lacks["val"].items()
+        if data.selected_on_test or name in lacks["test"]
+    }:
+        logger.warning(
+            "%s: undefined on val%s for some classes, which count nowhere (%s)",
+            metric,
+            "" if data.selected_on_test else " and test",
+            _told(nowhere),
+        )
     if data.selected_on_test:
         return
     parts = []

@@ -138,7 +138,9 @@ def _mean_squares(
     image of its own: a code's distance from itself is mere rounding.
     """
     of_all, of_others = [], []
-    centre_C = codes_KC.mean(0)  # small norms lose little where distances are found by the subtraction of squares
+    centre_C = codes_KC.mean(
+        0
+    )  # small norms lose little where distances are found by the subtraction of squares
     origin_n = sample.image_n
     if len(origin_n[kept_K].unique()) == 1:
         origin_n = torch.arange(len(origin_n))

@@ -116,6 +116,26 @@ def test_options_without_effect_warn(
     assert told in caplog.text
 
 
+def test_what_is_switched_off_needs_no_effect(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    off = "map_code_weight: 0.0, feature_codes: 0, score_from: fine, ot_weight: 0.0, revive_dead_codes: false"
+    load_sweep(
+        write("{train.lr: {value: 1}}", f"model: {{quantizer: fsq, map_distance: mahalanobis, {off}}}")
+    )
+    assert not caplog.records
+
+
+def test_what_set_left_without_effect_is_not_to_be_removed_from_the_file(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = "model: {map_distance: mahalanobis, feature_codes: 9, map_code_weight: 4.0}"
+    path = write("{train.lr: {value: 1}}", model)
+    load_sweep(path, ["model.feature_codes=0"])
+    (record,) = caplog.records
+    assert (
+        record.getMessage() == f"{path}: model.map_code_weight: has no effect where model.feature_codes is 0"
+    )
+
+
 def test_what_no_condition_can_say_is_not_warned_of(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     """Kept features have an effect by way of the map or of the score."""
     searched = "{model.score_from: {values: [fine, codes]}, model.map_code_weight: {values: [0.0, 4.0]}, model.feature_codes: {values: [8, 9]}}"

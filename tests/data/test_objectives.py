@@ -161,10 +161,21 @@ def test_classes_that_count_on_one_split_alone_are_warned_of(caplog: pytest.LogC
         " classes (val: class1 has no defective image), so that val and test are means over different classes"
     ]
     caplog.clear()
-    check("val/image_auroc", data_of(val, val))
-    check("val/image_auroc", data_of(val, test, on_test=True))
     check("val/class0/image_auroc", data_of(val, test))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("on_test", "where"), [(False, "val and test"), (True, "val")])
+def test_classes_that_count_nowhere_are_warned_of(
+    caplog: pytest.LogCaptureFixture, on_test: bool, where: str
+) -> None:
+    caplog.set_level(logging.WARNING)
+    images = [SOUND, Images(masks=[]), Images(normal=0), Images(masks=[])]
+    check("val/image_auroc", data_of(images, images, on_test=on_test))
+    assert caplog.messages == [
+        f"val/image_auroc: undefined on {where} for some classes, which count nowhere (class1, class3 have no defective image and class2"
+        " has no normal image)"
+    ]
 
 
 def test_where_the_joint_metric_is_of_image_metrics_alone_is_warned_of(
