@@ -129,6 +129,14 @@ def test_without_test_the_test_split_is_not_looked_at(command: Command) -> None:
     assert not any(name.startswith("test/") for name in metrics)
 
 
+def test_that_there_is_nothing_to_measure_on_test_is_said(command: Command) -> None:
+    normal = command.out.with_name("normal")
+    shutil.copytree(command.images, normal, ignore=shutil.ignore_patterns("test", "ground_truth"))
+    command.images = normal
+    assert command("--test", "--set", "data.validation.from=synthetic", "--set", "train.epochs=1") == 0
+    assert "--test: there is no test image, so nothing is measured on test" in command.output()
+
+
 def test_what_is_chosen_on_test_is_marked(command: Command) -> None:
     assert command("--test", "--set", "data.validation.from=none", "--set", "train.epochs=1") == 0
     lines = command.output().splitlines()

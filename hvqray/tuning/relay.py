@@ -38,6 +38,7 @@ class Relay(tune.Callback):
         self._store, self._others, self._metrics = store, list(others), list(metrics)
         self._epochs_before = {trial_id: max(epochs) for trial_id, epochs in earlier.items() if epochs}
         self._broken: set[int] = set()
+        self._refused: tuple[int, str | None] | None = None
         self._last_reports: dict[str, EpochReport] = {}
 
     def announce(self, event: TrialStart) -> None:
@@ -57,10 +58,18 @@ class Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if (refused := (trial.last_result or {}).get(FULL_DISK_KEY)) is not None:
-            # Ends the sweep, and with it none of its trials: `--resume` goes on with them once there is room.
-            number, place = json.loads(refused)
+            self._refused = json.loads(refused)
+        else:
+            self._end(trial, crashed=False)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Here what is raised ends the sweep; where Tune tells of a trial it would be that trial's failure.
+
+        Of no trial it is the end: `--resume` goes on with all that run once there is room.
+        """
+        if self._refused is not None:
+            number, place = self._refused
             raise OSError(number, os.strerror(number), place)
-        self._end(trial, crashed=False)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial_id = TrialSpec.from_config(trial.config).trial_id

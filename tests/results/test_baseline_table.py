@@ -95,6 +95,7 @@ def test_the_terminal_holds_it_in_80_columns() -> None:
     assert "PatchCore (image score top 5%, neighbourhood 1) on test (selected on test)" in " ".join(
         text.split()
     )
+    assert text.rstrip().endswith("(test, mean over the classes) (selected on test)")
     assert "0.9700 -0.0200" in text
     assert "0.8750 +0.0250" in text
     assert "PatchCore: mean image AUROC over 1 of 2 classes" in text

@@ -9,6 +9,7 @@ from hvqray.results.class_table import (
     class_table,
     codebook_levels,
     mean_note,
+    natural_order,
     over_classes,
 )
 
@@ -96,3 +97,8 @@ def test_means_of_a_split_with_an_undefined_class() -> None:
     assert mean_note(counted, "test") == (
         "mean image AUROC, image AP over 2 of 3 classes; mean pixel AP over 1 of 3 classes"
     )
+
+
+def test_names_with_numbers_go_by_these_and_other_digits_are_letters() -> None:
+    names = ["part 10", "part 2", "5²", "①", "part"]
+    assert sorted(names, key=natural_order) == ["5²", "part", "part 2", "part 10", "①"]

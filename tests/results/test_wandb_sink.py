@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import threading
 import time
@@ -203,3 +204,18 @@ def test_a_slow_server_delays_neither_trials_nor_the_end(
     assert len(said) == 1
     assert "too slow to keep up" in said[0]
     answered.set()
+
+
+def test_each_sweep_of_a_process_stages_its_artifacts_in_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sweeps of one class each run one after the other."""
+    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", None)
+    monkeypatch.setenv("WANDB_DATA_DIR", "of the sweep before")
+    for name in ("bolt", "nut"):
+        new_sink(tmp_path / name, []).close()
+        assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / name / "wandb")
+    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", "elsewhere")
+    monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
+    new_sink(tmp_path / "cloth", []).close()
+    assert os.environ["WANDB_DATA_DIR"] == "elsewhere"

@@ -162,8 +162,10 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path: Path) -> None:
     relay, trial = make_relay(heard), TuneTrial(tmp_path)
     trial.report(relay, report_of(0.5))
     trial.last_result = {"done": True, FULL_DISK_KEY: json.dumps([errno.ENOSPC, "model.safetensors"])}
+    relay.on_step_end(1, [])
+    relay.on_trial_complete(1, [], trial)
     with pytest.raises(OSError, match=r"No space left on device: 'model.safetensors'") as raised:
-        relay.on_trial_complete(1, [], trial)
+        relay.on_step_end(1, [])
     assert raised.value.errno == errno.ENOSPC
     assert not ends(heard)
     assert trial.can_go_on

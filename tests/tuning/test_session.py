@@ -28,6 +28,7 @@ from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials
 from hvqray.training.checkpoint import MODEL_FILE, trial_folder
 from hvqray.tuning import baseline_runs, confirm, runner, session, sweep_data
+from hvqray.tuning.measured import measured_folder
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.session import SweepOptions, SweepSession
@@ -347,6 +348,17 @@ def test_the_best_configurations_are_retrained_and_the_best_of_them_is_installed
     assert "confirming t0002, t0000 with seeds 1, 2: 4 runs" in output
     assert "4/4 runs ended" in output
     assert "measuring 4 runs on test" in output
+
+
+def test_runs_that_were_measured_are_not_measured_again(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, search, _ = confirming(tmp_path, images, cache, monkeypatch)
+    for run_id in ("t0002-s1", "t0002-s2", "t0000-s1"):
+        measured_folder(one.folder, run_id).mkdir(parents=True)
+    assert one.run()
+    assert search.measured == ["t0000-s2"]
+    assert "measuring 1 run on test" in output_of(one)
 
 
 def test_where_no_configuration_is_confirmed_the_best_trial_counts(
