@@ -104,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     sweeps = [folder]
     if class_sweep_folders(folder):
-        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best]
+        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best] or sweeps
     for sweep in sweeps:
-        objective = next(iter(read_description(sweep).goals.items()))
         check_best(sweep)
+        objective = next(iter(read_description(sweep).goals.items()))
         with hold_sweep(sweep):
             with progress_bar() as progress:
                 results = measure_baselines(

@@ -28,7 +28,8 @@ def refused_by_disk(error: BaseException | None) -> tuple[int, str | None] | Non
         if getattr(error, "sqlite_errorname", None) == "SQLITE_FULL":
             return errno.ENOSPC, None
         cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
+        # Ray Tune raises another error while it handles what a callback raised, and names no cause.
+        error = cause if isinstance(cause, BaseException) else error.__cause__ or error.__context__
     return None
 
 

@@ -193,6 +193,15 @@ def test_a_full_disk_is_told_from_another_process_and_from_the_study_too(
         assert "No space left on device; free space" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_told_from_an_error_that_was_raised_while_it_was_handled(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raised = RuntimeError("Traceback: ...")  # by Ray Tune, which names no cause
+    raised.__context__ = OSError(errno.ENOSPC, "", "study.db")
+    assert raising(raised) == 1
+    assert "hvqray: error: study.db: No space left on device; free space" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [

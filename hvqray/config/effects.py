@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hvqray.config.data_sections import BackboneConfig
@@ -84,12 +84,12 @@ EFFECTS: tuple[Effect, ...] = (
 GATES = frozenset(gate for effect in EFFECTS for gate in effect.gates())
 
 
-def without_effect(config: Mapping[str, Any]) -> Iterator[Effect]:
-    """What has no effect in a whole configuration (dotted path to value); what is switched off needs none."""
+def without_effect(config: Mapping[str, Any], searched: Collection[str] = ()) -> Iterator[Effect]:
+    """What has no effect in a whole configuration (dotted path to value); what is switched off needs none, unless it is `searched`."""
     for effect in EFFECTS:
         if not config.keys() >= {effect.field, *effect.gates()} or effect.holds(config):
             continue
-        if not _is_switched_off(effect.field, config[effect.field]):
+        if effect.field in searched or not _is_switched_off(effect.field, config[effect.field]):
             yield effect
 
 

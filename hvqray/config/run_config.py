@@ -54,11 +54,13 @@ def take_data_root(sections: dict[str, Any], data_root: str | None) -> None:
         sections["data"] = {**data, "root": data_root}
 
 
-def make_paths_absolute(sections: dict[str, Any], parameters: Mapping[str, Any] | None = None) -> None:
+def make_paths_absolute(
+    sections: dict[str, Any], parameters: Mapping[str, Any] | None = None, points: Any = None
+) -> None:
     """Make relative paths absolute, in place: trials and worker processes run in other folders.
 
-    These are `data.root` and a file of `data.backbone.weights`, where that is searched also its values and those at which
-    other parameters apply. What is of the wrong type is left to the checks of types.
+    These are `data.root` and a file of `data.backbone.weights`, where that is searched also its values, those at which
+    other parameters apply, and those in points to evaluate. What is of the wrong type is left to the checks of types.
     """
     data = sections.get("data")
     if isinstance(data, dict):
@@ -71,6 +73,8 @@ def make_paths_absolute(sections: dict[str, Any], parameters: Mapping[str, Any] 
             _replace(entry, "values")
         if isinstance(entry, dict):
             _replace(entry.get("when"), WEIGHTS)
+    for point in points if isinstance(points, list) else []:
+        _replace(point, WEIGHTS)
 
 
 def _replace(holder: Any, key: str) -> None:

@@ -33,7 +33,7 @@ class StartingPoints:
         """The points with the values that a search will have, constants left out, in the order of the file's parameters.
 
         Raises:
-            InputError: a point is empty or there twice, or has a value that its parameter, or no trial, can have.
+            InputError: a point is empty or there twice, or has a value that its parameter, or every trial, cannot have.
         """
         resolved: list[dict[str, Any]] = []
         for index, point in enumerate(points):
@@ -66,9 +66,10 @@ class StartingPoints:
                 hint = did_you_mean(name, self._parameters)
                 raise self._origin.fault(f"{field}.{name}", f"is no parameter of this file{hint}")
         complete = True
+        decided: set[str] = set()  # whether they apply is known, and with what value
         for name, parameter in self._parameters.items():
             domain = parameter.domain()
-            known = all(other in chosen for other in parameter.conditions)
+            known = decided.issuperset(parameter.conditions)
             applied = applies(parameter, chosen)
             if known and not applied:
                 self._check_not_named(name, point, chosen, field)
@@ -77,11 +78,13 @@ class StartingPoints:
                 if applied:
                     chosen[name] = domain.all_values()[0]
             elif name not in point or (value := self._value(name, domain, point[name], field)) is None:
-                complete = False
+                complete = known = False
             else:
                 values[name] = value
                 if applied:
                     chosen[name] = value
+            if known:
+                decided.add(name)
         if complete:
             self._check_together(chosen, field)
         return values
@@ -90,19 +93,24 @@ class StartingPoints:
         """Whether the command line set the parameter, and not the points as well."""
         return self._origin.is_set(f"parameters.{name}") and not self._origin.is_set(POINTS)
 
+    def _follows_what_gives_way(self, name: str) -> bool:
+        """Whether the command line set the parameter, or one on which it depends, directly or not."""
+        return self._gives_way(name) or any(
+            map(self._follows_what_gives_way, self._parameters[name].conditions)
+        )
+
     def _check_not_named(
         self, name: str, point: Mapping[str, Any], chosen: Mapping[str, Any], field: str
     ) -> None:
-        if name not in point or any(
-            self._gives_way(each) for each in (name, *self._parameters[name].conditions)
-        ):
+        if name not in point or self._follows_what_gives_way(name):
             return
         other = next(
             other
             for other, allowed in self._parameters[name].conditions.items()
-            if not any(same(chosen[other], value) for value in allowed)
+            if other not in chosen or not any(same(chosen[other], value) for value in allowed)
         )
-        message = f"does not apply where {other} is {show(chosen[other])}; remove it"
+        where = f"{other} is {show(chosen[other])}" if other in chosen else f"{other} does not either"
+        message = f"does not apply where {where}; remove it"
         raise self._origin.fault(f"{field}.{name}", message)
 
     def _check_constant(self, name: str, domain: Domain, point: Mapping[str, Any], field: str) -> None:

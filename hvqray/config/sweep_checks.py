@@ -175,6 +175,10 @@ class SpaceCheck:
     def _samples(self, name: str, chosen: Mapping[str, Any]) -> list[Any]:
         return [chosen[name]] if name in chosen else self._parameters[name].domain().samples()
 
+    def _is_set(self, name: str) -> bool:
+        """Whether the command line gave the field, fixed or searched."""
+        return self._origin.is_set(name) or self._origin.is_set(f"parameters.{name}")
+
     def _domain(self, name: str) -> Domain | None:
         return self._parameters[name].domain() if name in self._parameters else None
 
@@ -217,10 +221,14 @@ class SpaceCheck:
             except ValidationError:  # three parameters that do not go together; the trial will tell
                 continue
             here = {}
-            for effect in without_effect(config):
+            for effect in without_effect(config, searched=self._parameters):
                 if not unlisted.isdisjoint(effect.gates()):
                     continue
-                searched = [gate for gate in effect.gates() if gate in self._parameters]
+                searched = [
+                    gate
+                    for gate in effect.gates()
+                    if (domain := self._domain(gate)) and not domain.is_constant
+                ]
                 if len(searched) > 1 and effect.field in self._parameters:
                     continue  # no `when` says "either"
                 mend = "; remove it"
@@ -228,7 +236,7 @@ class SpaceCheck:
                     single = effect.condition and not isinstance(config[effect.gate], list)
                     when = f"`when: {effect.condition}`" if single else f"a `when` that names {searched[0]}"
                     mend = f"; add {when}"
-                elif any(map(self._origin.is_set, effect.gates())) and not self._origin.is_set(effect.field):
+                elif any(map(self._is_set, effect.gates())) and not self._is_set(effect.field):
                     mend = ""  # the file is right without what was set
                 here[effect.field] = f"has no effect where {effect.told(config)}{mend}"
             useful |= config.keys() - here.keys()

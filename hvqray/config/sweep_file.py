@@ -26,7 +26,7 @@ from hvqray.config.sections import BaselineChoice, ConfirmConfig, ResourcesConfi
 from hvqray.config.starting_points import POINTS, StartingPoints
 from hvqray.config.sweep_checks import SpaceCheck
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 _SECTIONS = ("model", "data", "train", "resources", "confirm")
 _WANDB_ONLY = ("program", "command", "controller", "job", "image_uri", "imageuri")
@@ -200,7 +200,7 @@ def load_sweep(
 
     origin = Origin(str(path), touched, data_root is not None)
     with origin.found_later():
-        make_paths_absolute(raw, raw["parameters"])
+        make_paths_absolute(raw, raw["parameters"], raw.get(POINTS))
     try:
         sweep = SweepFile.model_validate(
             {**raw, "parameters": _integer_ranges(raw["parameters"])}, strict=True
@@ -252,10 +252,10 @@ def _warn_of_other_keys(sweep: SweepFile, origin: Origin) -> None:
     """Log a warning for options that other keys of the file leave without effect."""
     if sweep.confirm.top_k == 0 and "seeds" in sweep.confirm.model_fields_set:
         origin.warn("confirm.seeds", "has no effect where confirm.top_k is 0; remove it")
-    if sweep.run_cap is not None and len(sweep.points_to_evaluate) > sweep.run_cap:
+    if sweep.run_cap is not None and (number := len(sweep.points_to_evaluate)) > sweep.run_cap:
         origin.warn(
             POINTS,
-            f"only {sweep.run_cap} of {len(sweep.points_to_evaluate)} are tried, as run_cap is {sweep.run_cap}",
+            f"the last {counted(number - sweep.run_cap, 'point')} of {number} are not tried, as there are no more trials",
         )
     metric = sweep.metric[0].name
     if is_measured_on_pixels(metric):

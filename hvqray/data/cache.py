@@ -8,6 +8,7 @@ of temporary files takes single files away) is built anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -92,11 +93,19 @@ def open_entry(
     while True:
         try:
             tensors = _open(entry, files)
-            with contextlib.suppress(PermissionError):  # another user's, which is here to be read
-                os.utime(entry)  # when it was last used
+            _note_use(entry)
             return tensors, entry
         except (FileNotFoundError, DamagedFileError):
             _build_entry(entry, build, description, progress, files)
+
+
+def _note_use(entry: Path) -> None:
+    """Note when it was last used, unless it is another user's or lies on a disk that is only to be read."""
+    try:
+        os.utime(entry)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise
 
 
 def _open(entry: Path, files: Sequence[str]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from hvqray.results.history import Metrics
 
 @dataclass(frozen=True)
 class SweepDescription:
-    """What every reader of a sweep says about where its numbers come from; from `sweep.yaml`."""
+    """What every reader of a sweep says about where its numbers come from; from `sweep.yaml`, and what trials may differ in from `best/config.yaml`."""
 
     name: str
     description: str | None

@@ -41,6 +41,8 @@ def hold_against(folder: Path, other: Path) -> None:
     if folder.resolve() == other.resolve():
         raise InputError(f"--against {other}: is the sweep itself; give another one's folder")
     pairs = _pairs(folder, other)
+    if not pairs:
+        check_best(folder)
     for pair in pairs:  # all are looked at before one is written to
         for sweep in (pair.folder, pair.other):
             check_best(sweep)

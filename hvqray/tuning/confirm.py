@@ -61,14 +61,20 @@ def run_confirmation(
 
     One that failed is tried again: its configuration has been trained to the end before, so what ended it may well be gone.
     """
-    ended = {run_id: run for run_id, run in read_confirm_runs(plan.folder).items() if run.state != "FAIL"}
+    ended = read_confirm_runs(plan.folder)
+    failed = {run_id for run_id, run in ended.items() if run.state == "FAIL"}
     for run_id in ended:
         remove_resume_state(trial_folder(plan.folder, run_id))
-    to_run = {start.trial_id: start for start in starts if start.trial_id not in ended}
+    to_run = {
+        start.trial_id: start for start in starts if start.trial_id not in ended or start.trial_id in failed
+    }
     if not to_run:
         return
     metrics = [metric.name for metric in sweep.metric]
-    relay = Relay(store, listeners, metrics, earlier=read_confirm_epochs(plan.folder))
+    epochs = {
+        run_id: each for run_id, each in read_confirm_epochs(plan.folder).items() if run_id not in failed
+    }
+    relay = Relay(store, listeners, metrics, earlier=epochs)
     configs = [spec_of(sweep, plan, start).to_config()["spec"] for start in to_run.values()]
     run_on_tune(
         sweep,

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import TrialState
 from ray import tune
 
+from hvqray.full_disk import refused_by_disk
 from hvqray.results.events import SweepListener, TrialEnd, TrialStart
 from hvqray.results.history import Epochs
 from hvqray.steady_stderr import say_on_stderr
@@ -22,7 +23,7 @@ from hvqray.tuning.trial import ERROR_KEY, FULL_DISK_KEY, TrialSpec, report_of
 
 class Relay(tune.Callback):
     """Tune's view of the listeners. The first listener is the store: its faults do end the sweep, since results would be lost; so does a
-    disk that takes no more, on which every trial would fail.
+    disk that takes no more, the trials' or the store's, on which every trial would fail.
 
     `earlier` holds what trials reported to an earlier driver, by trial id.
     """
@@ -97,10 +98,19 @@ class Relay(tune.Callback):
         )
         self._tell("on_trial_end", end)
         # Only now: until the end is on record, the trial may have to go on.
-        remove_resume_state(Path(spec.folder))
+        if self._refused is None:
+            remove_resume_state(Path(spec.folder))
 
     def _tell(self, method: str, *arguments: Any) -> None:
-        getattr(self._store, method)(*arguments)
+        if self._refused is not None:
+            return
+        try:
+            getattr(self._store, method)(*arguments)
+        except Exception as error:
+            if (refused := refused_by_disk(error)) is None:
+                raise
+            self._refused = refused
+            return
         for listener in self._others:
             if id(listener) in self._broken:
                 continue

@@ -181,7 +181,8 @@ class SweepSession:
         seeds = ", ".join(map(str, confirm.seeds))
         self._say(f"confirming {', '.join(runs_of)} with seeds {seeds}: {counted(len(runs), 'run')}")
         done = read_confirm_runs(self.folder)
-        earlier = [done[run.trial_id] for run in runs if run.trial_id in done]
+        ended = (done[run.trial_id] for run in runs if run.trial_id in done)
+        earlier = [run for run in ended if run.state != "FAIL"]  # those are tried again
         version = store.info.environment["code_version"]
         with (
             closing(ConfirmStore(self.folder, code_version=version)) as confirm_store,

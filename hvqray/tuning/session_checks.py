@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hvqray.config.starting_points import POINTS
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
@@ -17,7 +18,10 @@ from hvqray.tuning.space import SearchSpace
 if TYPE_CHECKING:
     from hvqray.models.context import ModelContext
 
-MAY_CHANGE_ON_RESUME = ("run_cap", "resources", "confirm", "baselines", "description", "project", "entity")
+MAY_CHANGE_ON_RESUME = (
+    *("run_cap", "points_to_evaluate", "resources", "confirm", "baselines"),
+    *("description", "project", "entity"),
+)
 
 
 def check_before_ray(
@@ -50,8 +54,17 @@ def trials_in_all(sweep: SweepFile, time_budget_s: float | None) -> int | None:
 
 
 def check_method(sweep: SweepFile) -> None:
-    """Raise InputError where the method cannot search the space."""
-    make_sampler(sweep.method, 0, len(sweep.metric), space=SearchSpace(sweep.parameters))
+    """Raise InputError where the method cannot search the space, or not from the points that it is to begin with."""
+    space = SearchSpace(sweep.parameters)
+    make_sampler(sweep.method, 0, len(sweep.metric), space=space)
+    for point in sweep.points_to_evaluate if sweep.method in EXHAUSTIVE else ():
+        try:
+            space.suggested(point)
+        except ValueError:
+            raise InputError(
+                f"{point} leaves parameters to the method, and {sweep.method} would try what it takes for them again; name all of them",
+                field=POINTS,
+            ) from None
 
 
 def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
@@ -73,7 +86,7 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
 
 
 def _check_same_sweep(sweep: SweepFile, folder: Path) -> None:
-    """A resumed sweep may get more trials, another target, other resources or more confirmation; anything else would mix two searches."""
+    """A resumed sweep may get more trials, other points or another target, other resources or more confirmation; anything else would mix two searches."""
     path = folder / "sweep.yaml"
     before, now = load_sweep(path).model_dump(), sweep.model_dump()
     for content in (before, now):

@@ -37,7 +37,7 @@ class StudySearch(OptunaSearch):
         target: Value of a single objective that is good enough: no more trials are handed out while one is there, nor ever once
             it has ended there.
         study_file: The storage's file, which is brought to the disk whenever a trial has ended.
-        points: Values of parameters that the first trials have, by their numbers; what a point leaves out is suggested.
+        points: Values of parameters that are tried before anything is suggested; what a point leaves out is suggested.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class StudySearch(OptunaSearch):
         self._at_target: set[int] = set()
         self._interrupted: list[TrialStart] = []
         self._never_started: list[int] = []
-        self._points = dict(enumerate(points))
+        self._points = [space.fixed(point) for point in points]
 
     @property
     def study(self) -> optuna.Study:
@@ -86,8 +86,12 @@ class StudySearch(OptunaSearch):
     def hand_out_first(self, interrupted: Sequence[TrialStart], never_started: Sequence[int] = ()) -> None:
         """What an earlier driver left: trials that did not end, and numbers of those only asked for, before anything new."""
         self._interrupted, self._never_started = list(interrupted), list(never_started)
-        if self._target is not None:  # only now is the study brought up to the journal
-            for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        # Only now is the study brought up to the journal.
+        trials = self.study.get_trials(deepcopy=False)
+        self._points = [point for point in self._points if not any(_has(trial, point) for trial in trials)]
+        going_on = {start.number for start in interrupted}
+        for trial in trials:
+            if trial.number not in going_on and trial.state is TrialState.COMPLETE:
                 self._note_end(trial.number, trial.state, trial.values)
 
     @property
@@ -144,11 +148,7 @@ class StudySearch(OptunaSearch):
 
     def _ask(self) -> optuna.Trial:
         if self._points:
-            number = len(self.study.get_trials(deepcopy=False))
-            if point := self._points.get(number):
-                self.study.enqueue_trial(self._space.fixed(point))
-            if number >= max(self._points):
-                self._points = {}
+            self.study.enqueue_trial(self._points.pop(0))
         return self.study.ask()
 
     def _again(self, number: int) -> optuna.Trial:
@@ -165,17 +165,19 @@ class StudySearch(OptunaSearch):
         # A trial that goes on may tell its last epoch again, of which Optuna would warn.
         epochs = self._told_epochs[trial_id]
         if result["epoch"] not in epochs:
-            epochs.add(result["epoch"])
             trial.report(value, result["epoch"])
+            epochs.add(result["epoch"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if trial_id in self._completed_trials:
             return
-        self._completed_trials.add(trial_id)
-        if FULL_DISK_KEY in (result or {}):
-            return  # it has not ended
+        if FULL_DISK_KEY not in (result or {}):  # there it has not ended
+            self._tell_end(trial_id, result, error=error)
+        self._completed_trials.add(trial_id)  # not before: what fails is told again
+
+    def _tell_end(self, trial_id: str, result: dict[str, Any] | None, *, error: bool) -> None:
         if result is not None and not error:  # Tune tells a trial's last result here alone
             self.on_trial_result(trial_id, result)
         state, values = outcome(result, self._metrics, crashed=error)
@@ -217,6 +219,12 @@ def tell(study: optuna.Study, number: int, state: TrialState, values: list[float
     if _frozen(study, number).state.is_finished():
         return
     study.tell(number, values if state is TrialState.COMPLETE else None, state=state)
+
+
+def _has(trial: optuna.trial.FrozenTrial, point: Mapping[str, Any]) -> bool:
+    """Whether a trial was given the values of a point, or has them."""
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    return all(name in values and values[name] == value for name, value in point.items())
 
 
 def _frozen(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:

@@ -109,7 +109,8 @@ def test_parameters_that_set_took_away_are_passed_over(path: Path) -> None:
 def test_more_points_than_trials_are_warned_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_sweep(path, num_trials=1)
     (record,) = caplog.records
-    assert record.getMessage() == f"{path}: points_to_evaluate: only 1 of 2 are tried, as run_cap is 1"
+    told = "points_to_evaluate: the last 1 point of 2 are not tried, as there are no more trials"
+    assert record.getMessage() == f"{path}: {told}"
 
 
 @pytest.mark.parametrize(
@@ -179,3 +180,28 @@ def test_a_point_that_is_no_configuration_is_told_before_the_search(write: Write
         f"{path}: points_to_evaluate[0].model.codebook_growth: 4 makes 1048576 codes at q0, more than 65536; lower it"
     )
     assert len(points(path, f"points_to_evaluate=[{{{largest}}}]")) == 1  # the depth is still to be suggested
+
+
+def test_what_cannot_apply_is_refused_however_deep_it_stands(write: Write) -> None:
+    parameters = """{model.quantizer: {values: [vq, fsq]},
+        model.revive_dead_codes: {values: [false, true], when: {model.quantizer: vq}},
+        model.revive_after: {values: [20, 50], when: {model.revive_dead_codes: true}}}"""
+    path = write(parameters)
+    with pytest.raises(InputError) as caught:
+        points(path, "points_to_evaluate=[{model.quantizer: fsq, model.revive_after: 50}]")
+    field = "points_to_evaluate[0].model.revive_after"
+    assert str(caught.value) == (
+        f"--set: {field}: does not apply where model.revive_dead_codes does not either; remove it"
+    )
+    assert points(path, "points_to_evaluate=[{model.quantizer: vq, model.revive_after: 50}]") == [
+        {"model.quantizer": "vq", "model.revive_after": 50}  # whether codes are revived is suggested
+    ]
+
+
+def test_files_of_weights_are_named_from_the_current_directory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "data.backbone.weights"
+    path = write(f"{{{name}: {{values: [auto, ./w.pth]}}}}", f"points_to_evaluate: [{{{name}: ./w.pth}}]")
+    assert points(path) == [{name: str(tmp_path / "w.pth")}]

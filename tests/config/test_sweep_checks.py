@@ -86,7 +86,7 @@ def test_values_are_checked_only_where_their_condition_holds(write: Write) -> No
 
 
 WARNINGS = [
-    ("{model.quantizer: {value: fsq}, train.lr: {value: 1}}\nmodel: {codebook_size: 8}", "model.codebook_size: has no effect where model.quantizer is \"fsq\"; add"),
+    ("{model.quantizer: {value: fsq}, train.lr: {value: 1}}\nmodel: {codebook_size: 8}", "model.codebook_size: has no effect where model.quantizer is \"fsq\"; remove it"),
     ("{train.lr: {value: 1}}\nmodel: {codebook_size: 8, quantizer: fsq}", "model.codebook_size: has no effect where model.quantizer is \"fsq\"; remove it"),
     ("{model.quantizer: {values: [vq, fsq]}, model.codebook_size: {values: [8, 16]}}", "parameters.model.codebook_size: has no effect where model.quantizer is \"fsq\"; add `when: {model.quantizer: vq}`"),
     ("{train.lr: {value: 1}}\nmodel: {revive_after: 8}", "model.revive_after: has no effect where model.revive_dead_codes is false"),

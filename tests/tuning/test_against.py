@@ -13,6 +13,7 @@ import pytest
 from fake_sweep import write_fake_sweep
 
 from hvqray.baseline import main
+from hvqray.command_line import run_command
 from hvqray.errors import InputError
 from hvqray.results.history import DataRecord
 from hvqray.training.measure import SCORES_FILE
@@ -22,7 +23,12 @@ PARTS = ("nut", "pill")
 
 
 def write_sweep(
-    folder: Path, *classes: str, shift: float, num_images: int = 12, with_best: bool = True
+    folder: Path,
+    *classes: str,
+    shift: float,
+    num_images: int = 12,
+    with_best: bool = True,
+    suffix: str = "png",
 ) -> Path:
     """A sweep whose best model tells defects the better, the larger the shift."""
     images = DataRecord(
@@ -40,7 +46,7 @@ def write_sweep(
     columns = {
         "class_name": np.repeat(classes, num_images),
         "defect": np.where(labels, "dent", "good"),
-        "image": [f"{number:03d}.png" for _ in classes for number in range(num_images)],
+        "image": [f"{number:03d}.{suffix}" for _ in classes for number in range(num_images)],
         "group": np.arange(len(labels)),
         "is_anomalous": labels,
         "score": np.random.default_rng(0).normal(size=len(labels)) + shift * labels,
@@ -116,9 +122,20 @@ def test_what_does_not_go_together_changes_nothing(tmp_path: Path, swap: bool, o
     write_parts(tmp_path / "bare", shift=1.0, with_best=False)
     write_sweep(tmp_path / "unified", *PARTS, shift=1.0, num_images=10)
     (write_sweep(tmp_path / "unscored", *PARTS, shift=1.0) / "best" / SCORES_FILE).unlink()
+    write_sweep(tmp_path / "renamed", *PARTS, shift=1.0, suffix="jpg")
     (tmp_path / "nothing").mkdir()
     before = (folder / "hvq-nut" / "best" / "metrics.json").read_bytes()
     pair = (tmp_path / other, folder) if swap else (folder, tmp_path / other)
     with pytest.raises(InputError, match=told):
         hold_against(*pair)
     assert (folder / "hvq-nut" / "best" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("against", [[], ["--against", "{other}"]])
+def test_without_any_best_model_there_is_nothing_to_hold_against(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], against: list[str]
+) -> None:
+    folder = write_parts(tmp_path / "hvq", shift=1.0, with_best=False)
+    other = write_parts(tmp_path / "plain", shift=1.0)
+    assert run_command(main, [str(folder), *(each.format(other=other) for each in against)]) == 2
+    assert "hvq: has no best model to hold baselines against" in capsys.readouterr().err

@@ -24,8 +24,10 @@ START = TrialStart("t0000", 0, {}, {}, "hash", 0)
 class Listener:
     """Writes down what it hears, and breaks where it is told to."""
 
-    def __init__(self, name: str, heard: list[tuple[Any, ...]], breaks_at: str = "") -> None:
-        self._name, self._heard, self._breaks_at = name, heard, breaks_at
+    def __init__(
+        self, name: str, heard: list[tuple[Any, ...]], breaks_at: str = "", number: int | None = None
+    ) -> None:
+        self._name, self._heard, self._breaks_at, self._number = name, heard, breaks_at, number
 
     def on_trial_start(self, event: TrialStart) -> None:
         self._hear("start", event.trial_id)
@@ -42,7 +44,7 @@ class Listener:
     def _hear(self, *what: Any) -> None:
         self._heard.append((self._name, *what))
         if what[0] == self._breaks_at:
-            raise OSError("disk full")
+            raise OSError("disk full") if self._number is None else OSError(self._number, "")
 
 
 EARLIER: dict[str, Epochs] = {"t0009": {1: {METRIC: 0.4}, 2: {METRIC: 0.5}}, "t0008": {}}
@@ -168,6 +170,20 @@ def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path: Path) -> None:
         relay.on_step_end(1, [])
     assert raised.value.errno == errno.ENOSPC
     assert not ends(heard)
+    assert trial.can_go_on
+
+
+@pytest.mark.parametrize("breaks_at", ["epoch", "end"])
+def test_a_disk_that_has_no_room_for_the_store_ends_the_sweep_likewise(
+    tmp_path: Path, breaks_at: str
+) -> None:
+    heard: list[tuple[Any, ...]] = []
+    store = Listener("store", heard, breaks_at, errno.ENOSPC)
+    relay, trial = Relay(store, [], [METRIC], earlier={}), TuneTrial(tmp_path)
+    trial.report(relay, report_of(0.5, is_last=True))
+    relay.on_trial_complete(1, [], trial)
+    with pytest.raises(OSError, match="No space left on device"):
+        relay.on_step_end(1, [])
     assert trial.can_go_on
 
 

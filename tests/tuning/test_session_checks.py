@@ -9,7 +9,8 @@ import pytest
 from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.errors import InputError
 from hvqray.models.context import ModelContext
-from hvqray.tuning.session_checks import check_fixed_model, trials_in_all
+from hvqray.results.store import SweepStore
+from hvqray.tuning.session_checks import check_fixed_model, check_method, check_start, trials_in_all
 
 VIT = ModelContext(tuple(f"class{i}" for i in range(15)), 768, (28, 28), 392)
 
@@ -55,3 +56,36 @@ def test_a_sweep_has_as_many_trials_as_its_number_and_its_grid_allow(
         "parameters: {model.codebook_size: {values: [4, 8, 16]}, train.seed: {min: 0, max: 1}}\n"
     )
     assert trials_in_all(load_sweep(path), time_budget_s) == number
+
+
+GRID = "{train.lr: {values: [0.1, 0.2]}, train.epochs: {values: [1, 2]}}"
+
+
+def with_points(tmp_path: Path, given: str, *overrides: str) -> SweepFile:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "metric: {name: val/image_auroc, goal: maximize, target: 0.9}\nmethod: grid\n"
+        f"parameters: {GRID}\npoints_to_evaluate: {given}\n"
+    )
+    return load_sweep(path, overrides)
+
+
+def test_a_grid_takes_whole_points_only(tmp_path: Path) -> None:
+    check_method(with_points(tmp_path, "[{train.lr: 0.1, train.epochs: 2}]"))
+    part = with_points(tmp_path, "[{train.lr: 0.1, train.epochs: 2}, {train.lr: 0.1}]")
+    with pytest.raises(
+        InputError, match=r"^points_to_evaluate: \{'train.lr': 0.1\} leaves parameters to the method"
+    ):
+        check_method(part)
+    check_method(part.model_copy(update={"method": "random"}))
+
+
+def test_points_and_target_may_change_on_resume_and_the_rest_of_the_metric_may_not(tmp_path: Path) -> None:
+    begun = with_points(tmp_path, "[]")
+    folder = tmp_path / "runs"
+    SweepStore(folder, resume=False, selected_on_test=False, sweep_file=begun.to_yaml()).close()
+    (folder / "study.db").touch()
+    changed = with_points(tmp_path, "[{train.lr: 0.1, train.epochs: 2}]", "metric.target=0.8")
+    check_start(changed, folder, resume=True)
+    with pytest.raises(InputError, match="metric differ from what the sweep was begun with"):
+        check_start(with_points(tmp_path, "[]", "metric.goal=minimize"), folder, resume=True)

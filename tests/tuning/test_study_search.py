@@ -336,35 +336,72 @@ def test_points_come_first_and_then_what_the_sampler_suggests() -> None:
     assert states(search) == ["RUNNING"] * 4
 
 
-def test_what_a_point_leaves_out_is_suggested() -> None:
+def in_two(**options: Any) -> tuple[StudySearch, list[TrialStart]]:
     space = SearchSpace(
-        {"train.lr": Parameter(min=1e-4, max=1e-2), "model.fsq_levels": Parameter(values=[[8, 6, 5], [8, 5]])}
+        {
+            "train.lr": Parameter(min=1e-4, max=3e-4, q=1e-4, distribution="q_uniform"),
+            "train.epochs": Parameter(min=1, max=4),
+        }
     )
-    point = {"model.fsq_levels": [8, 5]}
-    for seed in range(8):
-        study = optuna.create_study(sampler=RandomSampler(seed=seed))
-        study.enqueue_trial(space.fixed(point))
-        trial = study.ask()
-        space(trial)
-        params = space.params(trial)
-        assert params["model.fsq_levels"] == [8, 5]
-        assert 1e-4 <= params["train.lr"] <= 1e-2
+    method = options.pop("method", "random")
+    return make_search(sampler=make_sampler(method, 0, 1, space=space), space=space, **options)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "cmaes"])
+def test_what_a_point_leaves_out_is_suggested() -> None:
+    search, announced = in_two(points=[{"train.epochs": 3}] * 8)
+    for number in range(8):
+        search.suggest(f"trial {number}")
+    assert [start.params["train.epochs"] for start in announced] == [3] * 8
+    assert len(set(rates(announced))) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_takes_points(method: str) -> None:
-    space = SearchSpace({"train.lr": Parameter(min=1e-4, max=3e-4, q=1e-4, distribution="q_uniform")})
-    search, announced = make_search(
-        sampler=make_sampler(method, 0, 1, space=space),
-        points=[{"train.lr": 3e-4}, {"train.lr": 1e-4}],
-        space=space,
-    )
-    for name in "abc":
-        search.suggest(name)
-        search.on_trial_complete(name, result_of(0.5, epoch=3, is_last=True))
-    assert rates(announced)[:2] == [3e-4, 1e-4]
-    if method in EXHAUSTIVE:  # each once
-        assert rates(announced)[2] == 2e-4
+    points = [{"train.lr": 3e-4, "train.epochs": 4}, {"train.lr": 1e-4, "train.epochs": 2}]
+    search, announced = in_two(points=points, method=method)
+    for number in range(12):
+        search.suggest(f"trial {number}")
+        search.on_trial_complete(f"trial {number}", result_of(0.5, epoch=3, is_last=True))
+    assert [start.params for start in announced[:2]] == points
+    if method in EXHAUSTIVE:
+        assert len({tuple(start.params.items()) for start in announced}) == 12, "each of 3 x 4 once"
+
+
+def test_points_that_were_added_come_next_on_a_resume(storage: optuna.storages.RDBStorage) -> None:
+    given = [{"train.lr": 2e-3}]
+    first, _ = make_search(storage, points=given)
+    for name in "ab":
+        first.suggest(name)
+        first.on_trial_complete(name, result_of(0.5, epoch=3, is_last=True))
+    second, announced = make_search(storage, points=[{"train.lr": 5e-3}, *given, {"train.lr": 6e-3}])
+    second.hand_out_first([])
+    for name in "cd":
+        second.suggest(name)
+    assert rates(announced) == [5e-3, 6e-3]
+
+
+def test_an_end_that_could_not_be_told_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the search would wait for ever for a trial at the target."""
+    search, _ = make_search(target=0.9)
+    search.suggest("a")
+    report = optuna.Trial.report
+    told: list[float] = []
+
+    def locked_once(self: optuna.Trial, value: float, step: int) -> None:
+        told.append(value)
+        if len(told) == 1:
+            raise RuntimeError("database is locked")
+        report(self, value, step)
+
+    monkeypatch.setattr(optuna.Trial, "report", locked_once)
+    last = result_of(0.95, epoch=3, is_last=True)
+    with pytest.raises(RuntimeError, match="locked"):
+        search.on_trial_complete("a", last)
+    assert search.suggest("b") is None
+    search.on_trial_complete("a", last)
+    assert told == [0.95, 0.95]
+    assert search.suggest("b") == "FINISHED"
+    assert states(search) == ["COMPLETE"]
 
 
 @pytest.mark.parametrize("handed_out", [0, 1, 2])
