@@ -7,7 +7,9 @@ internal error (exit code 1). So raise `InputError` for whatever the user can me
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_NUM_SHOWN = 4
 
 
 class InputError(Exception):
@@ -35,3 +37,11 @@ def counted(number: int, noun: str) -> str:
     """`1 image`, `2 images`, `2 classes`."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """`bolt, nut`; of more than four the first four, and how many others there are."""
+    others = len(names) - _NUM_SHOWN
+    if others <= 0:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NUM_SHOWN])} and {others} others"

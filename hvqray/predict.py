@@ -5,6 +5,7 @@ Legend: n images, S side of the square that the model sees.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -26,7 +27,7 @@ from hvqray.command_line import (
     print_error,
     run_command,
 )
-from hvqray.data.files import check_name, image_files
+from hvqray.data.files import check_name, image_files, told_of_formats, unread_images
 from hvqray.data.progress import progress_bar
 from hvqray.errors import InputError, did_you_mean
 from hvqray.metrics import THRESHOLD
@@ -40,6 +41,8 @@ from hvqray.training.prediction_files import (
     draw,
     earlier_maps,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with naming(arguments.out):
             os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(np.float32).itemsize)
         maps_nSS = np.memmap(file, dtype=np.float32, shape=shape, mode="r+")
-        scores_n, classes, faults = predict_images(
+        scores_n, classes, faults, remarks = predict_images(
             loaded, paths, classes, maps_nSS, device=device, cache_dir=arguments.cache_dir, progress=progress
         )
         read = [row for row in range(len(paths)) if row not in faults]
@@ -113,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             maps = [maps_nSS[row] for row in read]
             draw(predictions, maps, arguments.out, bit_depth=loaded.config.data.bit_depth)
     _print(predictions, loaded.selected_on_test)
+    for remark in remarks:
+        logger.warning(remark)
     for _, fault in sorted(faults.items()):
         print_error(str(fault))
     if faults and predictions:
@@ -125,10 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def find_images(inputs: Iterable[Path]) -> list[Path]:
     """The image files that the user named, each once, in the order given.
 
-    Of a folder, maps that earlier predictions have left in it are none.
+    Of a folder, maps that earlier predictions have left in it are none; images in formats that are not read are warned of.
 
     Raises:
-        InputError: an input is missing, neither file nor folder, or a folder without images; or a name is not UTF-8.
+        InputError: an input is missing, neither file nor folder, or a folder without images that are read; or a name is not UTF-8.
     """
     paths: list[Path] = []
     for path in inputs:
@@ -136,6 +141,10 @@ def find_images(inputs: Iterable[Path]) -> list[Path]:
             raise InputError("no such image or folder", source=str(path))
         check_name(path)
         found = _images_in(path) if path.is_dir() else [path]
+        if skipped := [image.name for image in unread_images(path)]:
+            if not found:
+                raise InputError(told_of_formats(skipped), source=str(path))
+            logger.warning("%s: %s", path, told_of_formats(skipped))
         if not found:
             raise InputError("no image in this folder (subfolders are not searched)", source=str(path))
         if not path.is_dir() and not path.is_file():

@@ -6,6 +6,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_checkpoint import SMALL_SQUAD, write_checkpoint, write_dataset
@@ -85,3 +86,42 @@ def test_earlier_maps_beside_the_images_are_no_images(place: Path, tmp_path: Pat
     # Named, they are: then they are not removed before they are drawn.
     (named,) = run(place, tmp_path / "0000_000.png", out=tmp_path)
     assert {"0000_000.png", named["map"]} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_formats_of_a_folder_that_are_not_read_are_told_of(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.heic", "b.gif"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    arguments = [str(place / "squad"), str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    told = f"{tmp_path}/photos: 2 images in formats that are not read (a.heic, ...); save them as PNG"
+    assert run_command(predict.main, arguments) == 2
+    assert capsys.readouterr().err.splitlines() == [f"hvqray: error: {told}"]
+    source = place / "parts" / "cloth" / "test" / "good" / "000.png"
+    with Image.open(source) as image:
+        image.save(tmp_path / "photos" / "c.webp", lossless=True)
+    (row,) = run(place, tmp_path / "photos", out=tmp_path / "out")
+    assert f"hvqray: warning: {told}" in capsys.readouterr().err.splitlines()
+    (as_png,) = run(place, source, out=tmp_path / "png")
+    assert float(row["score"]) == pytest.approx(float(as_png["score"]), rel=1e-4)
+
+
+def test_what_a_user_must_know_of_the_files(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (2, 40, 40)).astype(np.uint16)
+    values[:, 0, 0] = 4000
+    one, other = map(Image.fromarray, values)
+    one.save(tmp_path / "a.tif", save_all=True, append_images=[other])
+    run(place, tmp_path / "a.tif", out=tmp_path / "out")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert len(warnings) == 2
+    assert (
+        "largest value of the 16-bit grey images is 4000, so that they become at most 17 of 256"
+        in warnings[0]
+    )
+    assert "the model was trained with data.bit_depth unset (16 bits)" in warnings[0]
+    assert warnings[1].endswith(
+        f"1 image has several pages, of which the first alone is read (first: {tmp_path}/a.tif); save each page as a file of its own"
+    )

@@ -29,7 +29,7 @@ class TrainConfig(Section):
     class_balance: Fraction = 0.0
     """0 draws images uniformly, 1 draws every class equally often; between, class shares n_c ** (1 - class_balance)."""
     batch_size: PositiveInt = 16
-    """Images per optimisation step, over all workers; an incomplete last batch of an epoch is left out."""
+    """Images per optimisation step, over all workers; an incomplete last batch of an epoch is left out, unless the epoch has fewer images than a batch."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "step", "cosine"] = "cosine"

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from hvqray.config.data_sections import BitDepth
-from hvqray.errors import InputError
+from hvqray.errors import InputError, shortened
 
 Kind = Literal["grey", "colour"]
 Largest = Mapping[Kind, int]
@@ -37,6 +37,21 @@ def is_deep_colour(image: ImageFile) -> bool:
     return not is_deep_grey(image) and any(re.search(r";16[BLN]$", mode) for mode in raw_modes)
 
 
+def to_8_bits(image: Image.Image, path: Path, bit_depth: BitDepth | None) -> tuple[Image.Image, int | None]:
+    """A decoded image in 8 bits, and its largest value where it was a grey one of 16, which Pillow would clip.
+
+    Raises:
+        InputError: it holds floating-point values, or as `grey_to_8_bits` has it.
+    """
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA"), None
+    if image.mode == "F":
+        raise InputError(
+            "floating-point pixels have no known range; save it as 8 or 16 bits", source=str(path)
+        )
+    return grey_to_8_bits(image, path, bit_depth) if is_deep_grey(image) else (image, None)
+
+
 def grey_to_8_bits(image: Image.Image, path: Path, bit_depth: BitDepth | None) -> tuple[Image.Image, int]:
     """A decoded 16-bit grey image in 8 bits, and its largest value before.
 
@@ -49,7 +64,10 @@ def grey_to_8_bits(image: Image.Image, path: Path, bit_depth: BitDepth | None) -
     values = np.asarray(image)
     lowest, largest = int(values.min()), int(values.max())
     if lowest < 0 or largest > 65535:
-        raise InputError(unknown_range(image), source=str(path))
+        raise InputError(
+            f"its values go from {lowest} to {largest}, and those of no other range than 0 to 65535 are known; save it as 8 or 16 bits",
+            source=str(path),
+        )
     if bit_depth is None:
         wide = values.astype(np.uint32)
         wide += 128
@@ -62,11 +80,6 @@ def grey_to_8_bits(image: Image.Image, path: Path, bit_depth: BitDepth | None) -
             field="data.bit_depth",
         )
     return Image.fromarray((values >> (bit_depth - 8)).astype(np.uint8)), largest
-
-
-def unknown_range(image: Image.Image) -> str:
-    """What to say of floating-point, signed or 32-bit values."""
-    return f"{image.mode!r} pixels (32 bits) have no known range; save it as 8 or 16 bits"
 
 
 def colour_fault(bit_depth: BitDepth) -> str:
@@ -83,26 +96,77 @@ def largest_of(found: Iterable[Largest]) -> dict[Kind, int]:
     return largest
 
 
-def remarks(largest: Largest, bit_depth: BitDepth | None) -> list[str]:
-    """What a user must know of 16-bit images whose largest values these are, a line each: what leaves most levels unused."""
+def remarks(largest_of_class: Mapping[str, Largest], bit_depth: BitDepth | None) -> list[str]:
+    """What a user must know of 16-bit images, the largest values of which are given by class, a line each: what leaves most levels unused."""
     lines = []
-    grey, colour = largest.get("grey"), largest.get("colour")
-    if grey is None and bit_depth is not None:
+    largest = largest_of(largest_of_class.values())
+    if "grey" in largest:
+        lines += _of_grey(largest["grey"], bit_depth)
+        lines += _of_darker_classes(largest_of_class, largest["grey"], bit_depth)
+    elif bit_depth is not None:
         lines.append(
             f"data.bit_depth: {bit_depth} has no effect, as no image is a grey one of 16 bits; remove it"
         )
-    if grey is not None and (fitting := _fitting(grey)) < (bit_depth or 16):
-        levels = round(grey / 257) if bit_depth is None else grey >> (bit_depth - 8)
+    of_class = {name: found["colour"] for name, found in largest_of_class.items() if "colour" in found}
+    dark = {name: value for name, value in of_class.items() if _fitting(value) < 16}
+    if dark:
+        whose = f"{shortened(sorted(dark))}: " if len(dark) < len(of_class) else ""
+        value = max(dark.values())
         lines.append(
-            f"data.bit_depth: the largest value of the 16-bit grey images is {grey}, so that they become at most {levels + 1} of 256"
-            f" grey levels; if the camera has {fitting} bits set it to {fitting}"
-        )
-    if colour is not None and _fitting(colour) < 16:
-        lines.append(
-            f"the largest value of the 16-bit colour images is at most {colour}, so that they become at most {(colour >> 8) + 1} of 256"
+            f"{whose}the largest value of the 16-bit colour images is at most {value}, so that they become at most {(value >> 8) + 1} of 256"
             " levels a channel; save them in 8 bits, scaled to the full range"
         )
     return lines
+
+
+def remarks_on_new_images(largest: Largest, bit_depth: BitDepth | None) -> list[str]:
+    """`remarks` on images that a trained model is given: how it was trained cannot be set any more."""
+    grey = largest.get("grey")
+    if grey is None or _fitting(grey) >= (bit_depth or 16):
+        return []
+    return [
+        f"the largest value of the 16-bit grey images is {grey}, so that they become at most {_levels(grey, bit_depth)} of 256 grey levels:"
+        f" the model was trained with data.bit_depth {bit_depth or 'unset (16 bits)'}; give it images of the range that it was trained on"
+    ]
+
+
+def _of_grey(largest: int, bit_depth: BitDepth | None) -> list[str]:
+    fitting = _fitting(largest)
+    if largest >= 256 and fitting >= (bit_depth or 16):
+        return []
+    told = f"the largest value of the 16-bit grey images is {largest}, so that they become at most {_levels(largest, bit_depth)} of 256 grey levels"
+    if largest < 256:
+        return [f"{told}; if they are of 8 bits save them as 8 bits"]
+    return [f"data.bit_depth: {told}; if the camera has {fitting} bits set it to {fitting}"]
+
+
+def _of_darker_classes(
+    largest_of_class: Mapping[str, Largest], largest: int, bit_depth: BitDepth | None
+) -> list[str]:
+    """Of classes that need fewer bits than others: `data.bit_depth`, one for all, cannot be set to theirs."""
+    by_bits: dict[int, dict[str, int]] = {}
+    for name, found in sorted(largest_of_class.items()):
+        if "grey" in found and (bits := _bits(found["grey"])) < _bits(largest):
+            by_bits.setdefault(bits, {})[name] = found["grey"]
+    return [
+        f"{shortened(list(values))}: the largest value of the 16-bit grey images is {max(values.values())}, that of other classes {largest}, so that these"
+        f" become at most {_levels(max(values.values()), bit_depth)} of 256 grey levels; if they are of {bits} bits "
+        + (
+            "save them as 8 bits"
+            if bits == 8
+            else f"search them by themselves (data.classes) with data.bit_depth {bits}, or scale them to the range of the others"
+        )
+        for bits, values in sorted(by_bits.items())
+    ]
+
+
+def _levels(largest: int, bit_depth: BitDepth | None) -> int:
+    """How many of 256 grey levels values up to `largest` can become."""
+    return (round(largest / 257) if bit_depth is None else largest >> (bit_depth - 8)) + 1
+
+
+def _bits(largest: int) -> int:
+    return 8 if largest < 256 else _fitting(largest)
 
 
 def _fitting(largest: int) -> int:

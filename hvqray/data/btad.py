@@ -14,7 +14,7 @@ from hvqray.data.files import PARTS, choose_classes, subfolders
 from hvqray.data.mvtec import read_class_folder
 from hvqray.errors import InputError
 
-_OK = "ok"
+OK = "ok"
 
 
 def read_btad(root: Path, classes: Sequence[str] | None = None) -> Dataset:
@@ -30,12 +30,12 @@ def read_btad(root: Path, classes: Sequence[str] | None = None) -> Dataset:
             field="data.root",
         )
     names = choose_classes(root, known, classes)
-    samples = [sample for name in names for sample in read_class_folder(root / name, name, good=_OK)]
+    samples = [sample for name in names for sample in read_class_folder(root / name, name, good=OK)]
     return Dataset(root, tuple(names), tuple(samples), folders=tuple(root / name for name in names))
 
 
 def btad_classes(root: Path) -> list[str]:
     """The folders in `root` that have `train/ok` or `test/ok` in them, sorted."""
     return [
-        folder.name for folder in subfolders(root) if any((folder / part / _OK).is_dir() for part in PARTS)
+        folder.name for folder in subfolders(root) if any((folder / part / OK).is_dir() for part in PARTS)
     ]

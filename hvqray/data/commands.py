@@ -12,7 +12,7 @@ from hvqray.atomic import make_folder
 from hvqray.command_line import DONE, INPUT_AT_FAULT, argument_parser, run_command
 from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.data import cache_command
-from hvqray.data.bit_depth import Largest, remarks
+from hvqray.data.bit_depth import Largest, largest_of, remarks
 from hvqray.data.check import check_dataset
 from hvqray.data.command_options import (
     add_bit_depth_option,
@@ -90,15 +90,19 @@ def _check(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{fault}\n")
     images = f"{counted(len(dataset.samples), 'image')} of {counted(len(dataset.class_names), 'class')}"
     sys.stdout.write(f"{images}: {counted(len(found.faults), 'fault')}\n")
+    for line in found.remarks:
+        logger.warning(line)
     _tell_of_16_bits(found.largest, among="all", bit_depth=config.bit_depth)
     return INPUT_AT_FAULT if found.faults else DONE
 
 
-def _tell_of_16_bits(largest: Largest, *, among: str, bit_depth: BitDepth | None = None) -> None:
-    if largest:
+def _tell_of_16_bits(
+    largest_of_class: dict[str, Largest], *, among: str, bit_depth: BitDepth | None = None
+) -> None:
+    if largest := largest_of(largest_of_class.values()):
         values = ", ".join(f"{value} ({kind})" for kind, value in sorted(largest.items()))
         sys.stdout.write(f"16-bit images: largest value {values}, of {among}\n")
-    for line in remarks(largest, bit_depth):
+    for line in remarks(largest_of_class, bit_depth):
         logger.warning(line)
 
 

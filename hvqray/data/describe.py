@@ -18,21 +18,21 @@ NUM_DECODED = 16
 """So many of a class's 16-bit images, evenly spread, are decoded for their largest value."""
 
 
-def describe_dataset(dataset: Dataset) -> tuple[Table, Largest]:
+def describe_dataset(dataset: Dataset) -> tuple[Table, dict[str, Largest]]:
     """One row per class: counts per part and defect type, masks, image sizes and modes, from the files' headers.
 
-    And the largest values of some of the 16-bit images, which alone are decoded.
+    And by class the largest values of some of the 16-bit images, which alone are decoded.
     """
     table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
     for heading in ("class", "train good", "test good", "test defect", "masks", "sizes", "modes"):
         table.add_column(heading, justify="right" if heading.startswith(("train", "test good")) else "left")
-    largest: Largest = {}
+    largest: dict[str, Largest] = {}
     for name in dataset.class_names:
         samples = [sample for sample in dataset.samples if sample.class_name == name]
         test = [sample for sample in samples if sample.part == "test"]
         defects = [sample for sample in test if sample.is_anomalous]
         headers = _Headers([sample.path for sample in samples])
-        largest = largest_of([largest, _largest_values(headers.deep)])
+        largest[name] = _largest_values(headers.deep)
         table.add_row(
             name,
             str(len(samples) - len(test)),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from hvqray.errors import InputError, did_you_mean
+from hvqray.errors import InputError, counted, did_you_mean
 
 MEAN = "mean"
 """What the mean over classes is called in all results, so that no class can be."""
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+UNREAD_SUFFIXES = frozenset(
+    {".gif", ".jp2", ".j2k", ".jpx", ".jxl", ".jfif", ".jpe", ".avif", ".heic", ".heif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib", ".ico", ".psd", ".svg", ".exr", ".hdr"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+)
+"""Of image formats that are not read, so that their files are told of and not taken for something else."""
+MASK_SUFFIXES = ("_mask", "_GT")
+"""What a mask's stem has after that of its image."""
 PARTS = ("train", "test")
 NORMAL_ONLY = "training is on normal images alone"
 """Why defective images of a training part are left out."""
@@ -75,6 +84,60 @@ def masks_by_stem(folder: Path) -> dict[str, Path]:
     masks = {path.stem: path for path in image_files(folder)}
     named = {stem.removesuffix("_mask"): path for stem, path in masks.items() if stem.endswith("_mask")}
     return masks | named
+
+
+def image_stem(mask: Path) -> str:
+    """The stem of the image that a mask belongs to, by the mask's name."""
+    suffix = next((suffix for suffix in MASK_SUFFIXES if mask.stem.endswith(suffix)), "")
+    return mask.stem.removesuffix(suffix)
+
+
+def refuse_masks_among(images: Sequence[Path], masks_folder: Path | None) -> None:
+    """See that no mask lies beside its image, where it would be taken for an image.
+
+    `masks_folder` is where the layout has the masks of these images; None for normal ones, which need none.
+
+    Raises:
+        InputError: STEM_mask.EXT or STEM_GT.EXT is among `images` together with STEM.EXT.
+    """
+    stems = {path.stem: path for path in images}
+    masks = [path for path in images if image_stem(path) != path.stem and image_stem(path) in stems]
+    if not masks:
+        return
+    first = masks[0]
+    others = f", like {counted(len(masks) - 1, 'other')} here" if len(masks) > 1 else ""
+    stem = image_stem(first)
+    mend = f"move it to {masks_folder / f'{stem}_mask{first.suffix}'}" if masks_folder else "remove it"
+    raise InputError(
+        f"a mask beside its image {stems[stem].name}, where it would be taken for an image{others}; {mend}",
+        source=str(first),
+    )
+
+
+def unread_images(folder: Path) -> list[Path]:
+    """Files directly in `folder` that are of an image format which is not read, by their extension, sorted by name."""
+    return sorted(Path(entry.path) for entry in _visible(folder) if has_unread_format(Path(entry.name)))
+
+
+def told_of_formats(names: Sequence[str]) -> str:
+    """`2 images in formats that are not read (a.gif, ...); save them as PNG`."""
+    formats, them = ("a format that is", "it") if len(names) == 1 else ("formats that are", "them")
+    return f"{counted(len(names), 'image')} in {formats} not read ({first_of(names)}); save {them} as PNG"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """`a.png`, or `a.png, ...` where it is not the only one."""
+    return f"{names[0]}{', ...' if len(names) > 1 else ''}"
+
+
+def holds_masks(name: str) -> bool:
+    """Whether a folder of this name holds masks, be it spelt as a layout has it or not."""
+    return re.sub("[^a-z]", "", name.lower()) in {"groundtruth", "gt", "mask", "masks"}
+
+
+def has_unread_format(path: Path) -> bool:
+    """Whether a path is, by its name alone, that of an image in a format that is not read."""
+    return path.suffix.lower() in UNREAD_SUFFIXES and not path.name.startswith(".")
 
 
 def is_image(path: Path) -> bool:

@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, image_files, masks_by_stem, subfolders
+from hvqray.data.files import (
+    PARTS,
+    choose_classes,
+    holds_masks,
+    image_files,
+    masks_by_stem,
+    refuse_masks_among,
+    subfolders,
+)
 from hvqray.data.mvtec import read_class_folder
 from hvqray.errors import InputError, counted
 
@@ -28,7 +36,8 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     """Lists the images of `root`, sorted by part, defect and file name; opens none of them.
 
     Raises:
-        InputError: `root` is of neither form or of both, or `classes` names another class than the folder's name.
+        InputError: `root` is of neither form or of both, `classes` names another class than the folder's name, or a
+            mask lies among the images.
     """
     plain, as_class = is_plain_folder(root), is_class_folder(root)
     if plain == as_class:
@@ -40,10 +49,12 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     name = root.name
     choose_classes(root, [name], classes)
     if as_class:
-        folders = [root / part for part in (*PARTS, "ground_truth")]
-        return Dataset(root, (name,), tuple(read_class_folder(root, name)), folders=tuple(folders))
+        samples = read_class_folder(root, name)
+        return Dataset(root, (name,), tuple(samples), folders=_folders(root, (*PARTS, "ground_truth")))
     normal = image_files(root / NORMAL)
     normal_test = image_files(root / NORMAL_TEST)
+    for paths in (normal, normal_test):
+        refuse_masks_among(paths, None)
     remarks = []
     if not (root / NORMAL_TEST).is_dir():
         normal_test = normal[TEST_SHARE - 1 :: TEST_SHARE]
@@ -59,12 +70,21 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
         )
     defects = [(ABNORMAL, root / ABNORMAL), *((sub.name, sub) for sub in subfolders(root / ABNORMAL))]
     for defect, folder in defects:
-        masks = masks_by_stem(root / MASK / folder.relative_to(root / ABNORMAL))
-        samples += [Sample(path, name, "test", defect, masks.get(path.stem)) for path in image_files(folder)]
+        masks_folder = root / MASK / folder.relative_to(root / ABNORMAL)
+        masks = masks_by_stem(masks_folder)
+        paths = image_files(folder)
+        refuse_masks_among(paths, masks_folder)
+        samples += [Sample(path, name, "test", defect, masks.get(path.stem)) for path in paths]
     samples += [Sample(path, name, "test", GOOD) for path in normal_test]
     samples.sort(key=lambda sample: (PARTS.index(sample.part), sample.defect, sample.path))
-    folders = [root / part for part in (NORMAL, ABNORMAL, NORMAL_TEST, MASK)]
-    return Dataset(root, (name,), tuple(samples), folders=tuple(folders), remarks=tuple(remarks))
+    folders = _folders(root, (NORMAL, ABNORMAL, NORMAL_TEST, MASK))
+    return Dataset(root, (name,), tuple(samples), folders=folders, remarks=tuple(remarks))
+
+
+def _folders(root: Path, read: Sequence[str]) -> tuple[Path, ...]:
+    """Those that are read, and others that by their names hold masks, in which `check` finds these not read."""
+    others = [sub for sub in subfolders(root) if holds_masks(sub.name) and sub.name not in read]
+    return (*(root / name for name in read), *others)
 
 
 def is_plain_folder(root: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from hvqray.errors import InputError
 
 MAX_PIXELS = 2**28
 """Of one image, such as 16384 x 16384: decoded it takes 4 bytes a pixel in colour (1 GB), in as many threads as there are cores."""
+
+Oddity = tuple[str, str, str]
+"""What looks odd of image files and is no fault: of one file, of several, and the mend."""
+PAGES: Oddity = (
+    "image has several pages, of which the first alone is read",
+    "images have several pages, of which the first alone is read",
+    "save each page as a file of its own",
+)
 
 
 class _PillowLimit:
@@ -83,3 +91,21 @@ def image_dimensions(path: Path) -> tuple[int, int]:
     """
     with open_image(path) as image:
         return image.size
+
+
+def told_of_files(odd: Oddity, paths: Sequence[Path]) -> str:
+    """One line: how many files look odd so, and the first."""
+    one, many, mend = odd
+    return f"{len(paths)} {one if len(paths) == 1 else many} (first: {paths[0]}); {mend}"
+
+
+def has_more_pages(path: Path) -> bool:
+    """Whether a TIFF file has several pages, or a WebP one several frames, of which the first is read.
+
+    Raises:
+        InputError: the file is no image.
+    """
+    if path.suffix.lower() not in {".tif", ".tiff", ".webp"}:
+        return False  # phones' JPEG files hold small copies of the picture, which nobody misses
+    with open_image(path) as image:
+        return bool(getattr(image, "n_frames", 1) > 1)

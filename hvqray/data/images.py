@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -12,17 +13,29 @@ from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import (
     Largest,
     colour_fault,
-    grey_to_8_bits,
     is_deep_colour,
-    is_deep_grey,
-    unknown_range,
+    to_8_bits,
 )
 from hvqray.data.dataset import Sample
 from hvqray.data.image_files import decode, image_dimensions, open_image
+from hvqray.data.masks import load_mask, mask_size_fault, resize_mask
 from hvqray.errors import InputError
 
-PREPROCESSING_VERSION = "1"
+PREPROCESSING_VERSION = "2"
 """Part of the cache's key: raise it whenever the same file would give other arrays."""
+
+
+MaskLack = Literal["empty", "below a pixel"]
+"""What a defect image's mask file lacks: any marked pixel, or one that resizing to the nearest pixel leaves."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a sample's files told besides their pixels."""
+
+    largest: Largest = field(default_factory=dict)
+    """Largest value of the image's file where that has 16 bits; else empty."""
+    mask_lack: MaskLack | None = None
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,7 @@ class LoadedSample:
     """(3, S, S) uint8 RGB."""
     mask: np.ndarray
     """(S, S) uint8 of 0 and 1, all 0 where there is no mask."""
-    largest: Largest
-    """Largest value of the image's file where that has 16 bits; else empty."""
+    told: Told
 
 
 def load_image(path: Path, image_size: int | None = None, *, bit_depth: BitDepth | None = None) -> np.ndarray:
@@ -44,7 +56,7 @@ def load_image(path: Path, image_size: int | None = None, *, bit_depth: BitDepth
     orientation tag is not applied (masks are drawn on the stored pixels).
 
     Raises:
-        InputError: the file cannot be decoded, is too large, holds floating-point or signed values, or values beyond `bit_depth`.
+        InputError: the file cannot be decoded, is too large, holds floating-point values, values below 0 or above 65535, or beyond `bit_depth`.
     """
     return read_image(path, image_size, bit_depth=bit_depth)[0]
 
@@ -58,7 +70,7 @@ def read_image(
         decode(file, path)
     if deep_colour and bit_depth is not None:
         raise InputError(colour_fault(bit_depth), source=str(path), field="data.bit_depth")
-    image, largest_grey = _to_8_bits(file, path, bit_depth)
+    image, largest_grey = to_8_bits(file, path, bit_depth)
     if image.mode not in {"L", "RGB"}:
         image = image.convert("L" if image.mode == "1" else "RGB")
     largest: Largest = {} if largest_grey is None else {"grey": largest_grey}
@@ -70,33 +82,6 @@ def read_image(
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), largest
 
 
-def load_mask(path: Path, image_size: int | None = None, *, nonzero: bool = False) -> np.ndarray:
-    """Reads a mask as (S, S) uint8 of 0 and 1: 1 where the value exceeds half of full scale; resized to the nearest pixel.
-
-    With `nonzero` it is 1 where the stored value, a palette's index included, is not 0.
-
-    Raises:
-        InputError: the file cannot be decoded, is too large, or has non-zero values that all lie below half of full scale.
-    """
-    with open_image(path) as image:
-        decode(image, path)
-    if nonzero:
-        stored = np.asarray(image if len(image.getbands()) == 1 else image.convert("RGB"))
-        mask = (stored if stored.ndim == 2 else stored.any(axis=2)).astype(bool).astype(np.uint8)
-    else:
-        values = np.asarray(_to_8_bits(image, path, None)[0].convert("L"))
-        mask = (values > 127).astype(np.uint8)
-        if not mask.any() and values.any():
-            raise InputError(
-                f"its largest value is {values.max()} of 255, and a pixel is anomalous above 127; scale the mask to 0 and 255",
-                source=str(path),
-            )
-    if image_size is not None and mask.shape != (image_size, image_size):
-        resized = Image.fromarray(mask).resize((image_size, image_size), Image.Resampling.NEAREST)
-        mask = np.asarray(resized)
-    return mask
-
-
 def load_sample(sample: Sample, image_size: int, bit_depth: BitDepth | None = None) -> LoadedSample:
     """Reads one sample as squares of `image_size` pixels; `bit_depth` is that of the image, not of the mask.
 
@@ -104,6 +89,7 @@ def load_sample(sample: Sample, image_size: int, bit_depth: BitDepth | None = No
         InputError: a file cannot be decoded, or the mask is not of the image's size.
     """
     image, largest = read_image(sample.path, image_size, bit_depth=bit_depth)
+    lack: MaskLack | None = None
     mask = np.zeros((image_size, image_size), np.uint8)
     if sample.synthetic_seed is not None:
         from hvqray.data.synthetic_defects import draw_synthetic_defect  # SciPy, which few starts need
@@ -113,20 +99,10 @@ def load_sample(sample: Sample, image_size: int, bit_depth: BitDepth | None = No
         size, mask_size = image_dimensions(sample.path), image_dimensions(sample.mask_path)
         if size != mask_size:
             raise InputError(mask_size_fault(size, mask_size, sample.path), source=str(sample.mask_path))
-        mask = load_mask(sample.mask_path, image_size, nonzero=sample.mask_is_nonzero)
-    return LoadedSample(np.ascontiguousarray(image.transpose(2, 0, 1)), mask, largest)
-
-
-def mask_size_fault(size: tuple[int, int], mask_size: tuple[int, int], image_path: Path) -> str:
-    """What to say of a mask that is not of its image's size (width, height)."""
-    sizes = "{}x{} pixels, its image {} is {}x{}".format(*mask_size, image_path.name, *size)
-    return f"the mask is {sizes}; give it its image's size"
-
-
-def _to_8_bits(image: Image.Image, path: Path, bit_depth: BitDepth | None) -> tuple[Image.Image, int | None]:
-    """A decoded image in 8 bits, and its largest value where it was a grey one of 16, which Pillow would clip."""
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA"), None
-    if image.mode == "F":
-        raise InputError(unknown_range(image), source=str(path))
-    return grey_to_8_bits(image, path, bit_depth) if is_deep_grey(image) else (image, None)
+        whole = load_mask(sample.mask_path, nonzero=sample.mask_is_nonzero)
+        mask, is_below_a_pixel = resize_mask(whole, image_size)
+        if not whole.any():
+            lack = "empty"
+        elif is_below_a_pixel:
+            lack = "below a pixel"
+    return LoadedSample(np.ascontiguousarray(image.transpose(2, 0, 1)), mask, Told(largest, lack))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.data.files import NORMAL_ONLY, PARTS, choose_classes, image_files
-from hvqray.data.images import load_mask
+from hvqray.data.masks import load_mask
 from hvqray.errors import InputError, counted
 
 CLASS_NAME = "kolektor_sdd2"

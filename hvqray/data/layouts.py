@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvqray.data.btad import btad_classes, read_btad
+from hvqray.data.btad import OK, btad_classes, read_btad
 from hvqray.data.dataset import GOOD, Dataset
 from hvqray.data.files import PARTS, dataset_root, subfolders
-from hvqray.data.folder import is_class_folder, is_plain_folder, read_folder
+from hvqray.data.folder import NORMAL, is_class_folder, is_plain_folder, read_folder
 from hvqray.data.kolektor import is_kolektor, read_kolektor
 from hvqray.data.mvtec import class_folders, read_mvtec
 from hvqray.data.published import PUBLISHED
@@ -98,5 +98,22 @@ def _recognise(root: Path) -> str:
             f"{root} could be read as {' or '.join(found)}; say which with data.layout", field="data.layout"
         )
     near = [sub for sub in subfolders(root) if any(layout.matches(sub) for layout in LAYOUTS.values())]
-    mend = f"did you mean {near[0]}?" if near else f"docs/data.md shows how {', '.join(LAYOUTS)} lie on disk"
+    if near:
+        mend = f"did you mean {near[0]}?"
+    elif other_case := _of_other_case(root):
+        mend = f"rename {other_case} to {other_case.name.lower()}, as the case counts"
+    else:
+        mend = f"docs/data.md shows how {', '.join(LAYOUTS)} lie on disk"
     raise InputError(f"{root} holds no dataset of a known layout; {mend}", field="data.root")
+
+
+def _of_other_case(root: Path) -> Path | None:
+    """The first folder that a layout would have but for the case of its name."""
+    try:
+        folders = subfolders(root)
+        folders += [sub for folder in folders for sub in subfolders(folder)]
+        folders += [sub for folder in folders if folder.name.lower() in PARTS for sub in subfolders(folder)]
+    except OSError:  # such as a folder that may not be read: there is no hint then
+        return None
+    wanted = {*PARTS, NORMAL, GOOD, OK}
+    return next((sub for sub in folders if sub.name not in wanted and sub.name.lower() in wanted), None)

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
-from hvqray.data.files import PARTS, choose_classes, image_files, masks_by_stem, subfolders
+from hvqray.data.files import (
+    PARTS,
+    choose_classes,
+    image_files,
+    masks_by_stem,
+    refuse_masks_among,
+    subfolders,
+)
 from hvqray.errors import InputError
 
 
@@ -21,7 +28,7 @@ def read_mvtec(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     (by their extension) are left out. `classes` restricts to those product classes, in alphabetical order.
 
     Raises:
-        InputError: `root` holds no class folder, has no class of a given name, or one called `mean`.
+        InputError: `root` holds no class folder, has no class of a given name, or one called `mean`; or as `read_class_folder` has it.
     """
     folders = class_folders(root)
     if not folders:
@@ -40,17 +47,23 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def read_class_folder(folder: Path, class_name: str, *, good: str = GOOD) -> list[Sample]:
-    """The images of one class folder; `good` is what the folders of normal images are called in it."""
+    """The images of one class folder; `good` is what the folders of normal images are called in it.
+
+    Raises:
+        InputError: a mask lies among the images, or a folder of normal images is called `good` but for the case.
+    """
     samples = []
     for part in PARTS:
         for images in subfolders(folder / part):
+            if images.name != good and images.name.lower() == good:
+                raise InputError(f"is not read as {good!r}; rename it to {good}", source=str(images))
             # Training is on normal images alone, so `train` has no other folder; `check` names those that are there.
             if part == "train" and images.name != good:
                 continue
             is_good = images.name == good
             masks = {} if is_good else masks_by_stem(folder / "ground_truth" / images.name)
             defect = GOOD if is_good else images.name
-            samples += [
-                Sample(path, class_name, part, defect, masks.get(path.stem)) for path in image_files(images)
-            ]
+            paths = image_files(images)
+            refuse_masks_among(paths, None if is_good else folder / "ground_truth" / images.name)
+            samples += [Sample(path, class_name, part, defect, masks.get(path.stem)) for path in paths]
     return samples

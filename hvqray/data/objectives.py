@@ -13,13 +13,12 @@ import numpy as np
 
 from hvqray.config.metric_names import MAD, PIXEL_METRICS, class_of, is_measured_on_pixels
 from hvqray.data.dataset import PreparedData, Split
-from hvqray.errors import InputError
+from hvqray.errors import InputError, shortened
 
 logger = logging.getLogger(__name__)
 
-SHOWN_CLASSES = 4
 _NO_MASK = "a defective image without a mask"
-_EMPTY_MASKS = "only masks that are empty at data.image_size"
+_EMPTY_MASKS = "only empty masks"
 
 
 def check_objective(metric: str, data: PreparedData, *, field: str, mend: str = "") -> None:
@@ -113,7 +112,7 @@ def _warn_of_missing_masks(metric: str, data: PreparedData, names: list[str]) ->
         split = data.splits[split_name]
         lacking_masks = {known[c] for c in split.class_index[~split.has_mask]}
         if unmasked := [name for name in names if name in lacking_masks]:
-            told.append(f"on {split_name} for {_shortened(unmasked)}")
+            told.append(f"on {split_name} for {shortened(unmasked)}")
     if told:
         logger.warning(
             "%s: the mean of the image metrics alone %s, where a defective image has no mask",
@@ -131,14 +130,7 @@ def _told(lacks: Mapping[str, str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return f"{_shortened(names)} {'has' if len(names) == 1 else 'have'}"
-
-
-def _shortened(names: list[str]) -> str:
-    others = len(names) - SHOWN_CLASSES
-    if others <= 0:
-        return ", ".join(names)
-    return f"{', '.join(names[:SHOWN_CLASSES])} and {others} others"
+    return f"{shortened(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _mend(metric: str, lacks: Mapping[str, str]) -> str:

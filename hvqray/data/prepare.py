@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from hvqray.atomic import make_folder
 from hvqray.config.data_sections import DataConfig
-from hvqray.data.bit_depth import remarks
+from hvqray.data.bit_depth import Largest, largest_of, remarks
 from hvqray.data.cache import clear_cache, default_cache_dir
-from hvqray.data.dataset import Dataset, PreparedData, Split
+from hvqray.data.dataset import Dataset, PreparedData, Sample, Split
+from hvqray.data.images import Told
 from hvqray.data.layouts import AUTO, read_dataset
+from hvqray.data.mask_checks import mask_remarks
 from hvqray.data.progress import Progress, silent
 from hvqray.data.published import differences
 from hvqray.data.splits import make_splits
 from hvqray.data.synthetic import synthetic_name, write_synthetic
 from hvqray.data.tensors import features_key, images_key, open_features, open_images
+from hvqray.data.unread import formats_remark
 from hvqray.errors import InputError
 from hvqray.models.context import ModelContext
 
@@ -47,15 +51,18 @@ def prepare_data(
     cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
     make_folder(cache_dir, option="--cache-dir")
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
+    if progress is not None:
+        for line in formats_remark(dataset):
+            logger.warning(line)
     progress = progress or silent
     splits = make_splits(dataset, config.validation)
     key = images_key(config, splits.samples, cache_dir, progress)
     train_rows = splits.rows["train"]
     # Weights that cannot be had are told of before any work is done.
     fingerprint = features_key(config, key, train_rows, cache_dir, batchnorm)
-    images, masks, largest = open_images(config, splits.samples, cache_dir, key, progress)
+    images, masks, told = open_images(config, splits.samples, cache_dir, key, progress)
     if progress is not silent:
-        for line in remarks(largest, config.bit_depth):
+        for line in _remarks_on_files(splits.samples, told, config):
             logger.warning(line)
     features, batchnorm = open_features(
         config, images, train_rows, cache_dir, fingerprint, device, progress, batchnorm
@@ -92,6 +99,14 @@ def prepare_data(
         selected_on_test=splits.selected_on_test,
         batchnorm=batchnorm,
     )
+
+
+def _remarks_on_files(samples: Sequence[Sample], told: Sequence[Told], config: DataConfig) -> list[str]:
+    of_class: dict[str, Largest] = {}
+    for sample, one in zip(samples, told, strict=True):
+        of_class[sample.class_name] = largest_of([of_class.get(sample.class_name, {}), one.largest])
+    lacks = [one.mask_lack for one in told]
+    return remarks(of_class, config.bit_depth) + mask_remarks(samples, lacks, config.image_size)
 
 
 class LastPrepared:

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,10 @@ from safetensors.numpy import load_file, save_file
 from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.data.arrow_store import Column, TensorWriter
 from hvqray.data.backbone_weights import find_weights
-from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.cache import TENSORS, open_entry
 from hvqray.data.dataset import Sample
 from hvqray.data.digests import digest_texts, file_digests
-from hvqray.data.images import PREPROCESSING_VERSION, LoadedSample, load_sample
+from hvqray.data.images import PREPROCESSING_VERSION, LoadedSample, Told, load_sample
 from hvqray.data.progress import Progress
 from hvqray.errors import InputError
 
@@ -28,7 +28,7 @@ FEATURES_VERSION = "2"
 """Part of the key of features: raise it whenever the same images would give other features."""
 _BATCH_SIZE = 16
 _BATCHNORM = "batchnorm.safetensors"
-_LARGEST = "largest_values.json"
+_TOLD = "told.json"
 
 
 def images_key(config: DataConfig, samples: Sequence[Sample], cache_dir: Path, progress: Progress) -> str:
@@ -48,8 +48,8 @@ def images_key(config: DataConfig, samples: Sequence[Sample], cache_dir: Path, p
 
 def open_images(
     config: DataConfig, samples: Sequence[Sample], cache_dir: Path, key: str, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, Largest]:
-    """(N, 3, S, S) uint8 images, (N, S, S) uint8 masks, and the largest values of the 16-bit images."""
+) -> tuple[np.ndarray, np.ndarray, list[Told]]:
+    """(N, 3, S, S) uint8 images, (N, S, S) uint8 masks, and what the files of each sample told."""
     image_size = config.image_size
     description = f"{len(samples)} images at {image_size} px"
 
@@ -59,19 +59,21 @@ def open_images(
             "mask": Column(np.uint8, (image_size, image_size)),
         }
         writer = TensorWriter(folder / TENSORS, columns)
-        largest: Largest = {}
+        told = {}
         for done, loaded in enumerate(_load_ahead(samples, image_size, config.bit_depth), start=1):
             writer.append({"image": loaded.image[None], "mask": loaded.mask[None]})
-            largest = largest_of([largest, loaded.largest])
+            if loaded.told != Told():
+                told[done - 1] = asdict(loaded.told)
             progress("decoding images", done, len(samples))
         writer.close()
-        if largest:
-            (folder / _LARGEST).write_text(json.dumps(largest))
+        if told:
+            (folder / _TOLD).write_text(json.dumps(told))
 
     tensors, entry = open_entry(cache_dir, f"images-{key}", build, description=description, progress=progress)
-    largest_file = entry / _LARGEST
-    largest = json.loads(largest_file.read_text()) if largest_file.exists() else {}
-    return tensors["image"], tensors["mask"], largest
+    file = entry / _TOLD
+    of_row = json.loads(file.read_text()) if file.exists() else {}
+    told = [Told(**of_row.get(str(row), {})) for row in range(len(samples))]
+    return tensors["image"], tensors["mask"], told
 
 
 def _load_ahead(

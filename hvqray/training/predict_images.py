@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hvqray.data.images import load_image
+from hvqray.data.bit_depth import Largest, largest_of, remarks_on_new_images
+from hvqray.data.image_files import PAGES, has_more_pages, told_of_files
+from hvqray.data.images import read_image
 from hvqray.data.progress import Progress
 from hvqray.errors import InputError
 from hvqray.models.batch import Batch
@@ -35,8 +37,9 @@ def predict_images(
     device: torch.device,
     cache_dir: Path | None,
     progress: Progress,
-) -> tuple[np.ndarray, list[str | None], dict[int, InputError]]:
-    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, their classes, and row to fault of those that could not be scored.
+) -> tuple[np.ndarray, list[str | None], dict[int, InputError], list[str]]:
+    """Scores (n,) float32 of images, whose maps are written into `maps_nSS`, their classes, row to fault of those that could not be scored,
+    and what a user must know of the files, a line each.
 
     A class that is not known is the one that the model's router recognises, where it has one. One image in thousands that
     cannot be read, or whose features, map or score are not finite, costs none of the others: its score and map count for nothing.
@@ -51,15 +54,22 @@ def predict_images(
     scores_n = np.empty(len(paths), dtype=np.float32)
     found = list(classes)
     faults: dict[int, InputError] = {}
+    largest: Largest = {}
+    several_pages: list[Path] = []
     with evaluating(loaded.model):
         for start in range(0, len(paths), BATCH_SIZE):
             images, rows = [], []
             for row in range(start, min(start + BATCH_SIZE, len(paths))):
                 try:
-                    image_SS3 = load_image(paths[row], context.image_size, bit_depth=config.data.bit_depth)
+                    image_SS3, of_file = read_image(
+                        paths[row], context.image_size, bit_depth=config.data.bit_depth
+                    )
+                    if has_more_pages(paths[row]):
+                        several_pages.append(paths[row])
                 except InputError as error:
                     faults[row] = error
                     continue
+                largest = largest_of([largest, of_file])
                 images.append(image_SS3.transpose(2, 0, 1))
                 rows.append(row)
             if not rows:
@@ -87,4 +97,7 @@ def predict_images(
                     found[row] = classes[row] or name
             progress("predicting", rows[-1] + 1, len(paths))
     progress("predicting", len(paths), len(paths))
-    return scores_n, found, faults
+    remarks = remarks_on_new_images(largest, config.data.bit_depth)
+    if several_pages:
+        remarks.append(told_of_files(PAGES, several_pages))
+    return scores_n, found, faults, remarks

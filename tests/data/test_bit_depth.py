@@ -17,7 +17,8 @@ from hvqray.data import commands
 from hvqray.data.bit_depth import remarks
 from hvqray.data.cache import CACHE_VARIABLE
 from hvqray.data.dataset import PreparedData
-from hvqray.data.images import load_image, load_mask, read_image
+from hvqray.data.images import load_image, read_image
+from hvqray.data.masks import load_mask
 from hvqray.data.prepare import prepare_data
 from hvqray.errors import InputError
 
@@ -52,8 +53,8 @@ def save_deep_colours(path: Path, values_HW3: np.ndarray) -> Path:
 @pytest.fixture
 def deep_root(mvtec_root: Path) -> Path:
     """All images of class `bolt` as a 10-bit camera writes them."""
-    for path in sorted((mvtec_root / "bolt").glob("t*/*/*.png")):
-        values = np.random.default_rng(len(str(path))).integers(0, 1023, (32, 40))
+    for seed, path in enumerate(sorted((mvtec_root / "bolt").glob("t*/*/*.png"))):
+        values = np.random.default_rng(seed).integers(0, 1023, (32, 40))
         values[0, 0] = 1000
         save_deep(path, values)
     return mvtec_root
@@ -95,6 +96,16 @@ def test_a_value_beyond_the_bits_is_told_and_not_clipped(tmp_path: Path) -> None
     assert load_image(path, bit_depth=12).max() == 64
 
 
+def test_32_bit_integers_are_read_where_16_bits_hold_them(tmp_path: Path) -> None:
+    for lowest, largest in ((0, 65535), (-1, 9), (0, 65536)):
+        Image.fromarray(np.array([[lowest, largest]], np.int32)).save(tmp_path / "a.tif")
+        if (lowest, largest) == (0, 65535):
+            np.testing.assert_array_equal(load_image(tmp_path / "a.tif")[0, :, 0], [0, 255])
+            continue
+        with pytest.raises(InputError, match=rf"a\.tif: its values go from {lowest} to {largest}, .* save"):
+            load_image(tmp_path / "a.tif")
+
+
 def test_files_of_8_bits_and_masks_are_not_affected(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 90, 255]], np.uint8)).save(tmp_path / "a.png")
     image, largest = read_image(tmp_path / "a.png", bit_depth=10)
@@ -126,16 +137,37 @@ def test_colours_of_16_bits_are_told_of(tmp_path: Path) -> None:
         ({"grey": 1023}, 14, ["at most 16 of 256 grey levels; if the camera has 10 bits"]),
         ({"grey": 3000}, 12, []),
         ({}, 12, ["12 has no effect, as no image is a grey one of 16 bits; remove it"]),
+        ({"grey": 200}, None, ["is 200, .* at most 2 of 256 grey levels; .* save them as 8 bits$"]),
+        ({"grey": 200}, 10, ["at most 51 of 256 grey levels; .* save them as 8 bits$"]),
         ({"colour": 65535}, None, []),
         ({"colour": 4095}, None, ["colour images is at most 4095, .* at most 16 of 256 levels a channel"]),
     ],
 )
 def test_what_a_user_must_know(largest: dict, bit_depth: BitDepth | None, told: list[str]) -> None:
-    lines = remarks(largest, bit_depth)
+    lines = remarks({"bolt": largest, "cloth": largest}, bit_depth)
     assert len(lines) == len(told)
     for line, expected in zip(lines, told, strict=True):
         assert re.search(expected, line)
         assert "\n" not in line
+
+
+def test_a_class_of_fewer_bits_than_the_others_is_told_of() -> None:
+    full, twelve, eight = {"grey": 65535}, {"grey": 4000}, {"grey": 255}
+    (line,) = remarks({"bolt": twelve, "nut": full}, None)
+    assert line.startswith(
+        "bolt: the largest value of the 16-bit grey images is 4000, that of other classes 65535"
+    )
+    assert "at most 17 of 256 grey levels; if they are of 12 bits search them by themselves" in line
+    assert remarks({"bolt": {}, "nut": full}, None) == []
+    one, other = remarks({"bolt": twelve, "cap": eight, "nut": full, "pill": {"grey": 3000}}, None)
+    assert one.startswith("cap: ")
+    assert one.endswith("if they are of 8 bits save them as 8 bits")
+    assert other.startswith("bolt, pill: ")
+    set_for_one, too_dark = remarks({"bolt": {"grey": 1000}, "nut": twelve}, None)
+    assert set_for_one.endswith("set it to 12")
+    assert too_dark.startswith("bolt: ")
+    (line,) = remarks({"bolt": {"colour": 4095}, "nut": {"colour": 65535}}, None)
+    assert line.startswith("bolt: the largest value of the 16-bit colour images is at most 4095")
 
 
 def test_the_cache_knows_the_bits_and_says_what_was_found(
@@ -167,7 +199,7 @@ def test_without_it_the_cache_is_the_one_that_it_was(mvtec_root: Path) -> None:
     samples = read_dataset(mvtec_root).samples
     paths = [path for sample in samples for path in (sample.path, sample.mask_path) if path]
     digests = file_digests(paths, mvtec_root.parent / "memo.json")
-    parts = ["1", "32"]
+    parts = ["2", "32"]
     parts += [f"{digests[s.path]} {digests[s.mask_path] if s.mask_path else '-'} None" for s in samples]
     cache_dir = mvtec_root.parent / "cache"
     keys = {

@@ -19,6 +19,12 @@ def faults(root: Path) -> list[str]:
     return [fault.replace(f"{root}/", "").replace(str(root), "ROOT") for fault in found]
 
 
+def remarks(root: Path) -> list[str]:
+    found = check_dataset(read_dataset(root, "mvtec_ad"))
+    assert found.faults == []
+    return [remark.replace(f"{root}/", "") for remark in found.remarks]
+
+
 def only_fault(root: Path) -> str:
     (fault,) = faults(root)
     return fault
@@ -85,6 +91,83 @@ def test_same_picture_in_train_and_test(mvtec_root: Path, suffix: str) -> None:
         f"cloth/test/good/77{suffix}: the same picture as bolt/train/good/02.png in train; remove one of them"
     )
     assert only_fault(mvtec_root) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "copy", "told"),
+    [
+        (
+            "test/good/00",
+            "test/good/99",
+            ", and one may come into val, the other into test; remove one of them",
+        ),
+        (
+            "test/cut/00",
+            "test/good/99",
+            ", and one is called cut, the other good; remove the one that is wrong",
+        ),
+        ("train/good/00", "train/good/99", None),
+    ],
+)
+def test_same_picture_twice_in_a_part(mvtec_root: Path, first: str, copy: str, told: str | None) -> None:
+    shutil.copy(mvtec_root / f"bolt/{first}.png", mvtec_root / f"bolt/{copy}.png")
+    same = f"bolt/{copy}.png: the same picture as bolt/{first}.png"
+    assert faults(mvtec_root) == ([] if told is None else [same + told])
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_same_picture_in_two_classes(mvtec_root: Path, part: str) -> None:
+    shutil.copy(mvtec_root / f"bolt/{part}/good/00.png", mvtec_root / f"cloth/{part}/good/99.png")
+    assert only_fault(mvtec_root) == (
+        f"cloth/{part}/good/99.png: the same picture as bolt/{part}/good/00.png of another class; remove one of them"
+    )
+
+
+def test_a_mask_drawn_in_the_alpha_channel(mvtec_root: Path) -> None:
+    """Of white, all of it would be anomalous; of black, none."""
+    pixels = np.full((32, 40, 4), 255, np.uint8)
+    pixels[:20, :, 3] = 0
+    path = mvtec_root / "bolt/ground_truth/cut/01_mask.png"
+    for colour in (255, 0):
+        pixels[..., :3] = colour
+        Image.fromarray(pixels).save(path)
+        assert only_fault(mvtec_root).startswith(
+            "bolt/ground_truth/cut/01_mask.png: the mask has one colour, and differs in its alpha channel alone"
+        )
+
+
+def test_odd_masks_are_no_fault(mvtec_root: Path) -> None:
+    masks = mvtec_root / "bolt/ground_truth/cut"
+    Image.new("L", (40, 32), 255).save(masks / "00_mask.png")
+    two_levels = np.zeros((32, 40), np.uint8)
+    two_levels[:5, :5] = 255
+    two_levels[20:24, 20:24] = 100
+    Image.fromarray(two_levels).save(masks / "01_mask.png")
+    soft = Image.new("L", (40, 32))
+    soft.paste(255, (10, 10, 20, 20))
+    soft.resize((80, 64), Image.Resampling.BICUBIC).resize((40, 32)).save(masks / "02_mask.png")
+    cut = "bolt/test/cut"
+    assert remarks(mvtec_root) == [
+        f"bolt: 1 mask covers the whole image (first: {cut}/00.png); see that only the defect is marked",
+        "bolt: 1 mask has an even area below half of full scale, which counts as normal"
+        f" (first: {cut}/01.png); where it is a defect draw it at full scale",
+    ]
+
+
+def test_odd_images_are_no_fault(mvtec_root: Path) -> None:
+    pages = [Image.new("L", (40, 32), value) for value in (10, 20)]
+    for name in ("98", "99"):
+        pages[0].putpixel((0, 0), int(name))
+        pages[0].save(mvtec_root / f"bolt/train/good/{name}.tif", save_all=True, append_images=pages[1:])
+    Image.new("L", (40, 7), 3).save(mvtec_root / "cloth/train/good/99.png")
+    (mvtec_root / "cloth/test/tear").mkdir()
+    assert remarks(mvtec_root) == [
+        "bolt: 2 images have several pages, of which the first alone is read (first: bolt/train/good/98.tif);"
+        " save each page as a file of its own",
+        "cloth: 1 image is narrower than 8 pixels (first: cloth/train/good/99.png);"
+        " see that it is the picture that was meant",
+        "cloth/test/tear: no image of this defect type; add some or remove the folder",
+    ]
 
 
 def test_what_is_not_read(mvtec_root: Path) -> None:

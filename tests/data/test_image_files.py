@@ -13,8 +13,9 @@ from hvqray.data import image_files
 from hvqray.data.check import check_dataset
 from hvqray.data.describe import describe_dataset
 from hvqray.data.image_files import image_dimensions, open_image
-from hvqray.data.images import load_image, load_mask
+from hvqray.data.images import load_image
 from hvqray.data.layouts import read_dataset
+from hvqray.data.masks import load_mask
 from hvqray.errors import InputError
 
 

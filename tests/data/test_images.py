@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hvqray.data.dataset import Sample
-from hvqray.data.images import load_image, load_mask, load_sample
+from hvqray.data.images import load_image, load_sample
 from hvqray.errors import InputError
 
 GREY = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
@@ -72,28 +72,10 @@ def test_an_orientation_tag_is_not_applied(tmp_path: Path) -> None:
     assert np.abs(image[..., 0].astype(int) - half_bright).max() < 10
 
 
-def test_masks_are_anomalous_above_half_of_full_scale(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m8.png")
-    np.testing.assert_array_equal(load_mask(tmp_path / "m8.png"), [[0, 0, 1, 1]])
-    Image.fromarray(np.array([[0, 32000, 33000, 65535]], np.uint16)).save(tmp_path / "m16.png")
-    np.testing.assert_array_equal(load_mask(tmp_path / "m16.png"), [[0, 0, 1, 1]])
-    Image.fromarray(np.array([[False, True]])).save(tmp_path / "m1.png")
-    np.testing.assert_array_equal(load_mask(tmp_path / "m1.png"), [[0, 1]])
-
-
-def test_mask_resizing_takes_the_nearest_pixel(tmp_path: Path) -> None:
-    mask = np.random.default_rng(0).integers(0, 2, (48, 80), np.uint8)
-    Image.fromarray(mask * 255).save(tmp_path / "mask.png")
-    rows, columns = (np.arange(32) + 0.5) * 48 / 32, (np.arange(32) + 0.5) * 80 / 32
-    np.testing.assert_array_equal(
-        load_mask(tmp_path / "mask.png", 32), mask[rows.astype(int)][:, columns.astype(int)]
-    )
-
-
-def test_mask_of_zeros_and_ones_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / "mask.png")
-    with pytest.raises(InputError, match=r"mask.png: its largest value is 1 of 255"):
-        load_mask(tmp_path / "mask.png")
+def test_webp(tmp_path: Path) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    Image.fromarray(colors).save(tmp_path / "a.webp", lossless=True)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.webp"), colors)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
@@ -123,3 +105,16 @@ def test_sample_with_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     sample = Sample(tmp_path / "a.png", "bolt", "test", "cut", tmp_path / "a_mask.png")
     with pytest.raises(InputError, match=r"a_mask\.png: the mask is 10x10 pixels, its image a\.png is 20x10"):
         load_sample(sample, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "lack"), [(None, "empty"), (3, "below a pixel"), (60, None)], ids=["empty", "a dot", "a square"]
+)
+def test_a_sample_says_what_its_mask_lacks(tmp_path: Path, size: int | None, lack: str | None) -> None:
+    Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
+    mask = np.zeros((256, 256), np.uint8)
+    mask[1 : 1 + (size or 0), 1 : 1 + (size or 0)] = 255
+    Image.fromarray(mask).save(tmp_path / "a_mask.png")
+    loaded = load_sample(Sample(tmp_path / "a.png", "bolt", "test", "cut", tmp_path / "a_mask.png"), 32)
+    assert loaded.told.mask_lack == lack
+    assert loaded.mask.any() == (lack != "empty")

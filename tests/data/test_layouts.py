@@ -70,6 +70,20 @@ def test_a_folder_too_high_up(tmp_path: Path) -> None:
         read_dataset(tmp_path / "downloads")
 
 
+@pytest.mark.parametrize("folder", ["bottle/train/Good", "bottle/test/OK", "bottle/Train", "Normal"])
+def test_a_folder_that_differs_by_case_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    name = Path(folder).name.lower()
+    with pytest.raises(InputError, match=rf"known layout; rename .*/{folder} to {name}, as the case counts$"):
+        read_dataset(tmp_path)
+
+
+def test_normal_images_that_would_be_a_defect_type_by_case_are_refused(mvtec_root: Path) -> None:
+    (mvtec_root / "bolt/test/good").rename(mvtec_root / "bolt/test/Good")
+    with pytest.raises(InputError, match=r"bolt/test/Good: is not read as 'good'; rename it to good$"):
+        read_dataset(mvtec_root)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_of_another_layout_is_refused_in_one_line(layout: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

@@ -18,8 +18,9 @@ from hvqray.data import tensors
 from hvqray.data.backbones import Backbone, load_backbone
 from hvqray.data.cache import cache_entries
 from hvqray.data.dataset import PreparedData
-from hvqray.data.images import load_image, load_mask
+from hvqray.data.images import load_image
 from hvqray.data.layouts import read_dataset
+from hvqray.data.masks import load_mask
 from hvqray.data.prepare import LastPrepared, prepare_data
 from hvqray.errors import InputError
 
@@ -310,3 +311,36 @@ def test_the_next_run_on_the_same_data_is_given_them_again(tmp_path: Path) -> No
     again = prepared()
     assert again is not first
     assert again.fingerprint == first.fingerprint
+
+
+def test_the_start_of_a_run_says_what_masks_and_formats_cost(
+    mvtec_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the cache is built and when it is opened again; trials, which tell no progress, say nothing."""
+    for number in range(3):
+        dot = np.zeros((32, 40), np.uint8)
+        dot[31, 2] = 255  # between two columns that the nearest pixel takes
+        Image.fromarray(dot).save(mvtec_root / f"bolt/ground_truth/cut/{number:02d}_mask.png")
+    Image.new("L", (40, 32)).save(mvtec_root / "cloth/ground_truth/dent/01_mask.png")
+    (mvtec_root / "cloth/train/good/a.gif").write_bytes(b"")
+    for _ in ("built", "opened"):
+        data = prepare_data(
+            config(mvtec_root), cache_dir=mvtec_root.parent / "cache", progress=lambda *_: None
+        )
+        assert [line.replace(f"{mvtec_root}/", "") for line in caplog.messages] == [
+            f"{mvtec_root}: 1 image in a format that is not read (cloth/train/good/a.gif); save it as PNG",
+            "the mask of 1 defect image is empty (first: cloth/ground_truth/dent/01_mask.png); mark the defects",
+            "bolt: the masks of 3 of 6 defect images are smaller than a pixel at data.image_size 32; raise it",
+        ]
+        caplog.clear()
+    small = [
+        split.masks(np.array([row]))[0]
+        for split in (data.splits["val"], data.splits["test"])
+        for row, sample in enumerate(split.samples)
+        if sample.class_name == "bolt" and sample.defect == "cut"
+    ]
+    assert len(small) == 3
+    for mask in small:
+        assert [tuple(place) for place in np.argwhere(mask)] == [(31, 1), (31, 2)]
+    prepare(mvtec_root)
+    assert caplog.messages == []
