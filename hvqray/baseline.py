@@ -104,10 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     sweeps = [folder]
     if class_sweep_folders(folder):
-        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best] or sweeps
+        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best]
+        if not sweeps:
+            check_best(folder)
     for sweep in sweeps:
-        check_best(sweep)
         objective = next(iter(read_description(sweep).goals.items()))
+        check_best(sweep)
         with hold_sweep(sweep):
             with progress_bar() as progress:
                 results = measure_baselines(

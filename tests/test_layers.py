@@ -20,6 +20,7 @@ SHARED = {
     "hvqray.atomic",
     "hvqray.environment",
     "hvqray.exact",
+    "hvqray.full_disk",
     "hvqray.process_memory",
     "hvqray.quick_imports",
     "hvqray.steady_stderr",
