@@ -25,13 +25,12 @@ from hvqray.errors import InputError
 from hvqray.results.baseline_table import BaselineRecord, print_baselines
 from hvqray.results.class_table import class_table
 from hvqray.results.html_report import build_html_report
-from hvqray.results.joint import read_joint
-from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.joint_report import report_jointly
 from hvqray.results.store import hold_sweep
 from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.sweep_folder import read_best, read_description
 from hvqray.results.terminal_table import results_table
-from hvqray.tuning.against import check_best, hold_against
+from hvqray.tuning.against import check_best, class_sweeps_with_best, hold_against
 from hvqray.tuning.baseline_records import write_baselines
 from hvqray.tuning.baseline_runs import measure_baselines
 
@@ -104,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _of_sweep(folder: Path, cache_dir: Path | None) -> None:
     sweeps = [folder]
     if class_sweep_folders(folder):
-        sweeps = [one.folder for one in read_joint(folder).sweeps if one.best]
-        if not sweeps:
-            check_best(folder)
+        sweeps = [one.folder for one in class_sweeps_with_best(folder)]
     for sweep in sweeps:
         objective = next(iter(read_description(sweep).goals.items()))
         check_best(sweep)
@@ -123,9 +120,7 @@ def _tell(folder: Path) -> None:
     """Print what the best model won and lost against each of its baselines; of sweeps of one class each what they come to together."""
     console = Console(highlight=False, markup=False, emoji=False)
     if class_sweep_folders(folder):
-        joint = read_joint(folder)
-        print_joint(console, joint)
-        sys.stdout.write(f"{build_joint_report(folder, joint)}\n")
+        sys.stdout.write(f"{report_jointly(console, folder)}\n")
         return
     best = read_best(folder)
     assert best is not None

@@ -11,8 +11,7 @@ from rich.console import Console
 from hvqray.command_line import DONE, argument_parser, run_command
 from hvqray.errors import InputError
 from hvqray.results.html_report import build_html_report
-from hvqray.results.joint import read_joint
-from hvqray.results.joint_report import build_joint_report, print_joint
+from hvqray.results.joint_report import report_jointly
 from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.wandb_mode import resolve_mode
 
@@ -45,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if class_sweep_folders(arguments.folder):
         if arguments.wandb:
             raise InputError("--wandb takes one sweep, and this is a folder of several; give one of them")
-        joint = read_joint(arguments.folder)
-        print_joint(Console(highlight=False, markup=False, emoji=False), joint)
-        sys.stdout.write(f"{build_joint_report(arguments.folder, joint)}\n")
+        console = Console(highlight=False, markup=False, emoji=False)
+        sys.stdout.write(f"{report_jointly(console, arguments.folder)}\n")
         return DONE
     sys.stdout.write(f"{build_html_report(arguments.folder)}\n")
     if arguments.wandb:

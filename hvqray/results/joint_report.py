@@ -10,11 +10,18 @@ from hvqray.atomic import write_atomically
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables, print_baselines
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, ClassTable, class_table
-from hvqray.results.joint import JointResult, write_joint_metrics
+from hvqray.results.joint import JointResult, read_joint, write_joint_metrics
 from hvqray.results.page import examples, page
 from hvqray.results.terminal_table import results_table, titled_table
 
 HELD = "the best model of each class"
+
+
+def report_jointly(console: Console, folder: Path) -> Path:
+    """Print what the sweeps in `folder` come to, and build their report anew; returns its path."""
+    joint = read_joint(folder)
+    print_joint(console, joint)
+    return build_joint_report(folder, joint)
 
 
 def build_joint_report(folder: Path, joint: JointResult) -> Path:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from hvqray.errors import InputError
 from hvqray.results.html_report import build_html_report
-from hvqray.results.joint import read_joint
+from hvqray.results.joint import ClassSweep, read_joint
 from hvqray.results.store import hold_sweep
 from hvqray.results.stored_trials import class_sweep_folders
 from hvqray.results.sweep_folder import read_best, read_description
@@ -41,8 +41,6 @@ def hold_against(folder: Path, other: Path) -> None:
     if folder.resolve() == other.resolve():
         raise InputError(f"--against {other}: is the sweep itself; give another one's folder")
     pairs = _pairs(folder, other)
-    if not pairs:
-        check_best(folder)
     for pair in pairs:  # all are looked at before one is written to
         for sweep in (pair.folder, pair.other):
             check_best(sweep)
@@ -59,7 +57,23 @@ def hold_against(folder: Path, other: Path) -> None:
 def check_best(folder: Path) -> None:
     """Raise InputError where a sweep's folder has no best model."""
     if read_best(folder) is None:
-        raise InputError("has no best model to hold baselines against", source=str(folder))
+        raise _lacks_best(folder)
+
+
+def class_sweeps_with_best(folder: Path) -> list[ClassSweep]:
+    """The sweeps of one class each in `folder` that have a best model; its joint report names the others.
+
+    Raises:
+        InputError: none has.
+    """
+    found = [one for one in read_joint(folder).sweeps if one.best]
+    if not found:
+        raise _lacks_best(folder)
+    return found
+
+
+def _lacks_best(folder: Path) -> InputError:
+    return InputError("has no best model to hold baselines against", source=str(folder))
 
 
 def _pairs(folder: Path, other: Path) -> list[_Pair]:
@@ -73,14 +87,10 @@ def _pairs(folder: Path, other: Path) -> list[_Pair]:
         return [_Pair(folder, other, read_description(other).name)]
     if not there:
         name = read_description(other).name
-        return [
-            _Pair(one.folder, other, name, one.class_name) for one in read_joint(folder).sweeps if one.best
-        ]
+        return [_Pair(one.folder, other, name, one.class_name) for one in class_sweeps_with_best(folder)]
     others = {one.class_name: one.folder for one in read_joint(other).sweeps}
     pairs = []
-    for one in read_joint(folder).sweeps:
-        if one.best is None:  # its joint report says so
-            continue
+    for one in class_sweeps_with_best(folder):
         if one.class_name not in others:
             raise InputError(
                 f"has no sweep of the class {one.class_name!r}; search it there too", source=str(other)

@@ -22,6 +22,11 @@ def measured_folder(folder: Path, run_id: str) -> Path:
     return trial_folder(folder, run_id) / "measured"
 
 
+def not_measured(folder: Path, run_ids: Sequence[str]) -> list[str]:
+    """Those of the runs that have no such copy yet."""
+    return [run_id for run_id in run_ids if not measured_folder(folder, run_id).exists()]
+
+
 def measure_runs(
     folder: Path, run_ids: Sequence[str], *, resources: TrialResources, cache_dir: Path | None
 ) -> None:
@@ -33,7 +38,7 @@ def measure_runs(
     """
     import ray
 
-    pending = [run_id for run_id in run_ids if not measured_folder(folder, run_id).exists()]
+    pending = not_measured(folder, run_ids)
     _check_checkpoints(folder, pending, cache_dir)
     threads, gpus = resources.threads_per_worker, resources.gpus_per_worker
     if len(pending) == 1 and not gpus and sum(node["Alive"] for node in ray.nodes()) == 1:

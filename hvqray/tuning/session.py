@@ -36,7 +36,7 @@ from hvqray.tuning.confirm import (
     run_confirmation,
 )
 from hvqray.tuning.kept_models import KeptModels, remove_maps_without_models
-from hvqray.tuning.measured import measure_runs, measured_folder
+from hvqray.tuning.measured import measure_runs, not_measured
 from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
@@ -190,7 +190,7 @@ class SweepSession:
         ):
             run_confirmation(self.sweep, plan, runs, confirm_store, [table, *([sink] if sink else [])])
         complete = completed_runs(self.folder, runs)
-        if pending := [run_id for run_id in complete if not measured_folder(self.folder, run_id).exists()]:
+        if pending := not_measured(self.folder, complete):
             self._say(f"measuring {counted(len(pending), 'run')} on test")
             self._measure(pending, plan)
         confirmed = [

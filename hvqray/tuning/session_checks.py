@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from hvqray.models.context import ModelContext
 
 MAY_CHANGE_ON_RESUME = (
-    *("run_cap", "points_to_evaluate", "resources", "confirm", "baselines"),
-    *("description", "project", "entity"),
+    "run_cap",
+    POINTS,
+    "resources",
+    "confirm",
+    "baselines",
+    "description",
+    "project",
+    "entity",
 )
 
 

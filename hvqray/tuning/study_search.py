@@ -223,8 +223,7 @@ def tell(study: optuna.Study, number: int, state: TrialState, values: list[float
 
 def _has(trial: optuna.trial.FrozenTrial, point: Mapping[str, Any]) -> bool:
     """Whether a trial was given the values of a point, or has them."""
-    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    return all(name in values and values[name] == value for name, value in point.items())
+    return point.items() <= {**trial.system_attrs.get("fixed_params", {}), **trial.params}.items()
 
 
 def _frozen(study: optuna.Study, number: int) -> optuna.trial.FrozenTrial:
