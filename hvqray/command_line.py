@@ -154,7 +154,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wandb",
         choices=["online", "offline", "disabled"],
-        help="Weights & Biases (default: online where a key is configured, else disabled)",
+        help="Weights & Biases (default: $WANDB_MODE, else online where a key is configured, else disabled)",
     )
 
 

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SHARE",
         type=float,
         default=1e-3,
-        help="largest difference from PyTorch that is accepted, as a share of the range of the anomaly maps",
+        help="largest difference from PyTorch that is accepted, as a share of the range of the anomaly maps (of scores, of their own range if that is wider)",
     )
     add_cache_option(parser)
     arguments = parser.parse_args(argv)

@@ -67,7 +67,7 @@ class QuantizerFields(Section):
     revive_after: PositiveInt = 100
     """Steps without use after which a code counts as dead (used with `revive_dead_codes`)."""
     fsq_levels: FsqLevels = Field(default=[8, 5, 5, 5])
-    """Levels per FSQ dimension, each at least 3 (used with `quantizer: fsq`)."""
+    """Levels per FSQ dimension, each at least 3, of at most 10 dimensions (used with `quantizer: fsq`)."""
 
 
 class ErrorMapFields(Section):
@@ -80,11 +80,11 @@ class ErrorMapFields(Section):
     map_coarse_weight: NonNegativeFloat = 0.0
     """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (on finer grids more: 7 x 7 at 8 pixels a location; not with `map_distance: l2`)."""
     map_norm_weight: Weights = 0.0
-    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list each class that the router tells apart has the weight whose map is best on `val`."""
+    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list, which wants a `score_from` other than `map`, each class that the router tells apart has the weight whose map is best on `val`."""
     feature_codes: Annotated[int, Field(ge=0, le=MOST_CODES)] = 0
     """Features of normal images that are kept for each class, as evenly spread as can be; how far a feature lies from the nearest of them, as in PatchCore, may count in map and score. 0 keeps none (not with `map_distance: l2`)."""
     map_code_weight: Weights = 0.0
-    """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list each class that the router tells apart has the weight whose map is best on `val`, together with `map_norm_weight`."""
+    """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list, as of `map_norm_weight`, together with which it is chosen."""
     score_from: ScoreSources = "map"
     """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`; in a list it is left out where there are none). Of a list each class has the one that is best on `val`."""
     score_code_weight: NonNegativeFloat = 4.0
@@ -155,7 +155,7 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     hierarchy_depth: Annotated[int, Field(ge=1, le=8)] = 2
     """Encoder layers = decoder layers = quantised lower levels, N; the paper's is 4."""
     codebook_growth: PositiveInt = 1
-    """Codes of each lower level over those of the level above it, beside one `codebook_size` for the top; the paper has as many at all (used with `quantizer: vq`)."""
+    """Codes of each lower level over those of the level above it, beside one `codebook_size` for the top; the paper has as many at all; q0 may have 65536 (used with `quantizer: vq`)."""
     num_heads: PositiveInt = 8
     """Attention heads; must divide `width`."""
     feedforward_width: PositiveInt = 512

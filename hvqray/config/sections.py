@@ -47,7 +47,7 @@ class TrainConfig(Section):
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on `val` (the last epoch is always evaluated)."""
     pixel_metrics: Literal["always", "last"] = "always"
-    """Pixel metrics at every evaluation, or at the last epoch only (they cost the most); always where the first metric is one, or `mad`, which is made of them."""
+    """Pixel metrics at every evaluation, or at the last epoch only (they cost the most), which wants `checkpoint: last`; always where the first metric is one, or `mad`, which is made of them."""
     checkpoint: Literal["best", "last"] = "best"
     """Which epoch's weights and metrics count: the best on `val` by the sweep's metric, or the last."""
     seed: Seed = 0

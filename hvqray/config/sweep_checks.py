@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from typing import Any
@@ -192,7 +193,9 @@ class SpaceCheck:
     def _fault(self, error: ValidationError, params: Mapping[str, Any]) -> InputError:
         field, message = first_fault(error, RunConfig)
         path = field.partition("[")[0]
-        if params and breaks_rule_of(error, RunConfig) in RunConfig.model_fields:
+        section = breaks_rule_of(error, RunConfig)
+        told = {f"{section}.{word}" for word in re.findall(r"\w+", message)} | {path}
+        if section in RunConfig.model_fields and not told.isdisjoint(params):  # not of two fixed fields
             message += "; change one, or make one parameter depend on the other with `when`"
         if path in params:
             message = f"{message} (in {show(params[path])})" if "[" in field else message

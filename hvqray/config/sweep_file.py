@@ -73,7 +73,7 @@ class SweepFile(Section):
     def _names_a_folder(cls, name: str) -> str:
         if not names_a_folder(name):
             raise ValueError(
-                f"{show(name)} cannot name a folder; use up to 100 letters, digits, '.', '_', '-'"
+                f"{show(name)} cannot name a folder; use up to 100 letters, digits, '.', '_', '-', the first a letter or digit"
             )
         return name
 

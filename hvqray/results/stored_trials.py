@@ -33,7 +33,8 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise InputError("holds no sweep to resume; leave out --resume to start it", source=str(folder))
     if begun and not resume:
         raise InputError(
-            "already holds a sweep; add --resume to go on with it, or choose another name", source=str(folder)
+            "already holds a sweep; add --resume to go on with it, or choose another name with --set name=NAME",
+            source=str(folder),
         )
 
 

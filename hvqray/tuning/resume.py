@@ -37,7 +37,7 @@ def open_storage(path: Path, expected_study: str) -> optuna.storages.RDBStorage:
     if others:
         raise InputError(
             f"{others[0]!r} was searched here, not {expected_study!r}; resume with the metric and goal it was begun with,"
-            " or choose another name",
+            " or choose another name with --set name=NAME",
             source=str(path),
             field="metric",
         )

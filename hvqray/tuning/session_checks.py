@@ -86,7 +86,7 @@ def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
         )
     elif (study := folder / "study.db").exists():
         raise InputError(
-            "is left of another search, whose journal is gone; remove it, or choose another name",
+            "is left of another search, whose journal is gone; remove it, or choose another name with --set name=NAME",
             source=str(study),
         )
 

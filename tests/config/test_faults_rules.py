@@ -45,6 +45,12 @@ def test_parameters_that_do_not_go_together_are_told_with_a_mend(write: Callable
     )
 
 
+def test_fixed_fields_that_do_not_go_together_are_no_parameters(write: Callable[[str], Path]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_sweep(write("{train.lr: {values: [0.1, 0.2]}}\nmodel: {width: 64, num_heads: 12}"))
+    assert (caught.value.field, caught.value.message) == ("model.num_heads", "12 does not divide width 64")
+
+
 def test_a_parameter_s_own_rule_names_its_key(write: Callable[[str], Path]) -> None:
     with pytest.raises(InputError) as caught:
         load_sweep(write("{train.lr: {values: []}}"))
