@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train", "Train one configuration in this process; the checkpoint goes to --out."
     )
     parser.add_argument(
-        "config", metavar="CONFIG.yaml", nargs="?", help="sections model, data, train and resources of one run"
+        "config",
+        metavar="CONFIG.yaml",
+        nargs="?",
+        help="sections model, data, train and resources of one run",
     )
     parser.add_argument(
         "--trial",

@@ -250,9 +250,7 @@ def test_resume_without_a_sweep(command: Command) -> None:
 
 def test_a_folder_that_holds_a_sweep_is_not_overwritten(command: Command) -> None:
     command.begin()
-    expected = (
-        f"{command.folder}: already holds a sweep; add --resume to go on with it, or choose another name with --set name=NAME"
-    )
+    expected = f"{command.folder}: already holds a sweep; add --resume to go on with it, or choose another name with --set name=NAME"
     assert command.fault() == expected
     assert command.fault("--dry-run") == expected
 

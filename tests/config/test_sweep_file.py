@@ -144,7 +144,10 @@ FAULTS = [
     (["metric=[]"], "--set: metric: [] is too short"),
     (["metric=[{name: val/image_ap, goal: maximize}, {name: val/pixel_ap, goal: Max}]"], "metric[1].goal"),
     (["name=a/b"], '--set: name: "a/b" cannot name a folder'),
-    (["name=_a"], '"_a" cannot name a folder; use up to 100 letters, digits, \'.\', \'_\', \'-\', the first a letter or digit'),
+    (
+        ["name=_a"],
+        "\"_a\" cannot name a folder; use up to 100 letters, digits, '.', '_', '-', the first a letter or digit",
+    ),
     (["run_cap=0"], "--set: run_cap: 0 is out of range"),
     (["method=3"], "--set: method: 3 is not text"),
     (["early_terminate={type: hyperbend}"], "did you mean 'hyperband'?"),
