@@ -25,7 +25,7 @@ from fake_sweep import (
 )
 from wandb_files import new_sink, of_kind, offline_runs, records
 
-from hvqray.results import wandb_sink
+from hvqray.results import wandb_content, wandb_runs, wandb_sink
 
 NUM_TRIALS = 5
 
@@ -147,7 +147,9 @@ def test_results_on_test_are_told_where_the_model_cannot_be_filed(
     run.log_artifact.side_effect = ValueError("no room")
     metrics, said = log_best_of_many_classes(tmp_path, monkeypatch, run)
     assert said == ["W&B: ValueError: no room (the sweep goes on; its results on disk are complete)"]
-    (summary,), _ = run.summary.update.call_args
+    summary = {
+        name: value for call in run.summary.update.call_args_list for name, value in call.args[0].items()
+    }
     assert summary["test/part 7/pixel_ap"] == metrics["test/part 7/pixel_ap"]
     assert "per_class_test" in run.log.call_args.args[0]
 
@@ -155,7 +157,7 @@ def test_results_on_test_are_told_where_the_model_cannot_be_filed(
 @pytest.mark.parametrize("validation", ["test", "none"])
 def test_every_run_says_whether_it_is_selected_on_test(validation: str) -> None:
     config = {**start_of(0).config, "data": {"validation": {"from": validation}}}
-    shown = wandb_sink.run_config(dataclasses.replace(start_of(0), config=config))
+    shown = wandb_content.run_config(dataclasses.replace(start_of(0), config=config))
     assert shown["selected_on_test"] is (validation == "none")
 
 
@@ -210,12 +212,12 @@ def test_each_sweep_of_a_process_stages_its_artifacts_in_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sweeps of one class each run one after the other."""
-    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", None)
+    monkeypatch.setattr(wandb_runs, "_DATA_DIR_OF_USER", None)
     monkeypatch.setenv("WANDB_DATA_DIR", "of the sweep before")
     for name in ("bolt", "nut"):
         new_sink(tmp_path / name, []).close()
         assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / name / "wandb")
-    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", "elsewhere")
+    monkeypatch.setattr(wandb_runs, "_DATA_DIR_OF_USER", "elsewhere")
     monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
     new_sink(tmp_path / "cloth", []).close()
     assert os.environ["WANDB_DATA_DIR"] == "elsewhere"
