@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -47,7 +48,6 @@ class OpenRuns:
         self._epochs_told: dict[str, int] = {}
         self.filed = FiledRuns(folder, mode)
         # W&B reads this anew for every artifact, and a process may have one sweep after another, each with a folder of its own.
-        self._alias: Path | None = None
         if _DATA_DIR_OF_USER is None:
             os.environ["WANDB_DATA_DIR"] = str(self._data_folder())
 
@@ -62,7 +62,9 @@ class OpenRuns:
         before = offline_folders(self._folder / "wandb", wandb_id) if offline else []
         self.filed.open(run_id)
         run = self._runs[run_id] = self._init(start, wandb_id)
-        self._epochs_told[run_id] = 0 if offline else int(run.summary.get("epoch") or 0)
+        # `epochs` too: for an instant, while its results are filed, `epoch` is that of the best one.
+        told = [] if offline else [run.summary.get(name) or 0 for name in ("epoch", "epochs")]
+        self._epochs_told[run_id] = max(told, default=0)
         for epoch, (metrics, duration_s) in sorted(earlier.epochs.items()) if earlier else ():
             self.log_epoch(run_id, epoch, metrics, duration_s)
         for path in before:
@@ -92,22 +94,22 @@ class OpenRuns:
         """Finish those that are still open, none of which failed; `whole` are those to which nothing more is to come."""
         for run_id in list(self._runs):
             self.finish(run_id, failed=False, whole=run_id in whole, model=models.get(run_id))
-        if self._alias:
-            shutil.rmtree(self._alias.parent, ignore_errors=True)
 
     def _data_folder(self) -> Path:
         """Where W&B stages artifacts, whose manifests name that place to the server.
 
         An offline run's must be there until `wandb sync`: in the sweep's folder. Online it is that folder too, which has room for a model
-        where /tmp may have none, but by a name that says nothing of it and is gone in the end.
+        where /tmp may have none, but by a name that says nothing of it.
         """
         folder = self._folder / "wandb"
         if self._mode == "offline":
             return folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._alias = Path(tempfile.mkdtemp(prefix="hvqray-")) / "wandb"
-        self._alias.symlink_to(folder)
-        return self._alias
+        alias = Path(tempfile.mkdtemp(prefix="hvqray-")) / "wandb"
+        alias.symlink_to(folder)
+        # After W&B's own hook, which was put in later and may still upload.
+        atexit.register(shutil.rmtree, alias.parent, ignore_errors=True)
+        return alias
 
     def _init(self, start: TrialStart, wandb_id: str) -> Any:
         run = wandb.init(
@@ -119,7 +121,8 @@ class OpenRuns:
             group=self._sweep_name,
             config=run_config(start),
             tags=run_tags(start),
-            resume="allow",
+            # An offline run's file has everything: there is nothing at the server for it to go on with.
+            resume="allow" if self._mode == "online" else None,
             reinit="create_new",
             mode=self._mode,
             settings=wandb.Settings(

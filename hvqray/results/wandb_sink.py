@@ -176,6 +176,8 @@ class WandbSink:
                 **{name: value for name, value in facts.items() if value is not None},
             }
         )
+        if event.error is None and run.summary.get("error") is not None:
+            del run.summary["error"]  # of an attempt before this one
         results: dict[str, Any] = {}
         if table := _per_class_table(event.metrics, "val"):
             results["per_class"] = table
