@@ -91,6 +91,7 @@ def play(
         10.0 * epochs,
         error="RuntimeError: <b>out of memory</b>" if state == "FAIL" else None,
         folder=str(folder) if folder else None,
+        best_epoch=max(1, epochs - 1),
     )
     listener.on_trial_end(end)
     return end

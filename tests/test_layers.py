@@ -94,8 +94,8 @@ def test_ray_is_imported_by_tuning_and_one_adapter_only() -> None:
     assert all(name.startswith("tuning.") for name in tune)
 
 
-def test_wandb_is_imported_by_its_sink_and_its_report_only() -> None:
-    assert importers("wandb") == {"results.wandb_sink", "results.wandb_report"}
+def test_wandb_is_imported_by_its_sink_with_its_runs_and_its_report_only() -> None:
+    assert importers("wandb") == {"results.wandb_sink", "results.wandb_runs", "results.wandb_report"}
     assert importers("wandb_workspaces") == {"results.wandb_report"}
 
 

@@ -30,21 +30,27 @@ def new_sink(folder: Path, said: list[str], **more: Any) -> WandbSink:
 
 
 def offline_runs(folder: Path) -> list[str]:
-    """The runs' ids, sorted, without the sweep's."""
-    return sorted(path.name.rpartition("-")[2] for path in (folder / "wandb").glob("offline-run-*"))
+    """The runs' ids, a run's as often as it has files, sorted, without the sweep's."""
+    logs = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    return sorted(path.stem.split("-", 2)[2] for path in logs)
 
 
 @functools.cache
 def records(folder: Path, trial_id: str) -> list[dict[str, Any]]:
     """All that the run of a trial holds."""
-    (path,) = (folder / "wandb").glob(f"offline-run-*-{trial_id}")
+    (log,) = (folder / "wandb").glob(f"offline-run-*/run-*-{trial_id}.wandb")
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)],
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log.parent)],
         capture_output=True,
         text=True,
         check=True,
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def summary_of(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What its records leave of a run's summary."""
+    return {name: value for each in of_kind(found, "summary") for name, value in each["update"].items()}
 
 
 def of_kind(found: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ class ConfirmStore:
     """The listener that keeps the retraining runs of a sweep in `folder`/.state; the sweep's store holds the lock."""
 
     def __init__(self, folder: Path, *, code_version: str) -> None:
-        self._journal = Journal(_path(folder))
+        self._journal = Journal(confirm_journal_path(folder))
         self._code_version = code_version
 
     def on_trial_start(self, event: TrialStart) -> None:
@@ -54,8 +54,9 @@ def read_confirm_epochs(folder: Path) -> dict[str, Epochs]:
 
 
 def _history(folder: Path) -> History:
-    return replay(_path(folder)) if _path(folder).exists() else History()
+    return replay(confirm_journal_path(folder)) if confirm_journal_path(folder).exists() else History()
 
 
-def _path(folder: Path) -> Path:
+def confirm_journal_path(folder: Path) -> Path:
+    """Where the journal of a sweep's retraining runs lies, if there are any."""
     return folder / ".state" / "confirm.jsonl"

@@ -10,6 +10,7 @@ NO_QUANTIZER: Final = "no_quantizer"
 """The baseline that is the best configuration without a quantiser."""
 OTHER_SWEEP: Final = "sweep "
 """What the name of a baseline that is another sweep's best model begins with; that sweep's name follows."""
+_WITHOUT_QUANTIZER = "-no-quantizer"
 Interval = Literal["bootstrap over images and seeds", "bootstrap over images", "t over seeds"]
 
 
@@ -46,7 +47,12 @@ class ConfirmedConfiguration:
 
 def no_quantizer_id(trial_id: str) -> str:
     """What a trial's configuration without a quantiser is called, and a run of it."""
-    return f"{trial_id}-no-quantizer"
+    return f"{trial_id}{_WITHOUT_QUANTIZER}"
+
+
+def is_without_quantizer(run_id: str) -> bool:
+    """Whether `no_quantizer_id` made it."""
+    return run_id.endswith(_WITHOUT_QUANTIZER)
 
 
 def confirm_record(confirmed: list[ConfirmedConfiguration]) -> list[dict[str, Any]]:

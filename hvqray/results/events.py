@@ -44,6 +44,8 @@ class TrialEnd:
     """One line, for state FAIL."""
     folder: str | None = None
     """The trial's folder: `model.safetensors`, `config.yaml`, `maps/CLASS_NNN_{image,mask,map}.png`."""
+    best_epoch: int | None = None
+    """The epoch whose checkpoint and `metrics` these are; None where no epoch ended, or an older version recorded it."""
 
 
 class SweepListener(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,15 +125,20 @@ class History:
 def replay(path: Path, *, epochs: bool = True) -> History:
     """What the journal at `path` tells, of `epochs` only if wanted. Raises InputError where a record of it is damaged."""
     history = History()
-    for number, record in numbered_records(path, but=None if epochs else "epoch"):
+    apply_records(path, history.apply, but=None if epochs else "epoch")
+    return history
+
+
+def apply_records(path: Path, apply: Callable[[dict[str, Any]], None], *, but: str | None = None) -> None:
+    """Have `apply` take in the journal's records, without those of the event `but`. Raises InputError where it cannot."""
+    for number, record in numbered_records(path, but=but):
         try:
-            history.apply(record)
+            apply(record)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"record {number} is damaged ({type(error).__name__}: {error}); restore the file, or start the sweep under a new name",
                 source=str(path),
             ) from error
-    return history
 
 
 def info_of(content: dict[str, Any]) -> SweepInfo:
@@ -155,6 +161,7 @@ def epoch_record(trial_id: str, report: EpochReport) -> dict[str, Any]:
         "trial_id": trial_id,
         "epoch": report.epoch,
         "metrics": without_nan(report.metrics),
+        "duration_s": report.duration_s,
     }
 
 

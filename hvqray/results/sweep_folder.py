@@ -57,6 +57,8 @@ class BestResult:
     """The best configurations over seeds, best of the search first; empty where none was confirmed."""
     baselines: list[BaselineRecord] = field(default_factory=list)
     """What the best model is held against; empty where nothing was measured."""
+    epoch: int | None = None
+    """The epoch whose weights and metrics these are, from 1; None where the file does not say."""
 
     def held_against_baselines(self) -> tuple[str, Metrics]:
         """What is compared with the baselines, in words, and its metrics: the configuration's means over the seeds where it
@@ -165,6 +167,7 @@ def read_best(folder: Path) -> BestResult | None:
             environment={name: str(value) for name, value in content.get("environment", {}).items()},
             confirmed=read_confirm_record(content.get("confirm", [])),
             baselines=read_baselines(content.get("baselines", [])),
+            epoch=content.get("epoch"),
         )
     except FileNotFoundError:
         return None

@@ -13,6 +13,7 @@ from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
 from hvqray.results.confirm_table import confirmed_split, spread_lines
+from hvqray.results.confirmation import NO_QUANTIZER
 from hvqray.results.history import TrialRecord
 from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
@@ -75,7 +76,8 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
     # Neither entity nor project: the report's own hold, and wandb-workspaces would ask the server for others.
     # Retraining runs would count twice in what is drawn of the search.
     runs = wr.Runset(
-        name=description.name, filters=f"Group == {description.name!r} and Tags not in ['confirm']"
+        name=description.name,
+        filters=f"Group == {description.name!r} and Tags not in ['confirm', '{NO_QUANTIZER}']",
     )
     facts = [
         f"{description.dataset}, {description.image_size} px",

@@ -20,17 +20,26 @@ from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics
 from hvqray.results.ranking import is_better
-from hvqray.results.shared_checkpoint import copy_to_share, without_paths
+from hvqray.results.shared_checkpoint import copy_to_share
 from hvqray.results.side_thread import SideThread
-from hvqray.results.sweep_folder import BestResult, read_best
+from hvqray.results.sweep_folder import read_best
+from hvqray.results.wandb_content import (
+    artifact_metadata,
+    artifact_name,
+    defined,
+    example_stems,
+    model_digest,
+)
+from hvqray.results.wandb_earlier import (
+    EarlierRun,
+    read_earlier_runs,
+    remove_empty_logs,
+)
+from hvqray.results.wandb_runs import OpenRuns
 from hvqray.training.epoch_report import EpochReport
 
 _QUEUE_SIZE = 10_000
-_INIT_TIMEOUT_S = 30.0
-_FINISH_TIMEOUT_S = 60.0
 _TEARDOWN_S = 1.0
-_MAX_EXAMPLES = 16
-_DATA_DIR_OF_USER = os.environ.get("WANDB_DATA_DIR")
 
 
 class WandbSink:
@@ -38,9 +47,12 @@ class WandbSink:
 
     `sweep_uid` (of `SweepStore.info`) makes run ids stable, so that a resumed trial goes on in its run. `tell` takes
     the one line about a fault. The run of the best trial so far stays open until it is beaten, so that the best model
-    can be filed in it; retraining runs, tagged `confirm`, stay open until they are measured. What leaves this machine:
-    parameters, the configuration (with names in place of paths), metrics, anomaly maps and the best model; neither host,
-    user, command, code nor hardware.
+    can be filed in it; retraining runs stay open until they are measured. Runs that an earlier process left open are told
+    anew, from the sweep's journals, as far as W&B does not have them. The caller holds the sweep.
+
+    What leaves this machine: parameters, the configuration (with names in place of paths), metrics, anomaly maps, the best
+    model, and the error of a failed trial, which may name files; neither host, user, command, code nor hardware. W&B adds where
+    artifacts were staged: online a temporary name, of offline runs the sweep's folder.
     """
 
     def __init__(
@@ -57,24 +69,33 @@ class WandbSink:
         close_timeout_s: float = 120.0,
     ) -> None:
         self._folder = folder.resolve()
-        self._mode = mode
         self._sweep_name = sweep_name
-        self._sweep_uid = sweep_uid
         self._objective, self._goal = next(iter(goals.items()))
-        self._project = project
-        self._entity = entity
         self._close_timeout_s = close_timeout_s
-        self._runs: dict[str, Any] = {}
+        self._runs = OpenRuns(
+            self._folder,
+            mode=mode,
+            sweep_name=sweep_name,
+            sweep_uid=sweep_uid,
+            project=project,
+            entity=entity,
+        )
         self._confirming: set[str] = set()
+        self._ended: set[str] = set()
+        self._models: dict[str, str] = {}
         self._best: tuple[str, float | None] | None = None
-        # An offline run names the files of its artifacts where they were staged: there they must stay for `wandb sync`.
-        # W&B reads this anew for every artifact, and a process may have one sink after another, each with a folder of its own.
-        if _DATA_DIR_OF_USER is None:
-            os.environ["WANDB_DATA_DIR"] = str(self._folder / "wandb")
+        # Now, since the journals go on from here.
+        earlier = read_earlier_runs(self._folder, lambda run_id: not self._runs.filed.is_whole(run_id))
+        self._cut_off = {run_id: run for run_id, run in earlier.items() if run.end is None}
         # W&B's reports on itself hold tracebacks, with paths, and wait at the exit for a server that does not answer.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._thread = SideThread("W&B", tell=tell, queue_size=_QUEUE_SIZE)
         self._thread.put(lambda: wandb.setup(wandb.Settings(silent=True)))
+        if mode == "offline":
+            self._thread.put(functools.partial(remove_empty_logs, self._folder / "wandb"))
+        for run_id, run in earlier.items():
+            if run.end and self._runs.filed.is_open(run_id):
+                self._thread.put(functools.partial(self._take_up, run, run.end))
 
     def on_trial_start(self, event: TrialStart) -> None:
         self._thread.put(functools.partial(self._start, event))
@@ -95,83 +116,79 @@ class WandbSink:
 
     def close(self) -> None:
         """Finish all runs; waits `close_timeout_s` at most, and says so if that was not enough."""
-        self._finish_within(self._close_timeout_s)
+        self._finish_within(self._close_timeout_s, interrupted=False)
 
     def abandon(self, *, timeout_s: float) -> None:
         """Finish all runs of a sweep that was interrupted; what W&B has not taken within `timeout_s` it need not take."""
-        if not self._finish_within(timeout_s):
+        if not self._finish_within(timeout_s, interrupted=True):
             # It puts W&B's own hook off, which would hold the process at its exit; as a daemon it is left to itself there.
             teardown = threading.Thread(target=wandb.teardown, name="wandb-teardown", daemon=True)
             teardown.start()
             teardown.join(_TEARDOWN_S)
 
-    def _finish_within(self, timeout_s: float) -> bool:
-        self._thread.put(self._finish_all)
+    def _finish_within(self, timeout_s: float, *, interrupted: bool) -> bool:
+        self._thread.put(functools.partial(self._finish_all, interrupted=interrupted))
         return self._thread.finish(timeout_s)
 
     def _start(self, event: TrialStart) -> None:
-        if event.confirms:
-            self._confirming.add(event.trial_id)
+        self._open_run(event, self._cut_off.pop(event.trial_id, None))
+
+    def _take_up(self, run: EarlierRun, end: TrialEnd) -> None:
+        """Bring a run that has ended, in this process or an earlier one, to where it was before its results on `test` came in."""
+        self._tell_again(run)
+        self._settle(end)
+
+    def _tell_again(self, run: EarlierRun) -> Any:
+        opened = self._open_run(run.start, run)
+        if run.end and opened.summary.get("state") != run.end.state:
+            self._log_end(opened, run.end)
+        return opened
+
+    def _open_run(self, start: TrialStart, earlier: EarlierRun | None) -> Any:
+        if start.confirms:
+            self._confirming.add(start.trial_id)
+        self._ended.discard(start.trial_id)  # a retraining run that failed is tried again
         try:
-            self._runs[event.trial_id] = self._open_run(
-                event.trial_id,
-                run_config(event),
-                ["confirm", event.confirms] if event.confirms else ["search"],
-            )
+            return self._runs.open(start, earlier)
         except Exception:
             # No server, no project or no right to it: the next trial would wait as long for the same answer.
             self._thread.give_up()
             raise
 
-    def _open_run(
-        self, trial_id: str, config: dict[str, Any] | None = None, tags: list[str] | None = None
-    ) -> Any:
-        run = wandb.init(
-            project=self._project,
-            entity=self._entity,
-            dir=self._folder,
-            id=f"{self._sweep_uid}-{trial_id}",
-            name=trial_id,
-            group=self._sweep_name,
-            config=config,
-            tags=tags,
-            resume="allow",
-            reinit="create_new",
-            mode=self._mode,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                init_timeout=_INIT_TIMEOUT_S,
-                finish_timeout=_FINISH_TIMEOUT_S,
-                disable_git=True,
-                disable_code=True,
-                save_code=False,
-                disable_job_creation=True,
-                host="",
-                program="",
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-            ),
-        )
-        run.define_metric("epoch")
-        run.define_metric("*", step_metric="epoch")
-        return run
-
     def _log_epoch(self, trial_id: str, report: EpochReport) -> None:
-        if run := self._runs.get(trial_id):
-            run.log({**_defined(report.metrics), "epoch": report.epoch, "duration_s": report.duration_s})
+        self._runs.log_epoch(trial_id, report.epoch, report.metrics, report.duration_s)
 
     def _end(self, event: TrialEnd) -> None:
-        run = self._runs.get(event.trial_id)
-        if run is None:
-            return
-        pictures = _example_maps(Path(event.folder)) if event.folder else []
-        results = _per_class_table(event.metrics, "val")
-        log = {"examples": pictures} if pictures else {}
-        run.log({**log, "per_class": results} if results else log)
-        run.summary.update({**_defined(event.metrics), "state": event.state, "epochs": event.epochs})
+        if run := self._runs.get(event.trial_id):
+            try:
+                self._log_end(run, event)
+            finally:
+                self._settle(event)
+
+    def _log_end(self, run: Any, event: TrialEnd) -> None:
+        # First: whatever befalls table and pictures, this has been told.
+        facts = {"best_epoch": event.best_epoch, "error": event.error}
+        run.summary.update(
+            {
+                **defined(event.metrics),
+                "state": event.state,
+                "epochs": event.epochs,
+                **{name: value for name, value in facts.items() if value is not None},
+            }
+        )
+        if event.error is None and run.summary.get("error") is not None:
+            del run.summary["error"]  # of an attempt before this one
+        results: dict[str, Any] = {}
+        if table := _per_class_table(event.metrics, "val"):
+            results["per_class"] = table
+        if pictures := _example_maps(Path(event.folder)) if event.folder else []:
+            results["examples"] = pictures
+        if results:
+            self._runs.log_results(event.trial_id, results, event.best_epoch)
+
+    def _settle(self, event: TrialEnd) -> None:
+        """Finish the run of a trial that has ended, unless it may still be told of `test`."""
+        self._ended.add(event.trial_id)
         value = event.metrics.get(self._objective)
         if event.trial_id in self._confirming and event.state == "COMPLETE":
             return  # stays open for its results on `test`
@@ -186,55 +203,43 @@ class WandbSink:
         best = read_best(folder.parent)
         if best is None:
             return
-        run = self._runs.get(best.run_id)
+        run_id, model = best.run_id, model_digest(best)
+        if self._runs.filed.has_model(run_id, model):
+            return
+        run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[best.run_id] = self._open_run(best.run_id)
+            run = self._tell_again(read_earlier_runs(self._folder, run_id.__eq__)[run_id])
+            self._ended.add(run_id)
         # Before the model, which is large: whatever befalls that, these have been told.
-        results = _per_class_table(best.metrics, "test")
-        if results:
-            run.log({"per_class_test": results})
-        run.summary.update({**_defined(best.metrics), "selected_on_test": best.selected_on_test})
+        run.summary.update({**defined(best.metrics), "selected_on_test": best.selected_on_test})
+        if table := _per_class_table(best.metrics, "test"):
+            self._runs.log_results(run_id, {"per_class_test": table}, best.epoch)
         artifact = wandb.Artifact(
-            f"{_artifact_name(self._sweep_name)}-best", type="model", metadata=_artifact_metadata(best)
+            artifact_name(self._sweep_name), type="model", metadata=artifact_metadata(best)
         )
         copies = self._folder / "wandb"
         copies.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=copies) as aside:
             for path in copy_to_share(folder, Path(aside)):
-                artifact.add_file(str(path))  # a copy of its own, which is there for as long as it is needed
+                # W&B makes a copy of its own, which is there for as long as it is needed; another one in the user's cache, for nothing.
+                artifact.add_file(str(path), skip_cache=True)
         run.log_artifact(artifact, aliases=["best"])
+        self._models[run_id] = model
 
     def _file_confirmed(self, confirmed: Sequence[ConfirmedConfiguration]) -> None:
         for each in confirmed:
             for index, run_id in enumerate(each.run_ids):
                 if run := self._runs.get(run_id):
                     run.summary.update(
-                        _defined({name: spread.values[index] for name, spread in each.metrics.items()})
+                        defined({name: spread.values[index] for name, spread in each.metrics.items()})
                     )
 
-    def _finish(self, trial_id: str, *, failed: bool) -> None:
-        run = self._runs.pop(trial_id, None)
-        if run is not None:
-            run.finish(exit_code=int(failed))
+    def _finish(self, run_id: str, *, failed: bool) -> None:
+        self._runs.finish(run_id, failed=failed, whole=run_id in self._ended, model=self._models.get(run_id))
 
-    def _finish_all(self) -> None:
-        for trial_id in list(self._runs):
-            self._finish(trial_id, failed=False)
-
-
-def run_config(event: TrialStart) -> dict[str, Any]:
-    """What a run's page shows as its configuration."""
-    validation = (event.config.get("data") or {}).get("validation") or {}
-    facts = {
-        "params": event.params,
-        "seed": event.seed,
-        "selected_on_test": validation.get("from") == "none",
-    }
-    return without_paths({**event.config, **facts})
-
-
-def _defined(metrics: Metrics) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if value is not None}
+    def _finish_all(self, *, interrupted: bool) -> None:
+        # What a run was open for is still to come where the sweep was interrupted.
+        self._runs.finish_all(set() if interrupted else self._ended, self._models)
 
 
 def _per_class_table(metrics: Metrics, split: str) -> wandb.Table | None:
@@ -246,26 +251,10 @@ def _per_class_table(metrics: Metrics, split: str) -> wandb.Table | None:
 
 def _example_maps(folder: Path) -> list[wandb.Image]:
     """`maps/CLASS_NNN_{image,mask,map}.png`, three pictures an example."""
-    stems = sorted(path.name.removesuffix("_map.png") for path in (folder / "maps").glob("*_map.png"))
+    stems = [path.name.removesuffix("_map.png") for path in (folder / "maps").glob("*_map.png")]
     return [
         wandb.Image(str(path), caption=f"{stem} {kind}")
-        for stem in stems[:_MAX_EXAMPLES]
+        for stem in example_stems(stems)
         for kind in ("image", "mask", "map")
         if (path := folder / "maps" / f"{stem}_{kind}.png").exists()
     ]
-
-
-def _artifact_metadata(best: BestResult) -> dict[str, Any]:
-    """With the means only: W&B takes at most 100 keys. The classes' metrics are in the artifact's metrics.json."""
-    means = {name: value for name, value in best.metrics.items() if name.count("/") == 1 and "." not in name}
-    return {
-        "trial_id": best.trial_id,
-        "run_id": best.run_id,
-        "selected_on_test": best.selected_on_test,
-        **means,
-    }
-
-
-def _artifact_name(name: str) -> str:
-    """W&B allows letters, digits, `-`, `_` and `.` in an artifact's name."""
-    return "".join(character if character.isalnum() or character in "-_." else "-" for character in name)

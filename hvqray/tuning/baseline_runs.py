@@ -45,8 +45,11 @@ def hold_against_baselines(
     code_version: str,
     listeners: Sequence[SweepListener],
     console: Console,
-) -> None:
-    """Lay the results of the sweep file's baselines down beside those of the best model, a run of `trial_id`."""
+) -> ConfirmedConfiguration | None:
+    """Lay the results of the sweep file's baselines down beside those of the best model, a run of `trial_id`.
+
+    Returns what came out of the runs without a quantiser, None where there are none.
+    """
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
@@ -66,10 +69,10 @@ def hold_against_baselines(
     if uses_gpu(sweep):
         torch.cuda.empty_cache()  # the run without a quantiser wants the memory
     if NO_QUANTIZER not in names:
-        return
+        return None
     if read_starts(plan.folder)[trial_id].config["model"]["quantizer"] == "none":
         say(f"{trial_id} has no quantiser, so there is nothing to hold against it")
-        return
+        return None
     result = train_without_quantizer(
         sweep,
         plan,
@@ -83,6 +86,7 @@ def hold_against_baselines(
         say(f"{failed_id} failed, so there is nothing without a quantiser to compare with: {error}")
     if not result.failed:
         write_without_quantizer(best, result)
+    return result
 
 
 def measure_baselines(

@@ -95,6 +95,7 @@ class Relay(tune.Callback):
             if state is TrialState.FAIL
             else None,
             folder=spec.folder,
+            best_epoch=report.best_epoch if report else None,
         )
         self._tell("on_trial_end", end)
         # Only now: until the end is on record, the trial may have to go on.

@@ -159,7 +159,7 @@ class SweepSession:
         if told := install_best(self.folder, *chosen, confirmed, baselines=self.sweep.baselines):
             self._say(told)
         if self.sweep.baselines:
-            hold_against_baselines(
+            without_quantizer = hold_against_baselines(
                 self.sweep,
                 plan,
                 *chosen,
@@ -167,6 +167,8 @@ class SweepSession:
                 listeners=sinks,
                 console=self.console,
             )
+            if sink and without_quantizer:
+                sink.log_confirmed([without_quantizer])
         if sink:
             sink.log_best(self.folder / FOLDER)
         return True

@@ -41,7 +41,7 @@ def test_the_file_has_the_panels_of_the_sweep(tmp_path: Path) -> None:
     filters = grids[0]["runSets"][0]["filters"]["filters"]
     assert [(one["key"]["name"], one["op"], one["value"]) for one in filters] == [
         ("group", "=", "it's a sweep"),
-        ("tags", "NIN", ["confirm"]),
+        ("tags", "NIN", ["confirm", "no_quantizer"]),
     ]
     text = json.dumps(panels)
     assert "config:model.value.codebook_size" in text

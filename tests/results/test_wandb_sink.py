@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -13,19 +13,19 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import wandb
 from fake_sweep import (
     CLASSES,
     METRICS,
     NUM_EPOCHS,
     OBJECTIVE,
     play,
-    start_of,
     write_fake_sweep,
     write_maps,
 )
-from wandb_files import new_sink, of_kind, offline_runs, records
+from wandb_files import new_sink, of_kind, offline_runs, records, summary_of
 
-from hvqray.results import wandb_sink
+from hvqray.results import wandb_runs, wandb_sink
 
 NUM_TRIALS = 5
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
         sink = new_sink(folder, said)
         for number in range(NUM_TRIALS):
-            play(sink, number, folder=trial_folder)
+            play(sink, number, folder=trial_folder if number < 4 else None)
         sink.log_best(folder / "best")
         sink.close()
     assert said == []
@@ -81,10 +81,28 @@ def test_a_trial_has_its_configuration_history_tables_and_images(folder: Path) -
     content = json.loads((run_folder / "files" / table).read_text())
     assert content["columns"] == ["class", *METRICS, "mad"]
     assert [row[0] for row in content["data"]] == [*CLASSES, "mean"]
-    summary: dict[str, Any] = {}
-    for each in of_kind(found, "summary"):
-        summary.update(each["update"])
-    assert summary["state"] == "COMPLETE"
+    summary = summary_of(found)
+    assert (summary["state"], summary["epoch"], summary["epochs"]) == ("COMPLETE", NUM_EPOCHS, NUM_EPOCHS)
+    assert (summary["best_epoch"], history[-1]["epoch"]) == (2, 2), (
+        "tables and pictures are of the best epoch"
+    )
+
+
+def test_a_failed_trial_says_why_and_has_no_empty_row(folder: Path) -> None:
+    found = records(folder, "t0004")
+    assert [each["item"]["epoch"] for each in of_kind(found, "history")] == [1]
+    assert {
+        "state": "FAIL",
+        "epochs": 1,
+        "error": "RuntimeError: <b>out of memory</b>",
+    }.items() <= summary_of(found).items()
+
+
+def test_results_on_test_are_of_the_model_s_epoch(folder: Path) -> None:
+    found = records(folder, "t0002")
+    (row,) = [each["item"] for each in of_kind(found, "history") if "per_class_test" in json.dumps(each)]
+    assert row["epoch"] == json.loads((folder / "best" / "metrics.json").read_text())["epoch"]
+    assert summary_of(found)["epoch"] == NUM_EPOCHS
 
 
 def test_states_and_exit_codes(folder: Path) -> None:
@@ -135,9 +153,65 @@ def test_the_model_of_many_classes_is_filed_with_its_means(
     assert len(metrics) > 200
     (artifact,), _ = run.log_artifact.call_args
     assert sorted(artifact.manifest.entries) == ["config.yaml", "metrics.json", "model.safetensors"]
+    assert all(entry.skip_cache for entry in artifact.manifest.entries.values()), "no copy for the user"
     means = {f"{split}/{metric}" for split in ("val", "test") for metric in METRICS}
     assert set(artifact.metadata) == {"trial_id", "run_id", "selected_on_test", "train/loss", *means}
     assert artifact.metadata["test/pixel_aupro"] == metrics["test/pixel_aupro"]
+
+
+def test_a_table_that_fails_takes_no_state_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = MagicMock(summary={})
+    run.log.side_effect = [None] * NUM_EPOCHS + [ValueError("no room")]
+    monkeypatch.setattr(wandb_sink.wandb, "init", lambda **arguments: run)
+    said: list[str] = []
+    sink = new_sink(tmp_path, said)
+    play(sink, 0)
+    sink.close()
+    assert said == ["W&B: ValueError: no room (the sweep goes on; its results on disk are complete)"]
+    assert run.summary["state"] == "COMPLETE"
+    run.finish.assert_called_once_with(exit_code=0)
+
+
+def test_online_artifacts_are_staged_under_a_name_that_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their manifests tell the server that name."""
+    staged: list[Path] = []
+
+    def file(artifact: wandb.Artifact, aliases: list[str]) -> None:
+        paths = [Path(str(entry.local_path)) for entry in artifact.manifest.entries.values()]
+        assert all(path.resolve().is_relative_to(tmp_path / "one" / "wandb") for path in paths), (
+            "there is room"
+        )
+        assert all(path.is_file() for path in paths)
+        staged.extend(paths)
+
+    monkeypatch.setattr(wandb_runs, "_DATA_DIR_OF_USER", None)
+    monkeypatch.setenv("WANDB_DATA_DIR", "of the sweep before")
+    at_exit: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        wandb_runs.atexit,
+        "register",
+        lambda function, *more, **options: at_exit.append((function, more, options)),
+    )
+    run = MagicMock(summary={}, log_artifact=file)
+    monkeypatch.setattr(wandb_sink.wandb, "init", lambda **arguments: run)
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1)
+    said: list[str] = []
+    sink = new_sink(folder, said, mode="online")
+    sink.log_best(folder / "best")
+    sink.close()
+    assert said == []
+    assert len(staged) == 3
+    for path in staged:
+        assert str(tmp_path) not in str(path)
+        alias = path.parents[3]
+        assert alias.parent == Path(tempfile.gettempdir())
+        assert alias.exists()
+    for function, arguments, options in at_exit:
+        function(*arguments, **options)
+    assert not alias.exists()
+    assert list((folder / "wandb" / "artifacts" / "staging").iterdir()), "the files are W&B's to remove"
 
 
 def test_results_on_test_are_told_where_the_model_cannot_be_filed(
@@ -147,26 +221,25 @@ def test_results_on_test_are_told_where_the_model_cannot_be_filed(
     run.log_artifact.side_effect = ValueError("no room")
     metrics, said = log_best_of_many_classes(tmp_path, monkeypatch, run)
     assert said == ["W&B: ValueError: no room (the sweep goes on; its results on disk are complete)"]
-    (summary,), _ = run.summary.update.call_args
+    summary = {
+        name: value for call in run.summary.update.call_args_list for name, value in call.args[0].items()
+    }
     assert summary["test/part 7/pixel_ap"] == metrics["test/part 7/pixel_ap"]
     assert "per_class_test" in run.log.call_args.args[0]
 
 
-@pytest.mark.parametrize("validation", ["test", "none"])
-def test_every_run_says_whether_it_is_selected_on_test(validation: str) -> None:
-    config = {**start_of(0).config, "data": {"validation": {"from": validation}}}
-    shown = wandb_sink.run_config(dataclasses.replace(start_of(0), config=config))
-    assert shown["selected_on_test"] is (validation == "none")
-
-
 def test_neither_places_nor_machine_leave(folder: Path) -> None:
     for trial_id in ("t0000", "t0002"):
-        found = [record for record in records(folder, trial_id) if record["type"] != "artifact"]
+        found = records(folder, trial_id)
+        for artifact in of_kind(found, "artifact"):
+            for each in artifact["manifest"]["contents"]:
+                del each["local_path"]  # where `wandb sync` finds it
         text = json.dumps(found)
         assert "/secret" not in text
         assert str(folder) not in text
         (run,) = of_kind(found, "run")
         assert not run.get("host")
+        assert str(Path(tempfile.gettempdir())) not in text
         assert "git" not in run
         assert not any(record["type"] in ("environment", "stats", "output") for record in found)
         assert platform.node() not in text or len(platform.node()) < 4
@@ -210,12 +283,12 @@ def test_each_sweep_of_a_process_stages_its_artifacts_in_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sweeps of one class each run one after the other."""
-    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", None)
+    monkeypatch.setattr(wandb_runs, "_DATA_DIR_OF_USER", None)
     monkeypatch.setenv("WANDB_DATA_DIR", "of the sweep before")
     for name in ("bolt", "nut"):
         new_sink(tmp_path / name, []).close()
         assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / name / "wandb")
-    monkeypatch.setattr(wandb_sink, "_DATA_DIR_OF_USER", "elsewhere")
+    monkeypatch.setattr(wandb_runs, "_DATA_DIR_OF_USER", "elsewhere")
     monkeypatch.setenv("WANDB_DATA_DIR", "elsewhere")
     new_sink(tmp_path / "cloth", []).close()
     assert os.environ["WANDB_DATA_DIR"] == "elsewhere"

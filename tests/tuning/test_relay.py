@@ -102,7 +102,7 @@ def test_everything_is_told_in_order_and_the_store_hears_it_first(tmp_path: Path
     trial.report(relay, report_of(0.75, epoch=2, is_last=True))
     assert trial.can_go_on
     relay.on_trial_complete(2, [], trial)
-    end = TrialEnd("t0000", "COMPLETE", {METRIC: 0.75}, 2, 4.0, None, str(trial.folder))
+    end = TrialEnd("t0000", "COMPLETE", {METRIC: 0.75}, 2, 4.0, None, str(trial.folder), best_epoch=2)
     told = [("start", "t0000"), ("epoch", "t0000", 1), ("epoch", "t0000", 2), ("end", end)]
     assert heard == [(name, *what) for what in told for name in ("store", "table", "sink")]
     assert not trial.can_go_on
@@ -125,7 +125,7 @@ def test_a_trial_is_worth_what_its_best_epoch_was(tmp_path: Path) -> None:
     )
     relay.on_trial_complete(2, [], trial)
     (end,) = ends(heard)
-    assert (end.metrics, end.epochs) == ({METRIC: 0.75}, 2)
+    assert (end.metrics, end.epochs, end.best_epoch) == ({METRIC: 0.75}, 2, 1)
 
 
 def test_a_stopped_trial_is_worth_what_it_reached(tmp_path: Path) -> None:

@@ -164,8 +164,9 @@ def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
 ) -> None:
     def train(*arguments: Any, **options: Any) -> ConfirmedConfiguration:
         trained.append(arguments)
-        return ConfirmedConfiguration("t0002-no-quantizer", [], [], {}, {"t0002-no-quantizer": "it diverged"})
+        return without
 
+    without = ConfirmedConfiguration("t0002-no-quantizer", [], [], {}, {"t0002-no-quantizer": "it diverged"})
     trained: list[Any] = []
     monkeypatch.setattr(baseline_runs, "measure_baselines", lambda *arguments, **options: [])
     monkeypatch.setattr(baseline_runs, "write_baselines", lambda *arguments: None)
@@ -183,8 +184,12 @@ def test_a_best_model_without_a_quantizer_is_not_trained_again_without_one(
             monkeypatch,
             overrides=["baselines=[no_quantizer]"],
         )
+        sink = Mock()
+        monkeypatch.setattr(one, "_wandb_sink", lambda *_, sink=sink: sink)
         assert one.run()
         assert len(trained) == times
+        told_wandb = [call.args[0] for call in sink.log_confirmed.call_args_list]
+        assert told_wandb == [[without]] * times, "W&B is given the results of the runs"
         assert ("t0002 has no quantiser" in output_of(one)) == (quantizer == "none")
         told = (
             "t0002-no-quantizer failed, so there is nothing without a quantiser to compare with: it diverged"
