@@ -225,6 +225,17 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
     assert content["classes"]["pill"]["params"]["model.quantizer"] == "vq"
 
 
+def test_the_table_of_the_sweeps_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    name = "a class whose name is much longer than others"
+    write_fake_sweep(sweep_folder(tmp_path, name), num_trials=1, classes=(name,))
+    console = Console(width=60, file=io.StringIO(), record=True)
+    print_joint(console, read_joint(tmp_path))
+    text = console.export_text()
+    assert "…" not in text
+    table = text.partition("t0000: ")[0]
+    assert "t0000" in table
+
+
 def test_selected_on_test_is_said(tmp_path: Path) -> None:
     write_fake_sweep(tmp_path / "parts-nut", num_trials=1, classes=("nut",), validation="none")
     assert read_joint(tmp_path).selected_on_test
