@@ -77,7 +77,7 @@ def _save(report: wr.Report, known: Path) -> str:
     try:
         report.save()
         address = report.url
-    except Exception as error:  # as below
+    except Exception as error:  # of many kinds, as in `_default_entity`
         gone = f"; if the report was deleted there, remove {known}" if same else ""
         raise InputError(
             f"W&B does not take the report ({_reason(error)}); with WANDB_MODE=offline it is written to a file instead{gone}",

@@ -218,6 +218,9 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
     assert "PaDiM (score maximum, smoothing 0)" in html
     assert html.count("data:image/png") == 3 * 2 * len(CLASSES)
     assert "http" not in html.replace("http-equiv", "")
+    assert html.count("<caption") == html.count("<table") == 4, "val, test, the sweeps, and PaDiM"
+    assert html.count('<th scope="row">') == 4 * len(CLASSES) + 3, "each class, and three means"
+    assert html.count("<th ") == html.count("<th scope=") == html.count('<th scope="row">') + 3 * 8 + 4
     assert "/secret" not in html
     content = json.loads((parts / "metrics.json").read_text())
     assert content["metrics"] == read_joint(parts).metrics
