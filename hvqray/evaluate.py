@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hvqray.atomic import check_file, make_folder, write_atomically
@@ -27,7 +26,7 @@ from hvqray.data.progress import progress_bar
 from hvqray.environment import code_version, gpus_of, hardware
 from hvqray.errors import InputError
 from hvqray.results.class_table import ALL_LABELS, ClassTable, class_table, rows_with_mad
-from hvqray.results.terminal_table import results_table
+from hvqray.results.terminal_table import FigureTable, results_table
 from hvqray.training.checkpoint import LoadedModel, load_model
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
@@ -189,7 +188,7 @@ def _what_of_the_test_images(split: str, data: PreparedData) -> str:
     )
 
 
-def _table(results: ClassTable, facts: dict[str, Any]) -> Table:
+def _table(results: ClassTable, facts: dict[str, Any]) -> FigureTable:
     mark = " (selected on test)" if facts["selected_on_test"] else ""
     return results_table(
         results,

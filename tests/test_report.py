@@ -31,6 +31,29 @@ def test_wandb_without_a_key_gives_a_file(
     assert (folder / "wandb-report.json").exists()
 
 
+def test_a_server_that_is_away_is_one_line_and_a_file_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def away() -> None:
+        raise wandb.errors.CommError("the server is away")
+
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "Api", away)
+    folder = write_fake_sweep(tmp_path / "one", num_trials=2)
+    assert run_command(main, [str(folder), "--wandb", "--entity", "team"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "hvqray: error: --wandb: W&B does not take the report (CommError: the server is away)"
+    )
+    assert told.count("\n") == 1
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert run_command(main, [str(folder), "--wandb", "--entity", "team"]) == 0
+    assert (folder / "wandb-report.json").exists()
+
+
 def test_wandb_report_is_that_of_the_entity_and_the_project_that_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

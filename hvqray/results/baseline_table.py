@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from hvqray.config.metric_names import MAD
 from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_names, class_table, mean_note
 from hvqray.results.confirm_table import TERMINAL_METRICS
-from hvqray.results.terminal_table import titled_table
+from hvqray.results.terminal_table import FigureRow, FigureTable
 from hvqray.training.epoch_report import MEAN
 
 LABELS = {"padim": "PaDiM", "patchcore": "PatchCore", "no_quantizer": "no quantiser"}
@@ -120,17 +119,19 @@ def print_baselines(
     """Each baseline's figures with what the best model, called `what`, won (+) or lost (-) by; `mark` follows "on test", or "on val"."""
     positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
     for each in baseline_tables(best, baselines):
-        table = titled_table(f"{each.baseline.title} on {each.split}{mark}, and what {what} has more")
-        table.add_column("class", no_wrap=True)
-        for metric in TERMINAL_METRICS:
-            table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
-        for class_name, cells in each.rows:
-            is_mean = class_name == each.rows[-1][0]
-            if is_mean:
-                table.add_section()
-            shown = [Text(" ".join(cell_texts(*cells[position]))) for position in positions]
-            table.add_row(Text(class_name), *shown, style="bold" if is_mean else None)
-        console.print(table)
+        rows = [
+            FigureRow(name, [" ".join(cell_texts(*cells[position])) for position in positions])
+            for name, cells in each.rows
+        ]
+        console.print(
+            FigureTable(
+                f"{each.baseline.title} on {each.split}{mark}, and what {what} has more",
+                "class",
+                [METRIC_LABELS[metric] for metric in TERMINAL_METRICS],
+                rows,
+                mean_is_last=True,
+            )
+        )
         for line in each.baseline.settings_lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if each.note:

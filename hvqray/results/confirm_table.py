@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hvqray.config.metric_names import MAD
 from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_names, mean_note
 from hvqray.results.confirmation import ConfirmedConfiguration, Spread
-from hvqray.results.terminal_table import titled_table
+from hvqray.results.terminal_table import FigureRow, FigureTable
 from hvqray.training.epoch_report import MEAN
 
 TERMINAL_METRICS = ("image_auroc", "pixel_auroc", "pixel_aupro")
 """As many as fit 80 columns; the report has all seven."""
+_SEEDS_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,24 @@ def print_confirmed(
     """All configurations in one table by their means, then the best one per class; `mark` follows every "on test", or "on val"."""
     split = confirmed_split(confirmed)
     interval = ", 95 % interval" if split == "test" else ""
-    table = titled_table(f"Confirmed on {split}{mark}: mean ± std over seeds{interval}")
-    table.add_column("trial", no_wrap=True)
-    table.add_column(Text(objective), justify="right")
-    for metric in ("image_auroc", "pixel_auroc"):
-        table.add_column(f"{METRIC_LABELS[metric]} on {split}", justify="right")
-    table.add_column("seeds", justify="right")
+    labels = [METRIC_LABELS[metric] for metric in ("image_auroc", "pixel_auroc")]
+    rows = []
     for each in confirmed:
         spreads = [
             each.metrics.get(name) for name in (objective, f"{split}/image_auroc", f"{split}/pixel_auroc")
         ]
-        seeds = ", ".join(map(str, each.seeds)) or "all failed"
-        style = "bold" if each.trial_id == best_trial_id else None
-        table.add_row(each.trial_id, *map(_cell, spreads), seeds, style=style)
-    console.print(table)
+        seeds = textwrap.fill(", ".join(map(str, each.seeds)) or "all failed", _SEEDS_WIDTH)
+        rows.append(
+            FigureRow(each.trial_id, [*map(_cell, spreads), seeds], bold=each.trial_id == best_trial_id)
+        )
+    console.print(
+        FigureTable(
+            f"Confirmed on {split}{mark}: mean ± std over seeds{interval}",
+            "trial",
+            [objective, *(f"{label} on {split}" for label in labels), "seeds"],
+            rows,
+        )
+    )
     for each in confirmed:
         if each.trial_id == best_trial_id and each.metrics:
             console.print(_per_class(confirm_table(each), mark))
@@ -81,23 +85,19 @@ def print_confirmed(
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _per_class(one: ConfirmTable, mark: str) -> Table:
-    table = titled_table(f"{one.configuration.trial_id} confirmed on {one.split}{mark}")
-    table.add_column("class", no_wrap=True)
-    for metric in TERMINAL_METRICS:
-        table.add_column(METRIC_LABELS[metric], justify="right", no_wrap=True)
+def _per_class(one: ConfirmTable, mark: str) -> FigureTable:
     positions = [list(METRIC_LABELS).index(metric) for metric in TERMINAL_METRICS]
-    for class_name, spreads in one.rows:
-        is_mean = class_name == one.rows[-1][0]
-        if is_mean:
-            table.add_section()
-        cells = [_cell(spreads[position]) for position in positions]
-        table.add_row(Text(class_name), *cells, style="bold" if is_mean else None)
-    return table
+    return FigureTable(
+        f"{one.configuration.trial_id} confirmed on {one.split}{mark}",
+        "class",
+        [METRIC_LABELS[metric] for metric in TERMINAL_METRICS],
+        [FigureRow(name, [_cell(spreads[position]) for position in positions]) for name, spreads in one.rows],
+        mean_is_last=True,
+    )
 
 
-def _cell(spread: Spread | None) -> Text:
-    return Text("\n".join(spread_lines(spread)))
+def _cell(spread: Spread | None) -> str:
+    return "\n".join(spread_lines(spread))
 
 
 def spread_lines(spread: Spread | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -39,9 +40,10 @@ def dressed(figure: go.Figure, *, height: int, top: int = 60, legend: bool = Tru
     return figure
 
 
-def figure_html(figure: go.Figure, *, identifier: str) -> str:
-    """The figure as an element and its script; `plotly.js` itself is not part of it. Text in it is escaped by Plotly."""
-    return figure.to_html(
+def figure_html(figure: go.Figure, *, identifier: str, label: str) -> str:
+    """The figure as an element and its script, `label` for those who cannot see it; `plotly.js` itself is not part of it. Text in it is
+    escaped by Plotly."""
+    html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
         div_id=identifier,
@@ -51,3 +53,4 @@ def figure_html(figure: go.Figure, *, identifier: str) -> str:
             "modeBarButtonsToRemove": ["lasso2d", "select2d", "sendChartToCloud"],
         },
     )
+    return f'<div role="img" aria-label="{escape(label)}">{html}</div>'

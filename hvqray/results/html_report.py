@@ -138,4 +138,5 @@ def _headline(
 def _chart_html(chart: Chart, index: int) -> markupsafe.Markup | None:
     if chart.figure is None:
         return None
-    return markupsafe.Markup(figure_html(chart.figure, identifier=f"chart-{index}"))
+    label = f"{chart.title}. {chart.caption}"
+    return markupsafe.Markup(figure_html(chart.figure, identifier=f"chart-{index}", label=label))

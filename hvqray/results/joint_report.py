@@ -48,7 +48,7 @@ def print_joint(console: Console, joint: JointResult) -> None:
     mark = " (selected on test)" if joint.selected_on_test else ""
     table = titled_table(f"{joint.name}: one model a class")
     for heading in ("class", "best", "sweep"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading == "best", overflow="fold")  # a run's id stays in one piece
     for one in joint.sweeps:
         table.add_row(one.class_name, one.best.run_id if one.best else "none", one.folder.name)
     console.print(table)

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from hvqray.errors import counted
@@ -18,11 +17,14 @@ from hvqray.process_memory import resident_bytes
 from hvqray.results import wording
 from hvqray.results.events import Goal, TrialEnd, TrialStart
 from hvqray.results.history import Metrics, TrialRecord
+from hvqray.results.narrowing_table import NarrowingColumn, NarrowingTable
 from hvqray.results.ranking import is_better
 from hvqray.training.epoch_report import EpochReport
 
 _NUM_ROWS = 12
 _STATE_STYLE = {"RUNNING": "cyan", "COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+_STATE_WIDTH = max(map(len, _STATE_STYLE))  # so that the columns stay where they are when a trial ends
+_PARAMETERS_WIDTH = 12
 
 
 @dataclass
@@ -199,31 +201,42 @@ class LiveTable:
         running = sorted((row for row in rows if row.state == "RUNNING"), key=lambda row: row.number)
         ended = sorted((row for row in rows if row.state != "RUNNING"), key=self._order)
         shown = [*running, *ended][:_NUM_ROWS]
-        table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
-        table.add_column("trial", no_wrap=True)
-        table.add_column("state", no_wrap=True, min_width=max(map(len, _STATE_STYLE)))
-        table.add_column("parameters", ratio=1, overflow="ellipsis", no_wrap=True)
-        table.add_column("epoch", justify="right", no_wrap=True)
-        for name in self._goals:
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("time", justify="right", no_wrap=True)
-        table.add_column("memory", justify="right", no_wrap=True)
-        on_gpu = any(row.gpu_bytes is not None for row in shown)
-        if on_gpu:
-            table.add_column("on GPU", justify="right", no_wrap=True)
         best = self._best(rows)
-        for row in shown:
-            table.add_row(
-                row.trial_id,
-                Text(row.state, style=_STATE_STYLE[row.state]),
-                Text(wording.one_line(row.params)),
-                f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-",
-                *(wording.number(row.value(name)) for name in self._goals),
-                self._duration(row),
-                wording.size(row.memory_bytes),
-                *([row.gpu_memory] if on_gpu else []),
-                style="bold" if row is best else None,
-            )
+        # What is left out first, where a terminal is narrow, says the least of how the search goes.
+        columns = [
+            NarrowingColumn("trial", [row.trial_id for row in shown], justify="left"),
+            NarrowingColumn(
+                "state",
+                [Text(row.state.ljust(_STATE_WIDTH), style=_STATE_STYLE[row.state]) for row in shown],
+                left_out=5,
+                justify="left",
+            ),
+            NarrowingColumn(
+                "parameters",
+                [wording.one_line(row.params) for row in shown],
+                left_out=2,
+                justify="left",
+                least_width=_PARAMETERS_WIDTH,
+            ),
+            NarrowingColumn(
+                "epoch",
+                [f"{row.epoch}/{row.num_epochs}" if row.num_epochs else "-" for row in shown],
+                left_out=4,
+            ),
+            *(
+                NarrowingColumn(
+                    name,
+                    [wording.number(row.value(name)) for row in shown],
+                    left_out=None if name == self._objective else 6,
+                )
+                for name in self._goals
+            ),
+            NarrowingColumn("time", [self._duration(row) for row in shown], left_out=3),
+            NarrowingColumn("memory", [wording.size(row.memory_bytes) for row in shown], left_out=1),
+        ]
+        if any(row.gpu_bytes is not None for row in shown):
+            columns.append(NarrowingColumn("on GPU", [row.gpu_memory for row in shown], left_out=0))
+        table = NarrowingTable(columns, ["bold" if row is best else None for row in shown])
         more = len(rows) - len(shown)
         lines = [Text(f"… and {more} more", style="dim")] if more else []
         status = f"{self.status()}; driver {wording.size(resident_bytes())}"

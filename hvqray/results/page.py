@@ -13,7 +13,8 @@ from hvqray.results.baseline_table import cell_texts
 from hvqray.results.confirm_table import spread_lines
 
 _EXAMPLES_PER_CLASS = 3
-KINDS = ("image", "mask", "map")
+KINDS = {"image": "image", "mask": "mask", "map": "anomaly map"}
+"""The pictures of an example, by the names of their files, and what they are called."""
 
 
 @dataclass(frozen=True)

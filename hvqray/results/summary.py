@@ -15,7 +15,7 @@ from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
 from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import read_best, read_description
-from hvqray.results.terminal_table import results_table, titled_table
+from hvqray.results.terminal_table import FigureRow, FigureTable, results_table
 
 _NUM_ROWS = 30
 
@@ -27,20 +27,20 @@ def print_summary(console: Console, folder: Path) -> None:
     """
     description = read_description(folder)
     trials = ranked(read_trials(folder), description.goals)
-    table = titled_table(f"{description.name}: {counted(len(trials), 'trial')}")
-    for heading in ("trial", "state", *description.goals, "epochs", "time"):
-        table.add_column(
-            Text(heading), justify="left" if heading in ("trial", "state") else "right", no_wrap=True
-        )
-    for trial in trials[:_NUM_ROWS]:
-        table.add_row(
+    rows = [
+        FigureRow(
             trial.trial_id,
-            trial.state,
-            *(wording.number(trial.metrics.get(name)) for name in description.goals),
-            str(trial.epochs),
-            wording.duration(trial.duration_s),
+            [
+                Text(trial.state, justify="left"),
+                *(wording.number(trial.metrics.get(name)) for name in description.goals),
+                str(trial.epochs),
+                wording.duration(trial.duration_s),
+            ],
         )
-    console.print(table)
+        for trial in trials[:_NUM_ROWS]
+    ]
+    labels: list[str | Text] = [Text("state", justify="left"), *description.goals, "epochs", "time"]
+    console.print(FigureTable(f"{description.name}: {counted(len(trials), 'trial')}", "trial", labels, rows))
     for trial in trials[:_NUM_ROWS]:  # below the table, since a column for each would not fit a terminal
         line = f"{trial.trial_id}: {wording.one_line(trial.params)}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -49,7 +49,7 @@ def has_key() -> bool:
 
 def _netrc_has_key() -> bool:
     candidates = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    host = urlsplit(_server()).netloc
+    host = urlsplit(server()).netloc
     for candidate in candidates:
         try:
             entry = netrc.netrc(Path(candidate).expanduser()).authenticators(host)
@@ -60,7 +60,7 @@ def _netrc_has_key() -> bool:
     return False
 
 
-def _server() -> str:
+def server() -> str:
     """The server's address: of the environment, of wandb's settings file, or the public one."""
     if os.environ.get("WANDB_BASE_URL"):
         return os.environ["WANDB_BASE_URL"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import wandb
 import wandb_workspaces.reports.v2 as wr
@@ -17,14 +20,18 @@ from hvqray.results.confirmation import NO_QUANTIZER
 from hvqray.results.history import TrialRecord
 from hvqray.results.stored_trials import read_info, read_trials
 from hvqray.results.sweep_folder import SweepDescription, read_best, read_description
+from hvqray.results.wandb_mode import server
 
 
 def build_wandb_report(folder: Path, *, entity: str | None, project: str | None, out: Path | None) -> str:
     """Save the report of the sweep in `folder`, and return its address, or `out`.
 
     With `out` the report's specification, which names neither entity nor project, is written to that JSON file and nothing
-    is sent. `entity` and `project` default to those of sweep.yaml, and the entity then to the key's own default. Raises
-    InputError where `folder` is not a sweep's, or a name is missing.
+    is sent. `entity` and `project` default to those of sweep.yaml, and the entity then to the key's own default. A report
+    that was saved in the same project before is replaced. As of the runs (`WandbSink`), no hardware is told.
+
+    Raises:
+        InputError: `folder` is not a sweep's, a name is missing, or W&B does not take the report.
     """
     description = read_description(folder)
     entity, project = entity or description.entity, project or description.project
@@ -47,11 +54,46 @@ def build_wandb_report(folder: Path, *, entity: str | None, project: str | None,
         blocks=_blocks(folder, description),
     )
     if out is None:
-        report.save()
-        return report.url
+        return _save(report, folder / ".state" / "wandb-report.json")
     # Private, hence the exact version of wandb-workspaces among the dependencies: it has no public way to a file.
     write_atomically(out, report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2))
     return str(out)
+
+
+def _save(report: wr.Report, known: Path) -> str:
+    """Save `report` on the server and return its address; `known` is the file that remembers its id.
+
+    Raises:
+        InputError: the server refuses, or is away.
+    """
+    host = urlsplit(server()).hostname  # alone, for an address may hold a password
+    place = {"server": host, "entity": report.entity, "project": report.project}
+    try:
+        before = json.loads(known.read_text())
+    except (FileNotFoundError, ValueError):
+        before = {}
+    same = {key: before.get(key) for key in place} == place
+    if same:
+        report.id = before["id"]
+    try:
+        report.save()
+        address = report.url
+    except Exception as error:  # of many kinds, as in `_default_entity`
+        gone = f"; if the report was deleted there, remove {known}" if same else ""
+        raise InputError(
+            f"W&B does not take the report ({_reason(error)}); with WANDB_MODE=offline it is written to a file instead{gone}",
+            field="--wandb",
+        ) from None
+    if known.parent.is_dir():  # it may be deleted, and is not begun anew for this
+        write_atomically(known, json.dumps({**place, "id": report.id}) + "\n")
+    return address
+
+
+def _reason(error: Exception) -> str:
+    """The kind and the text of what wandb raised, on one line, without what may be a key or a password."""
+    text = re.sub(r"://[^/\s]*@", "://", " ".join(str(error).split()))
+    text = re.sub(r"[\w-]{32,}", "…", text)
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def _default_entity() -> str | None:
@@ -63,9 +105,8 @@ def _default_entity() -> str | None:
     try:
         return wandb.Api().default_entity
     except Exception as error:  # wandb raises many kinds, among them those of the libraries below it
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"missing, and W&B does not tell the key's own ({type(error).__name__}: {reason}); give --entity NAME",
+            f"missing, and W&B does not tell the key's own ({_reason(error)}); give --entity NAME",
             field="entity",
         ) from None
 
@@ -84,7 +125,6 @@ def _blocks(folder: Path, description: SweepDescription) -> list:
         f"val: from {description.validation}",
         f"seed {description.seed}",
         f"version {info.environment['code_version']}",
-        info.environment["hardware"],
     ]
     blocks = [wr.P(text="; ".join(facts))]
     if description.selected_on_test:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from hvqray.results.baseline_table import baseline_tables, headline, print_baselines, read_baselines
@@ -100,6 +101,21 @@ def test_the_terminal_holds_it_in_80_columns() -> None:
     assert "0.8750 +0.0250" in text
     assert "PatchCore: mean image AUROC over 1 of 2 classes" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_figure_is_cut_however_long_a_class_is_called(width: int) -> None:
+    name = "a_class_whose_name_is_much_longer_than_others"
+    values = {"image_auroc": 0.9889, "pixel_auroc": 0.5, "pixel_aupro": 0.25}
+    other = {f"test/{name}/{metric}": value for metric, value in values.items()}
+    best = {flat: value - 0.0625 for flat, value in other.items()}
+    console = Console(width=width)
+    with console.capture() as capture:
+        print_baselines(console, "t0003", best, [replace(BASELINES[0], metrics=other)], mark="")
+    text = capture.get()
+    assert "…" not in text
+    for value in values.values():
+        assert f"{value:.4f} -0.0625" in text
 
 
 def test_settings_a_class_are_told_a_line_a_setting() -> None:

@@ -161,6 +161,18 @@ def test_the_terminal_shows_all_configurations_and_the_best_one_per_class_in_80_
     assert all(len(line) <= 80 for line in table_lines)
 
 
+def test_no_figure_of_a_confirmation_is_cut_in_60_columns(sweep: Path) -> None:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=60), sweep)
+    text = out.getvalue()
+    assert "…" not in text
+    overview, _, per_class = text.partition("Confirmed on test")[2].partition("t0002 confirmed on test")
+    for figure in ("0.8100 ± 0.0000", "0.8100 ± 0.0141", "0.7600 to 0.8300", "0.8070 ± 0.0141", " 3, 4"):
+        assert figure in overview
+    for figure in ("0.8700 ± 0.0141", "0.8200 to 0.8900", "0.8670 ± 0.0141", "0.8640 ± 0.0141"):
+        assert per_class.count(figure) == len(CLASSES) + 1
+
+
 def test_the_report_has_a_table_a_configuration(sweep: Path) -> None:
     html = build_html_report(sweep).read_text()
     (section,) = re.findall(r'<section id="confirmed">(.*?)</section>', html, flags=re.DOTALL)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,58 @@ def test_maps_are_embedded(built: Page) -> None:
     images = [attributes for tag, attributes in built.tags if tag == "img"]
     assert len(images) == 4 * 2 * 3
     assert all((image["src"] or "").startswith("data:image/png;base64,iVBOR") for image in images)
+
+
+def test_a_missing_mask_leaves_its_place_empty_and_the_pictures_are_named(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1, classes=("cookie",))
+    (folder / "best" / "maps" / "cookie_001_mask.png").unlink()
+    html = build_html_report(folder).read_text()
+    cells = [
+        [
+            (
+                name,
+                "picture" if "<img" in cell else cell.partition('<span class="none">')[2].partition("<")[0],
+            )
+            for cell in row.split("<div>")[1:]
+            for name in re.findall(r'<span class="kind">([^<]*)</span>', cell)
+        ]
+        for row in re.findall(r'<div class="triple">(.*?)\n', html)
+    ]
+    image, mask, anomaly_map = ("image", "picture"), ("mask", "picture"), ("anomaly map", "picture")
+    assert cells == [[image, mask, anomaly_map], [image, ("mask", "no mask"), anomaly_map]]
+
+
+def check_tables(page: Page) -> None:
+    """Every table has a caption, every heading says what it is of, and every row of a body has one."""
+    inside = ""
+    for tag, attributes in page.tags:
+        inside = tag if tag in ("thead", "tbody") else inside
+        if tag == "th":
+            assert attributes.get("scope") == {"thead": "col", "tbody": "row"}[inside]
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == tags.count("thead") > 0
+    scopes = [attributes.get("scope") for tag, attributes in page.tags if tag == "th"]
+    assert scopes.count("row") == tags.count("tr") - tags.count("thead")
+
+
+def test_tables_are_named_and_have_headings_of_columns_and_rows(built: Page) -> None:
+    check_tables(built)
+
+
+def test_the_trials_are_sorted_by_buttons(tmp_path: Path, built: Page) -> None:
+    html = build_html_report(write_fake_sweep(tmp_path / "one", num_trials=1)).read_text()
+    head = html.partition('<table id="trials">')[2].partition("</thead>")[0]
+    assert head.count("<th") == head.count("<button") + head.count("<thead") > 8
+    assert "aria-sort" in html.rpartition("<script>")[2]
+
+
+def test_charts_say_what_they_show(built: Page) -> None:
+    labels = [attributes["aria-label"] for _, attributes in built.tags if attributes.get("role") == "img"]
+    assert len(labels) == 5
+    for label, title in zip(labels, ("Optimisation history", "Parameter importances"), strict=False):
+        assert label is not None
+        assert label.startswith(title)
+        assert label.partition(". ")[2], "its caption"
 
 
 def test_names_and_errors_are_escaped(tmp_path: Path) -> None:

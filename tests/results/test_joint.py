@@ -218,11 +218,25 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
     assert "PaDiM (score maximum, smoothing 0)" in html
     assert html.count("data:image/png") == 3 * 2 * len(CLASSES)
     assert "http" not in html.replace("http-equiv", "")
+    assert html.count("<caption") == html.count("<table") == 4, "val, test, the sweeps, and PaDiM"
+    assert html.count('<th scope="row">') == 4 * len(CLASSES) + 3, "each class, and three means"
+    assert html.count("<th ") == html.count("<th scope=") == html.count('<th scope="row">') + 3 * 8 + 4
     assert "/secret" not in html
     content = json.loads((parts / "metrics.json").read_text())
     assert content["metrics"] == read_joint(parts).metrics
     assert content["classes"]["pill"]["folder"] == "parts-pill"
     assert content["classes"]["pill"]["params"]["model.quantizer"] == "vq"
+
+
+def test_the_table_of_the_sweeps_is_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    name = "a class whose name is much longer than others"
+    write_fake_sweep(sweep_folder(tmp_path, name), num_trials=1, classes=(name,))
+    console = Console(width=60, file=io.StringIO(), record=True)
+    print_joint(console, read_joint(tmp_path))
+    text = console.export_text()
+    assert "…" not in text
+    table = text.partition("t0000: ")[0]
+    assert "t0000" in table
 
 
 def test_selected_on_test_is_said(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fake_sweep import OBJECTIVE, play, start_of
 from rich.console import Console
 
 from hvqray.results import live_table
-from hvqray.results.events import TrialEnd
+from hvqray.results.events import Goal, TrialEnd
 from hvqray.results.history import TrialRecord
 from hvqray.results.live_table import LiveTable
 from hvqray.training.epoch_report import EpochReport
@@ -98,9 +98,9 @@ def test_a_dumb_terminal_gets_lines() -> None:
     assert "t0000 started" in out.getvalue()
 
 
-def shown(table: LiveTable) -> list[list[str]]:
+def shown(table: LiveTable, *, width: int = 140) -> list[list[str]]:
     out = io.StringIO()
-    Console(file=out, width=140).print(table.render())
+    Console(file=out, width=width).print(table.render())
     return [line.split() for line in out.getvalue().splitlines()]
 
 
@@ -118,6 +118,40 @@ def test_rows_are_the_running_then_the_best_and_no_more_than_twelve() -> None:
     assert values == sorted(values, reverse=True)
     assert rows[13] == ["…", "and", "9", "more"]
     assert rows[14][0] == "20/40"
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted"),
+    [
+        (120, ["state", "parameters", "epoch", "val/pixel_aupro", "time", "memory", "on GPU"]),
+        (60, ["state", "epoch", "image_auroc", "pixel_aupro", "time"]),
+        (40, ["image_auroc", "pixel_aupro"]),
+        (25, ["image_auroc"]),
+    ],
+)
+def test_ids_and_figures_are_whole_on_a_narrow_terminal(width: int, wanted: list[str]) -> None:
+    goals: dict[str, Goal] = {OBJECTIVE: "maximize", "val/pixel_aupro": "maximize"}
+    table = LiveTable(Console(file=io.StringIO()), goals=goals, num_trials=8, time_budget_s=None)
+    for number in range(3):
+        play(table, number)
+    table.on_trial_start(start_of(6))
+    metrics = {OBJECTIVE: 0.1, "val/pixel_aupro": 0.00051}
+    report = EpochReport(2, 8, metrics, 5000.0, peak_memory_bytes=1_700_000_000, peak_gpu_bytes=3_100_000_000)
+    table.on_epoch("t0006", report)
+    at = next(index for index, row in enumerate(shown(table, width=width)) if row[0] == "trial")
+    heading, running, *ended = shown(table, width=width)[at : at + 5]
+    assert [running[0], *(row[0] for row in ended)] == ["t0006", "t0002", "t0001", "t0000"]
+    assert "0.1000" in running
+    told = {
+        "state": "RUNNING",
+        "epoch": "2/8",
+        "pixel_aupro": "0.00051",
+        "time": "1 h 23 min",
+        "memory": "1.7 GB",
+    }
+    for name, text in told.items():
+        assert (name in " ".join(heading)) is (text in " ".join(running))
+    assert all(name in " ".join(heading) for name in wanted)
 
 
 def test_best_is_a_complete_trial_and_follows_the_goal() -> None:
