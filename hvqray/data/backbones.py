@@ -110,6 +110,17 @@ def load_backbone(
     return backbone
 
 
+def feature_shape(config: BackboneConfig, image_size: int) -> tuple[int, int, int]:
+    """(C, h, w) of the features of a square image of `image_size` pixels.
+
+    Raises:
+        InputError: as `load_backbone`.
+    """
+    backbone = _build(config, image_size)
+    channels, height, width = backbone(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))[0].shape
+    return channels, height, width
+
+
 def estimate_batchnorm(
     config: BackboneConfig, image_size: int, batches: Iterable[Tensor], *, device: str = "cpu"
 ) -> dict[str, np.ndarray]:

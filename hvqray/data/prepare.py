@@ -36,13 +36,14 @@ def prepare_data(
     device: str = "cpu",
     batchnorm: dict[str, np.ndarray] | None = None,
     progress: Progress | None = None,
+    remarks: bool = True,
 ) -> PreparedData:
     """Reads the dataset, makes its splits and opens the cache, which is first built where need be.
 
     `cache_dir` defaults to `default_cache_dir()`. With `cache_limit_bytes` the least recently used entries that no
     process has open are cleared once this one's are there. `device` computes the features. `batchnorm` (with
     `adapt_batchnorm`) takes the place of statistics estimated here: those of a checkpoint's backbone. Without `progress`
-    nothing is told, neither progress nor what `open_dataset` warns of. The arrays are memory-mapped: do not pickle the
+    nothing is told, neither progress nor what `open_dataset` warns of; without `remarks` only progress. The arrays are memory-mapped: do not pickle the
     result, call this again in each process.
 
     Raises:
@@ -50,8 +51,9 @@ def prepare_data(
     """
     cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
     make_folder(cache_dir, option="--cache-dir")
-    dataset = open_dataset(config, cache_dir=cache_dir, progress=progress)
-    if progress is not None:
+    remarks = remarks and progress is not None
+    dataset = open_dataset(config, cache_dir=cache_dir, progress=progress, remarks=remarks)
+    if remarks:
         for line in formats_remark(dataset):
             logger.warning(line)
     progress = progress or silent
@@ -61,7 +63,7 @@ def prepare_data(
     # Weights that cannot be had are told of before any work is done.
     fingerprint = features_key(config, key, train_rows, cache_dir, batchnorm)
     images, masks, told = open_images(config, splits.samples, cache_dir, key, progress)
-    if progress is not silent:
+    if remarks:
         for line in _remarks_on_files(splits.samples, told, config):
             logger.warning(line)
     features, batchnorm = open_features(
@@ -132,10 +134,12 @@ class LastPrepared:
         return self._data
 
 
-def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress | None = None) -> Dataset:
+def open_dataset(
+    config: DataConfig, *, cache_dir: Path, progress: Progress | None = None, remarks: bool = True
+) -> Dataset:
     """The dataset at `config.root`, or the synthetic set, which is drawn on first use.
 
-    With `progress`, what the reader remarks and where a known dataset differs from what is published is logged as warnings.
+    With `progress` and `remarks`, what the reader remarks and where a known dataset differs from what is published is logged as warnings.
 
     Raises:
         InputError: there is no such dataset, or it has no class of a given name.
@@ -150,7 +154,7 @@ def open_dataset(config: DataConfig, *, cache_dir: Path, progress: Progress | No
         root = write_synthetic(cache_dir / synthetic_name(0), 0, progress=progress or silent)
         return read_dataset(root, "mvtec_ad", config.classes)
     dataset = read_dataset(config.root, config.layout, config.classes)
-    if progress is not None:
+    if progress is not None and remarks:
         named = config.layout != AUTO
         for line in (
             *dataset.remarks,

@@ -43,6 +43,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
             if description not in tasks:
                 tasks[description] = bars.add_task(description)
             bars.update(tasks[description], completed=done, total=total or None)
+            if total and done >= total:
+                del tasks[description]  # the same work may be done once more, for other features
 
         yield show
 
@@ -57,6 +59,7 @@ def _plain_lines(console: Console) -> Progress:
                 f"{description} ({total})" if total else description, highlight=False, soft_wrap=True
             )
         if total and done >= total:
+            begun.discard(description)
             console.print(f"{description}: done", highlight=False, soft_wrap=True)
 
     return show

@@ -45,8 +45,9 @@ def duration(seconds: float) -> str:
 
 
 def short_names(names: Collection[str]) -> dict[str, str]:
-    """Dotted name to its last part, or to the whole name where another one ends alike."""
-    lasts = [name.rpartition(".")[2] for name in names]
+    """Dotted name to its last part (of `model.name` to `model`), or to the whole name where another one ends alike."""
+    # `name` says nothing of whose name it is.
+    lasts = [name.removesuffix(".name").rpartition(".")[2] for name in names]
     return {name: last if lasts.count(last) == 1 else name for name, last in zip(names, lasts, strict=True)}
 
 

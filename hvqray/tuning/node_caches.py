@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 class NodeCaches:
-    """One build on each node where trials can run but the driver's, all at once: with all cores of the node and, where trials use
-    GPUs, with a GPU.
+    """The builds of `configs` on each node where trials can run but the driver's, all nodes at once: with all cores of the node and,
+    where trials use GPUs, with a GPU.
 
     Where nodes share a cache folder, one of them builds and the others wait for it (`data.cache`).
     """
 
     def __init__(
         self,
-        config: DataConfig,
+        configs: Sequence[DataConfig],
         *,
         cache_dir: Path | None,
         cache_limit_bytes: int | None,
@@ -48,7 +49,7 @@ class NodeCaches:
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             self._builds.append(
                 build.options(scheduling_strategy=where).remote(
-                    config, cache_dir, cache_limit_bytes, cores, gpu
+                    configs, cache_dir, cache_limit_bytes, cores, gpu
                 )
             )
 
@@ -77,17 +78,24 @@ class NodeCaches:
 
 
 def _build(
-    config: DataConfig, cache_dir: Path | None, cache_limit_bytes: int | None, cores: int, gpu: bool
+    configs: Sequence[DataConfig],
+    cache_dir: Path | None,
+    cache_limit_bytes: int | None,
+    cores: int,
+    gpu: bool,
 ) -> None:
     from hvqray.data.cores import torch_threads
     from hvqray.data.prepare import prepare_data
     from hvqray.tuning.trial import quieten_worker
 
     quieten_worker()
+    opened = []  # held until all are there: a limit clears what no process has open
     with torch_threads(cores):
-        prepare_data(
-            config,
-            cache_dir=cache_dir,
-            cache_limit_bytes=cache_limit_bytes,
-            device="cuda" if gpu else "cpu",
-        )
+        for config in configs:
+            data = prepare_data(
+                config,
+                cache_dir=cache_dir,
+                cache_limit_bytes=cache_limit_bytes,
+                device="cuda" if gpu else "cpu",
+            )
+            opened.append(data)

@@ -46,6 +46,9 @@ from hvqray.tuning.tune_run import SearchPlan
 
 logger = logging.getLogger(__name__)
 
+MOST_AHEAD = 16
+"""Combinations of searched data whose features are computed before a sweep that only time ends; with a number of trials, that many."""
+
 INTERRUPT_GRACE_S = 5.0
 """How long Ctrl-C waits for W&B to take what it was given."""
 
@@ -87,7 +90,7 @@ class SweepSession:
     def describe(self) -> None:
         """Check the data and what goes with them, and say what would run."""
         wandb_mode, line = resolve_mode(self.options.wandb)
-        data = self._prepare()
+        data = self._prepare(most_ahead=1)
         self.console.print(self.sweep.to_yaml(), markup=False)
         self.console.print(f"{self._how_many()}; {self.resources.describe()}")
         self.console.print(f"classes: {', '.join(data.context.class_names)}")
@@ -108,7 +111,7 @@ class SweepSession:
         wandb_mode, line = resolve_mode(self.options.wandb)
         if line:
             self._say(line)
-        data = self._prepare()
+        data = self._prepare(self.num_trials or MOST_AHEAD)
         if data.selected_on_test:
             self._say(VAL_IS_TEST)
         make_folder(self.folder, option="--out")
@@ -225,11 +228,12 @@ class SweepSession:
             what=what,
         )
 
-    def _prepare(self) -> PreparedData:
+    def _prepare(self, most_ahead: int) -> PreparedData:
+        """The data, and in the cache the features of all combinations of searched data if there are at most `most_ahead`."""
         data, self.resources = prepare_for_sweep(
             self.sweep,
-            self.base.data,
             self.nodes,
+            most_ahead=most_ahead,
             resources=self.resources,
             cache_dir=self.options.cache_dir,
             cache_limit_bytes=self.options.cache_limit_bytes,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from hvqray.config.data_sections import DataConfig
+from hvqray.config.searched_data import data_configs
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
+from hvqray.data.backbones import feature_shape
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.objectives import check_objective
@@ -34,9 +38,9 @@ def uses_gpu(sweep: SweepFile) -> bool:
 
 def prepare_for_sweep(
     sweep: SweepFile,
-    config: DataConfig,
     nodes: Sequence[Mapping[str, float]],
     *,
+    most_ahead: int,
     resources: TrialResources,
     cache_dir: Path | None,
     cache_limit_bytes: int | None,
@@ -44,47 +48,74 @@ def prepare_for_sweep(
 ) -> tuple[PreparedData, TrialResources]:
     """Read the data and fill the cache, on every node of a cluster, before any trial needs the cores.
 
-    `nodes` are the resources of each. The resources come back planned anew, now that the data tell what a trial holds in memory;
-    what falls short is logged as a warning.
+    Where fields of `data` are searched, the data given back are those of the base configuration. All combinations are held against
+    their backbones first, whose weights are downloaded if need be, and features are cached for all unless there are more than
+    `most_ahead`. `nodes` are the resources of each. The resources come back planned anew, now that the data tell what a trial holds in
+    memory; what falls short is logged as a warning.
 
     Raises:
-        InputError: data, objectives, or the fixed part of the model do not go together.
+        InputError: data, backbones, objectives, or the fixed part of the model do not go together.
     """
+    config, *searched = data_configs(sweep)
+    shapes = _feature_shapes(searched)
+    ahead = searched if len(searched) < most_ahead else []
     on_gpu = uses_gpu(sweep)
     if on_gpu and 0 < resources.gpus_per_worker < 1:
         slot_bytes(torch.cuda.get_device_properties(0).total_memory, resources.gpus_per_worker)
     others = None
     if len(nodes) > 1:
         others = NodeCaches(
-            config, cache_dir=cache_dir, cache_limit_bytes=cache_limit_bytes, resources=resources
+            [config, *ahead], cache_dir=cache_dir, cache_limit_bytes=cache_limit_bytes, resources=resources
         )
     if others and others.on_gpu and not on_gpu and cache_dir:
         console.print("features are computed on other nodes, which have GPUs", markup=False, soft_wrap=True)
         others.wait()
     with progress_bar(console) as progress, torch_threads(usable_cores()):
-        data = prepare_data(
-            config,
-            cache_dir=cache_dir,
-            cache_limit_bytes=cache_limit_bytes,
-            device="cuda" if on_gpu else "cpu",
-            progress=progress,
-        )
+
+        def prepare(config: DataConfig, *, remarks: bool) -> PreparedData:
+            return prepare_data(
+                config,
+                cache_dir=cache_dir,
+                cache_limit_bytes=cache_limit_bytes,
+                device="cuda" if on_gpu else "cpu",
+                progress=progress,
+                remarks=remarks,
+            )
+
+        data = prepare(config, remarks=True)
+        check_metric_classes(sweep, data.context.class_names)
+        for metric in sweep.metric:
+            check_objective(metric.name, data, field="metric.name")
+        check_fixed_model(sweep, data.context)
+        # Held until all are there: a limit clears what no process has open.
+        _held = [prepare(each, remarks=False) for each in ahead]
     if others and others.nodes:
         console.print(f"waiting for the caches of {others.nodes} other nodes", markup=False, soft_wrap=True)
         others.wait()
     if on_gpu:
         torch.cuda.empty_cache()  # the trials want the memory
-    check_metric_classes(sweep, data.context.class_names)
-    for metric in sweep.metric:
-        check_objective(metric.name, data, field="metric.name")
-    check_fixed_model(sweep, data.context)
-    return data, _heeding_memory(sweep, data.context, nodes)
+    contexts = [data.context]
+    for each, (channels, height, width) in zip(searched, shapes, strict=True):
+        size: dict[str, Any] = {"grid_size": (height, width), "image_size": each.image_size}
+        contexts.append(replace(data.context, feature_channels=channels, **size))
+    return data, _heeding_memory(sweep, contexts, nodes)
+
+
+def _feature_shapes(configs: Sequence[DataConfig]) -> list[tuple[int, int, int]]:
+    """(C, h, w) of the features of each, as its backbone gives them: what this refuses is told before a trial draws it."""
+    # Configurations that differ elsewhere ask for the same backbone once more.
+    asked = [(each.image_size, each.backbone.model_dump_json()) for each in configs]
+    shapes = {
+        key: feature_shape(each.backbone, each.image_size)
+        for key, each in dict(zip(asked, configs, strict=True)).items()
+    }
+    return [shapes[key] for key in asked]
 
 
 def _heeding_memory(
-    sweep: SweepFile, context: ModelContext, nodes: Sequence[Mapping[str, float]]
+    sweep: SweepFile, contexts: Sequence[ModelContext], nodes: Sequence[Mapping[str, float]]
 ) -> TrialResources:
-    maps = largest_map_bytes(sweep, context)
+    maps = largest_map_bytes(sweep, contexts)
     resources = plan_resources(sweep.resources, nodes, worker_bytes=WORKER_BYTES + maps)
     warnings = [resources.warning]
     if uses_gpu(sweep) and resources.gpus_per_worker:

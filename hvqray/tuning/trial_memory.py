@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
@@ -16,14 +16,12 @@ WORKER_BYTES = 2**30
 shipped search spaces (0.75 GB on a CPU without Ray, the same on any number of classes). Larger models take more, which is not told."""
 
 
-def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
+def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int:
     """Bytes of the Gaussians of the largest map that the sweep's parameters allow, as if all of their values went together.
 
-    Each trial's model holds them once, from its start to its end. `context` is that of the fixed data; where the backbone is
-    searched, others may give more channels, which is not told.
+    Each trial's model holds them once, from its start to its end. `contexts` are those of all data that trials can have.
     """
     model = SquadConfig if sweep.model.get("name") == "squad" else HvqConfig
-    context = _with_largest_grid(sweep, context)
 
     def values(field: str) -> list[Any]:
         fixed = sweep.model.get(field, model.model_fields[field].default)
@@ -36,18 +34,14 @@ def largest_map_bytes(sweep: SweepFile, context: ModelContext) -> int:
         not COARSE_SOURCES.isdisjoint(given if isinstance(given, list) else [given])
         for given in values("score_from")
     )
-    return map_bytes(
-        context,
-        num_routes=1 if has_one_route else len(context.class_names),
-        num_distances=2 if has_coarse else 1,
+    return max(
+        map_bytes(
+            context,
+            num_routes=1 if has_one_route else len(context.class_names),
+            num_distances=2 if has_coarse else 1,
+        )
+        for context in contexts
     )
-
-
-def _with_largest_grid(sweep: SweepFile, context: ModelContext) -> ModelContext:
-    image_size = max(_searched(sweep, "data.image_size") or [context.image_size])
-    stride = min(_searched(sweep, "data.backbone.grid_stride") or [context.grid_stride])
-    side = int(image_size) // int(stride)
-    return replace(context, grid_size=(side, side), image_size=int(image_size))
 
 
 def _searched(sweep: SweepFile, name: str) -> list[Any]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hvqray.config.data_sections import BackboneConfig, DataConfig
 from hvqray.data.backbone_padding import fix_padding
 from hvqray.data.backbone_weights import find_weights, read_weights
-from hvqray.data.backbones import estimate_batchnorm, load_backbone
+from hvqray.data.backbones import estimate_batchnorm, feature_shape, load_backbone
 from hvqray.data.tensors import features_key
 from hvqray.errors import InputError
 
@@ -391,3 +391,10 @@ def test_weights_of_a_network_with_more_in_its_blocks_are_refused(tmp_path: Path
         InputError, match=r"holds 'blocks.0.0.se.conv_reduce.weight', for which .* has no place"
     ):
         load_backbone(config, 64)
+
+
+def test_the_shape_of_features_is_told_without_any() -> None:
+    config = BackboneConfig(name="resnet18", weights="random", strides=[4, 8], grid_stride=8)
+    assert feature_shape(config, 64) == (64 + 128, 8, 8)
+    with pytest.raises(InputError, match="no multiple of 8"):
+        feature_shape(config, 60)

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from hvqray.models.map_ops import coarse_side, gaussian_smooth, top_means, upsample_map
+from hvqray.models.map_ops import (
+    average_neighbourhood,
+    coarse_side,
+    gaussian_smooth,
+    top_means,
+    upsample_map,
+)
 
 
 def test_upsampling_keeps_corners_and_is_linear_between() -> None:
@@ -99,3 +105,13 @@ def test_scores_are_to_the_bit_what_a_full_sort_gives(case: str) -> None:
         expected = torch.stack([sorted_values[:, : max(counts)][:, :n].mean(1) for n in counts], dim=1)
         torch.testing.assert_close(top_means(maps, fractions), expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(maps, before, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("side", [1, 3, 7, 11])
+def test_neighbourhoods_are_averaged_as_far_as_they_lie_on_the_grid(side: int) -> None:
+    x_BChw = torch.randn(2, 3, 6, 9, generator=torch.Generator().manual_seed(0))
+    expected = F.avg_pool2d(x_BChw, side, 1, side // 2, count_include_pad=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = average_neighbourhood(x_BChw, side)
+    assert found.dtype is torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -38,6 +38,13 @@ def test_number() -> None:
     ]
 
 
+def test_a_name_is_called_by_what_it_names() -> None:
+    assert (
+        wording.one_line({"model.name": "squad", "data.backbone.name": "tf_efficientnet_b4"})
+        == "model=squad backbone=tf_efficientnet_b4"
+    )
+
+
 def test_short_names_stay_distinct() -> None:
     assert wording.short_names(["train.lr", "model.width", "other.width"]) == {
         "train.lr": "lr",

@@ -61,7 +61,7 @@ class Cluster:
 
 def begin(*, cpus: float = 1.0, gpus: float = 0.0) -> NodeCaches:
     resources = TrialResources(1, cpus, gpus, 1)
-    return NodeCaches(DATA, cache_dir=Path("/cache"), cache_limit_bytes=None, resources=resources)
+    return NodeCaches([DATA], cache_dir=Path("/cache"), cache_limit_bytes=None, resources=resources)
 
 
 def test_every_other_living_node_with_cores_builds_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_every_other_living_node_with_cores_builds_with_all_of_them(monkeypatch:
     ((needs, arguments),) = cluster.submitted.values()
     assert list(cluster.submitted) == ["a"]
     assert needs["num_cpus"] == needs["num_gpus"] == 0
-    assert arguments == (DATA, Path("/cache"), None, 8, False)
+    assert arguments == ([DATA], Path("/cache"), None, 8, False)
     assert not caches.on_gpu
 
 
@@ -131,7 +131,10 @@ def test_a_build_fills_the_cache_with_the_threads_it_is_given(
 
     monkeypatch.setattr(prepare, "prepare_data", noting)
     backbone = {"name": "resnet18", "weights": "random", "strides": [16]}
-    data = DataConfig.model_validate({"root": str(small_images), "image_size": 32, "backbone": backbone})
-    _build(data, tmp_path / "cache", None, 2, False)
-    assert threads == [2]
-    assert any(path.name.startswith("features-") for path in (tmp_path / "cache").iterdir())
+    given = {"root": str(small_images), "image_size": 32}
+    finer = backbone | {"grid_stride": 8}
+    both = [DataConfig.model_validate(given | {"backbone": each}) for each in (backbone, finer)]
+    # A limit clears neither, as the build itself has both open.
+    _build(both, tmp_path / "cache", 1, 2, False)
+    assert threads == [2, 2]
+    assert len(list((tmp_path / "cache").glob("features-*"))) == 2

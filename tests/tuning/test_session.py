@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,26 +122,89 @@ def test_fixed_fields_that_hold_with_the_parameters_only(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """98 pixels are no multiple of the default backbone's 16, nor are maps measured at the end those of the best epoch."""
-    prepared: list[str] = []
+    prepared: list[tuple[str, bool]] = []
 
     def prepare(config: DataConfig, **options: Any) -> PreparedData:
-        prepared.append(config.backbone.name)
+        prepared.append((config.backbone.name, options["remarks"]))
         values = {"image_size": 64, "backbone": {"weights": "random", "strides": [8, 16]}}
         return prepare_data(DataConfig.model_validate({"root": config.root, **values}), **options)
 
     monkeypatch.setattr(sweep_data, "prepare_data", prepare)
     overrides = [
         "data.image_size=98",
-        "parameters.data.backbone.name={values: [vit_small_patch14_dinov2, vit_base_patch14_dinov2]}",
+        "parameters.data.backbone.name={values: [vit_small_patch14_dinov2, vit_small_patch14_reg4_dinov2]}",
+        "data.backbone.weights=random",
         "train.pixel_metrics=last",
         "parameters.train.checkpoint={value: last}",
         "parameters.train.seed={value: 3}",
     ]
     search = Search(0)
     assert begin(tmp_path, images, cache, search, monkeypatch, overrides=overrides).run()
-    assert prepared == ["vit_small_patch14_dinov2"], "that of the first trial, not the default one"
+    assert prepared == [("vit_small_patch14_dinov2", True), ("vit_small_patch14_reg4_dinov2", False)], (
+        "no default one"
+    )
     assert search.plan is not None
     assert search.plan.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            ["parameters.data.backbone.name={values: [resnet18, resnet99]}"],
+            "data.backbone.name: timm has no backbone 'resnet99'",
+        ),
+        (
+            ["parameters.data.backbone.weights={values: [random, none.pth]}", "data.backbone.name=resnet18"],
+            "none.pth does not exist",
+        ),
+    ],
+)
+def test_a_backbone_that_only_some_trials_would_have_is_refused_before_the_first(
+    tmp_path: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    told: str,
+) -> None:
+    search = Search(0)
+    one = begin(
+        tmp_path,
+        images,
+        tmp_path / "cache",
+        search,
+        monkeypatch,
+        overrides=["data.backbone.weights=random", *changes],
+    )
+    with pytest.raises(InputError, match=re.escape(told)):
+        one.run()
+    assert search.plan is None
+    assert not one.folder.exists()
+    assert not list(tmp_path.glob("cache/features-*")), "no work is done for a search that is refused"
+
+
+def test_features_of_what_is_searched_are_computed_ahead_but_for_more_than_there_are_trials(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entries(number: int, *, dry: bool = False) -> int:
+        cache = tmp_path / f"cache{number}{dry}"
+        overrides = [
+            "data.backbone.weights=random",
+            "data.backbone.name=resnet18",
+            "parameters.data.backbone.grid_stride={values: [32, 16, 8]}",
+            f"run_cap={number}",
+            f"name=of{number}",
+        ]
+        one = begin(tmp_path, images, cache, Search(0), monkeypatch, overrides=overrides)
+        if dry:
+            one.describe()
+        else:
+            assert one.run()
+        return len(list(cache.glob("features-*")))
+
+    assert entries(3) == 3
+    assert entries(2) == 1
+    assert entries(3, dry=True) == 1
 
 
 def test_example_maps_go_when_wandb_has_read_them(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,14 +54,19 @@ def sweep(model: dict[str, Any], parameters: dict[str, Any] | None = None) -> Sw
         ({}, SEARCHED, 6 * ONE),
         (LOCAL, {"model.score_from": {"values": ["map", "coarse"]}}, 6 * ONE),
         (LOCAL, {"model.name": {"values": ["squad", "hvq"]}}, 3 * ONE),
-        (LOCAL, {"data.backbone.grid_stride": {"values": [16, 8]}}, 4 * 3 * ONE),
-        (LOCAL, {"data.image_size": {"values": [32, 128]}}, 4 * 3 * ONE),
     ],
 )
 def test_the_largest_map_of_a_sweep(
     model: dict[str, Any], parameters: dict[str, Any] | None, expected: int
 ) -> None:
-    assert largest_map_bytes(sweep(model, parameters), CONTEXT) == expected
+    assert largest_map_bytes(sweep(model, parameters), [CONTEXT]) == expected
+
+
+def test_the_largest_of_several_data() -> None:
+    finer = replace(CONTEXT, grid_size=(8, 8))
+    wider = replace(CONTEXT, feature_channels=72)
+    assert largest_map_bytes(sweep(LOCAL), [CONTEXT, finer]) == 4 * 3 * ONE
+    assert largest_map_bytes(sweep(LOCAL), [wider, CONTEXT, finer]) == 9 * 3 * ONE
 
 
 @pytest.mark.parametrize(
@@ -74,7 +80,7 @@ def test_it_is_what_a_model_holds(config: HvqConfig | SquadConfig) -> None:
     model = build_model(config, CONTEXT)
     assert isinstance(model, nn.Module)
     halves = [tensor for tensor in model.buffers() if tensor.dtype is torch.float16]
-    expected = largest_map_bytes(sweep(config.model_dump()), CONTEXT)
+    expected = largest_map_bytes(sweep(config.model_dump()), [CONTEXT])
     assert sum(tensor.nbytes for tensor in halves) == expected
 
 
