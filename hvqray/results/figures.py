@@ -38,12 +38,10 @@ class Chart:
 
 
 def dressed(figure: go.Figure, *, height: int, top: int = 40, legend: bool = True) -> go.Figure:
-    """The report's look: its font, quiet lines, no title (the page has one), no ground of its own; `top` has room for Plotly's bar above
+    """The report's look: its font, quiet lines, no title (the page has one); `top` has room for Plotly's bar above
     what stands there."""
     figure.update_layout(
         template="plotly_white",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
         title=None,
         font={"family": _FONT, "size": 12, "color": _INK},
         height=height,
@@ -52,7 +50,6 @@ def dressed(figure: go.Figure, *, height: int, top: int = 40, legend: bool = Tru
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hoverlabel={"font": {"family": _FONT}},
     )
-    # Lines that are seen on light and dark ground alike.
     figure.update_xaxes(automargin=True, gridcolor=LINE, zerolinecolor=LINE)
     figure.update_yaxes(automargin=True, gridcolor=LINE, zerolinecolor=LINE)
     return figure

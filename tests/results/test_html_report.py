@@ -181,6 +181,7 @@ def test_a_sweep_without_trials_study_or_best(tmp_path: Path) -> None:
     for reason in ("no trial is complete", "no trial has results per class", "no trial has a codebook"):
         assert reason in page.text
     assert "There is no best model" in page.text
+    assert "No trial has ended" in page.text
     (folder / "study.db").unlink()
     assert "study.db is missing" in Page(build_html_report(folder)).text
 
