@@ -35,15 +35,31 @@ class BaselineRecord:
     def title(self) -> str:
         """`PatchCore (each class as is best on val)`, or `no quantiser (seeds 0, 1, 2)`."""
         settings = "each class as is best on val" if self._by_class() else _setting_text(self.settings)
-        return LABELS.get(self.name, self.name) + (f" ({settings})" if settings else "")
+        return self.label + (f" ({settings})" if settings else "")
 
     def settings_lines(self) -> list[str]:
         """`PatchCore, bolt and nut: image score top 5%, neighbourhood 1, smoothing 0`, a line a setting, where classes have their own."""
         classes: dict[str, list[str]] = {}
         for class_name, settings in self._by_class().items():
             classes.setdefault(_setting_text(settings), []).append(class_name)
-        label = LABELS.get(self.name, self.name)
-        return [f"{label}, {', '.join(names)}: {settings}" for settings, names in classes.items()]
+        return [f"{self.label}, {', '.join(names)}: {settings}" for settings, names in classes.items()]
+
+    @property
+    def label(self) -> str:
+        """`PatchCore`."""
+        return LABELS.get(self.name, self.name)
+
+    def settings_table(self) -> tuple[list[str], list[tuple[list[str], list[str]]]]:
+        """What was set, and a row a setting: its values in that order, and the classes that have it; no rows where classes do not have
+        their own."""
+        by_class = self._by_class()
+        names = sorted({name for settings in by_class.values() for name in settings})
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for class_name, settings in by_class.items():
+            rows.setdefault(tuple(str(settings.get(name, "-")) for name in names), []).append(class_name)
+        return [name.replace("_", " ") for name in names], [
+            (list(values), classes) for values, classes in rows.items()
+        ]
 
     def _by_class(self) -> dict[str, dict[str, Any]]:
         return {key: value for key, value in self.settings.items() if isinstance(value, dict)}
@@ -54,8 +70,24 @@ def _setting_text(settings: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What the best model has more than a baseline."""
+
+    more: float
+    interval: tuple[float, float] | None
+    """Of 95 %; None where there is none."""
+
+    @property
+    def verdict(self) -> str:
+        """`won` or `lost`, where the interval says so; else `open`."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "open"
+        return "won" if self.interval[0] > 0 else "lost"
+
+
+@dataclass(frozen=True)
 class BaselineTable:
-    """The best model against one baseline; a row's cells are in the order of `METRIC_LABELS`."""
+    """The best model against one baseline; a row's cells are in the order of `ALL_LABELS`, mAD last."""
 
     baseline: BaselineRecord
     split: str
@@ -66,6 +98,8 @@ class BaselineTable:
     """Over how many classes a mean was taken, where that is not all of them."""
     verdict: str | None
     """What was won and lost in the means, with intervals where there are any."""
+    gains: list[dict[str, Gain]]
+    """Of each row the same of each of `ALL_LABELS` that both have, as a reader with room for it shows it."""
 
 
 def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]:
@@ -94,15 +128,13 @@ def baseline_tables(
             [
                 (
                     name,
-                    [
-                        _compare(best, baseline.metrics, f"{split}/{prefix}{metric}")
-                        for metric in METRIC_LABELS
-                    ],
+                    [_compare(best, baseline.metrics, f"{split}/{prefix}{metric}") for metric in ALL_LABELS],
                 )
                 for name, prefix in [*((name, f"{name}/") for name in names), (MEAN, "")]
             ],
             _mean_note(best, baseline, split),
             next(iter(headline(best, [baseline])), None),
+            [_gains(best, baseline, f"{split}/{prefix}") for prefix in (*(f"{name}/" for name in names), "")],
         )
         for baseline in baselines
     ]
@@ -157,8 +189,9 @@ def headline(
                 )
                 parts.append(f"{ALL_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}")
         if parts:
-            label = LABELS.get(baseline.name, baseline.name)
-            lines.append(f"against {label}: {', '.join(parts)} ({split}, mean over the classes){mark}")
+            lines.append(
+                f"against {baseline.label}: {', '.join(parts)} ({split}, mean over the classes){mark}"
+            )
     return lines
 
 
@@ -182,8 +215,15 @@ def _mean_note(best: Mapping[str, float | None], baseline: BaselineRecord, split
     own, other = mean_note(best, split), mean_note(baseline.metrics, split)
     if own == other:
         return own
-    label = LABELS.get(baseline.name, baseline.name)
-    return "; ".join(f"{who}: {note}" for who, note in ((label, other), ("best model", own)) if note)
+    return "; ".join(f"{who}: {note}" for who, note in ((baseline.label, other), ("best model", own)) if note)
+
+
+def _gains(best: Mapping[str, float | None], baseline: BaselineRecord, prefix: str) -> dict[str, Gain]:
+    return {
+        metric: Gain(more, baseline.more.get(f"{prefix}{metric}"))
+        for metric in ALL_LABELS
+        if (more := _compare(best, baseline.metrics, f"{prefix}{metric}")[1]) is not None
+    }
 
 
 def _compare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from hvqray.config.metric_names import MAD, is_of_image_metrics
 from hvqray.results import wording
@@ -20,6 +20,7 @@ METRIC_LABELS = {
     "pixel_aupro": "pixel AUPRO",
 }
 """The seven, which are columns."""
+_MIN_MARKED = 3
 ALL_LABELS = {**METRIC_LABELS, MAD: "mAD"}
 
 
@@ -32,6 +33,22 @@ class ClassTable:
     """Class name and values, by name; the mean last."""
     note: str | None
     """Over how many classes a mean was taken, where that is not all of them; mAD; the router's accuracy, where it predicts."""
+    mad: list[float | None] = field(default_factory=list)
+    """The mAD of each row, for readers with room for it; empty where none was measured."""
+
+    remark: str | None = None
+    """The note, for readers that show `mad`."""
+
+    def lowest(self) -> list[float | None]:
+        """The lowest value of the classes in each column, that of mAD last; None in all where there are fewer than three classes, of
+        which the eye finds it."""
+        columns = [list(column) for column in zip(*(values for _, values in self.rows[:-1]), strict=True)]
+        columns += [self.mad[:-1]]
+        defined = [[value for value in column if value is not None] for column in columns]
+        return [
+            min(column) if len(column) >= _MIN_MARKED and min(column) < max(column) else None
+            for column in defined
+        ]
 
 
 def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable | None:
@@ -41,7 +58,11 @@ def class_table(metrics: Mapping[str, float | None], split: str) -> ClassTable |
         return None
     rows = [(name, [metrics.get(f"{split}/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
     rows.append((MEAN, [metrics.get(f"{split}/{metric}") for metric in METRIC_LABELS]))
-    return ClassTable(split, rows, _note(metrics, split, names))
+    table = ClassTable(split, rows, _note(metrics, split, names))
+    mad = [metrics.get(f"{split}/{name}/{MAD}") for name in names] + [metrics.get(f"{split}/{MAD}")]
+    if all(value is None for value in mad):
+        return replace(table, remark=table.note)
+    return replace(table, mad=mad, remark=_note(metrics, split, names, with_mad=False))
 
 
 def rows_with_mad(metrics: Mapping[str, float | None], table: ClassTable) -> list[list[str | float | None]]:
@@ -61,6 +82,19 @@ def class_names(metrics: Mapping[str, float | None], split: str) -> list[str]:
         if where == split and class_name != MEAN and metric in METRIC_LABELS:
             found.add(class_name)
     return sorted(found, key=natural_order)
+
+
+def hardest_class(metrics: Mapping[str, float | None], split: str, metric: str) -> tuple[str, float] | None:
+    """The class of the lowest `metric` on `split`, and its value; None where fewer than two classes have it, or all have the same."""
+    values = {
+        name: value
+        for name in class_names(metrics, split)
+        if (value := metrics.get(f"{split}/{name}/{metric}")) is not None
+    }
+    if len(set(values.values())) < 2:
+        return None
+    name = min(values, key=values.__getitem__)
+    return name, values[name]
 
 
 def codebook_levels(metrics: Mapping[str, float | None]) -> list[str]:
@@ -96,7 +130,9 @@ def mean_note(metrics: Mapping[str, float | None], split: str) -> str | None:
     return "; ".join(f"mean {', '.join(of)} {over}" for over, of in labels.items()) or None
 
 
-def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> str | None:
+def _note(
+    metrics: Mapping[str, float | None], split: str, names: list[str], *, with_mad: bool = True
+) -> str | None:
     means = mean_note(metrics, split)
     parts = [means] if means else []
     mad = f"{split}/{MAD}"
@@ -104,15 +140,25 @@ def _note(metrics: Mapping[str, float | None], split: str, names: list[str]) -> 
         over = over_classes(metrics, mad)
         without_masks = [name for name in names if is_of_image_metrics(metrics, f"{split}/{name}/")]
         of_images = f" (of image metrics alone in {', '.join(without_masks)})" if without_masks else ""
-        parts.append(
-            f"{ALL_LABELS[MAD]} {wording.number(metrics[mad])}{f' {over}' if over else ''}{of_images}"
-        )
+        value = f" {wording.number(metrics[mad])}" if with_mad else ""
+        if with_mad or over or of_images:
+            parts.append(f"{ALL_LABELS[MAD]}{value}{f' {over}' if over else ''}{of_images}")
     accuracy = metrics.get(f"{split}/router_accuracy")
     if accuracy is not None:
         of_classes = {name: metrics.get(f"{split}/{name}/router_accuracy") for name in names}
-        shown = [f"{name} {value:.3f}" for name, value in of_classes.items() if value is not None]
-        parts.append(f"router accuracy {accuracy:.3f} ({', '.join(shown)})")
+        # Of fifteen classes that are all told apart the list would be a paragraph.
+        shown = [
+            f"{name} {text}" for name, value in of_classes.items() if (text := _accuracy(value)) != "1.000"
+        ]
+        if shown and len(shown) < len(of_classes):
+            shown.append("others 1.000")
+        told = ", ".join(shown) or "every class"
+        parts.append(f"router accuracy {accuracy:.3f} ({told})")
     return "; ".join(parts) or None
+
+
+def _accuracy(value: float | None) -> str:
+    return wording.number(None) if value is None else f"{value:.3f}"
 
 
 def natural_order(name: str) -> tuple[str | int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -31,6 +31,8 @@ class ConfirmTable:
     """Class name and spreads, by name; the mean over the classes last."""
     notes: list[str]
     """mAD, what each kind of interval says, and which seeds failed."""
+    mad: list[Spread | None] = field(default_factory=list)
+    """The mAD of each row, for readers with room for it; empty where none was measured."""
 
 
 def confirm_table(configuration: ConfirmedConfiguration) -> ConfirmTable:
@@ -40,7 +42,9 @@ def confirm_table(configuration: ConfirmedConfiguration) -> ConfirmTable:
     rows = [(name, [metrics.get(f"{split}/{name}/{metric}") for metric in METRIC_LABELS]) for name in names]
     if metrics:
         rows.append((MEAN, [metrics.get(f"{split}/{metric}") for metric in METRIC_LABELS]))
-    return ConfirmTable(configuration, split, rows, _notes(configuration, split))
+    mad = [metrics.get(f"{split}/{name}/{MAD}") for name in names] + [metrics.get(f"{split}/{MAD}")]
+    measured = any(spread is not None and spread.mean is not None for spread in mad)
+    return ConfirmTable(configuration, split, rows, _notes(configuration, split), mad if measured else [])
 
 
 def confirmed_split(confirmed: Sequence[ConfirmedConfiguration]) -> str:

@@ -8,9 +8,19 @@ from html import escape
 import plotly.graph_objects as go
 
 ACCENT = "#1d5fa8"
-GREY = "#c3cad4"
+GREY = "#aab4c1"
+LINE = "rgba(130,145,160,0.25)"
 _INK = "#1c2733"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class ChartTable:
+    """What a chart shows, for those who cannot see it or have no scripts."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    """The name of the row first."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +31,15 @@ class Chart:
     caption: str
     figure: go.Figure | None = None
     reason: str | None = None
+    min_width: int = 640
+    """In pixels; narrower windows scroll it."""
+    table: ChartTable | None = None
+    """The same figures, where they stand nowhere else on the page."""
 
 
-def dressed(figure: go.Figure, *, height: int, top: int = 60, legend: bool = True) -> go.Figure:
-    """The report's look: its font, quiet lines, no title (the page has one); `top` has room for Plotly's bar above what stands there."""
+def dressed(figure: go.Figure, *, height: int, top: int = 40, legend: bool = True) -> go.Figure:
+    """The report's look: its font, quiet lines, no title (the page has one); `top` has room for Plotly's bar above
+    what stands there."""
     figure.update_layout(
         template="plotly_white",
         title=None,
@@ -35,12 +50,12 @@ def dressed(figure: go.Figure, *, height: int, top: int = 60, legend: bool = Tru
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hoverlabel={"font": {"family": _FONT}},
     )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(automargin=True, gridcolor=LINE, zerolinecolor=LINE)
+    figure.update_yaxes(automargin=True, gridcolor=LINE, zerolinecolor=LINE)
     return figure
 
 
-def figure_html(figure: go.Figure, *, identifier: str, label: str) -> str:
+def figure_html(figure: go.Figure, *, identifier: str, label: str, min_width: int) -> str:
     """The figure as an element and its script, `label` for those who cannot see it; `plotly.js` itself is not part of it. Text in it is
     escaped by Plotly."""
     html = figure.to_html(
@@ -53,4 +68,5 @@ def figure_html(figure: go.Figure, *, identifier: str, label: str) -> str:
             "modeBarButtonsToRemove": ["lasso2d", "select2d", "sendChartToCloud"],
         },
     )
-    return f'<div role="img" aria-label="{escape(label)}">{html}</div>'
+    style = f"min-width: {min_width}px"
+    return f'<div class="chart" role="img" aria-label="{escape(label)}" style="{style}">{html}</div>'

@@ -9,7 +9,8 @@ from rich.console import Console
 from hvqray.atomic import write_atomically
 from hvqray.results import wording
 from hvqray.results.baseline_table import baseline_tables, print_baselines
-from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, ClassTable, class_table
+from hvqray.results.class_table import ALL_LABELS, ClassTable, class_table
+from hvqray.results.in_short import cards_on_test, comparison, headline_metric, worst_class
 from hvqray.results.joint import JointResult, read_joint, write_joint_metrics
 from hvqray.results.page import examples, page
 from hvqray.results.terminal_table import results_table, titled_table
@@ -27,15 +28,28 @@ def report_jointly(console: Console, folder: Path) -> Path:
 def build_joint_report(folder: Path, joint: JointResult) -> Path:
     """Write `folder`/report.html and metrics.json anew, `joint` being what the sweeps in it come to, and return the report's path."""
     write_joint_metrics(folder, joint)
+    baselines = baseline_tables(joint.metrics, joint.baselines)
+    metric = headline_metric(joint.sweeps[0].description.goals, joint.metrics)
     html = page("joint.html.j2").render(
         joint=joint,
-        class_tables=_tables(joint),
-        baseline_tables=baseline_tables(joint.metrics, joint.baselines),
+        class_tables=_tables(joint)[::-1],  # test first: by val the models were chosen
+        baseline_tables=baselines,
+        headline=cards_on_test(
+            joint.metrics,
+            {
+                name: f"95 % {wording.number(each.low)} to {wording.number(each.high)}"
+                for name, each in joint.intervals.items()
+            },
+        ),
+        in_short=[*comparison(baselines, metric), *worst_class(joint.metrics, metric)],
         mean_line=_mean_line(joint),
         held=HELD,
-        metric_labels=METRIC_LABELS,
+        labels=ALL_LABELS,
         examples=[
-            example for one in joint.sweeps if one.best for example in examples(one.folder / "best" / "maps")
+            of_class
+            for one in joint.sweeps
+            if one.best
+            for of_class in examples(one.folder / "best" / "maps")
         ],
     )
     path = folder / "report.html"

@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, class_names, codebook_levels
-from hvqray.results.figures import ACCENT, GREY, Chart, dressed
+from hvqray.results.figures import ACCENT, GREY, Chart, ChartTable, dressed
 from hvqray.results.history import Epochs, TrialRecord
 from hvqray.training.epoch_report import MEAN
 
 _MAX_LABELLED_TRIALS = 16
+_MAX_LISTED_TRIALS = 10
 
 
-def class_heat_map(trials: Sequence[TrialRecord]) -> Chart:
-    """Classes by trials, on `val`; a menu picks the metric."""
+def class_heat_map(trials: Sequence[TrialRecord], metric: str = "image_auroc") -> Chart:
+    """Classes by trials, on `val`, at first of `metric`; a menu picks another one."""
     title = "Classes by trials"
-    caption = "Final results on val per class, best trial on the left. Gaps are undefined or not measured."
+    caption = (
+        "Final results on val per class, best trial on the left, pruned ones after those that are complete. Gaps are undefined or not"
+        " measured."
+    )
     measured = [trial for trial in trials if any(name.startswith("val/") for name in trial.metrics)]
     classes = class_names({name: None for trial in measured for name in trial.metrics}, "val")
     if not classes:
@@ -32,7 +37,7 @@ def class_heat_map(trials: Sequence[TrialRecord]) -> Chart:
 
     figure = go.Figure(
         go.Heatmap(
-            z=values("image_auroc"),
+            z=values(metric),
             x=columns,
             y=rows,
             colorscale="Blues",
@@ -46,22 +51,33 @@ def class_heat_map(trials: Sequence[TrialRecord]) -> Chart:
     )
     figure.update_layout(
         xaxis={"type": "category", "showgrid": False},
-        yaxis={"type": "category", "showgrid": False},
+        # Ticks that are not seen keep the names off the cells.
+        yaxis={"type": "category", "showgrid": False, "ticks": "outside", "tickcolor": "rgba(0,0,0,0)"},
         updatemenus=[
             {
                 "buttons": [
                     {"label": label, "method": "restyle", "args": [{"z": [values(metric)]}]}
                     for metric, label in ALL_LABELS.items()
                 ],
+                "active": list(ALL_LABELS).index(metric),
                 "x": 0,
                 "xanchor": "left",
                 "y": 1.02,
                 "yanchor": "bottom",
+                "pad": {"b": 8},
                 "bgcolor": "white",
             }
         ],
     )
-    return Chart(title, caption, dressed(figure, height=160 + 32 * len(rows), top=70))
+    shown = measured[:_MAX_LISTED_TRIALS]
+    table = ChartTable(
+        [f"{ALL_LABELS[metric]} on val", *(trial.trial_id for trial in shown)],
+        [
+            [name, *(wording.number(value) for value in of_trials[: len(shown)])]
+            for name, of_trials in reversed(list(zip(rows, values(metric), strict=True)))
+        ],
+    )
+    return Chart(title, caption, dressed(figure, height=140 + 32 * len(rows), top=70), table=table)
 
 
 def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
@@ -86,6 +102,8 @@ def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
         subplot_titles=[f"level {level}" for level in levels],
         shared_yaxes=True,
     )
+    highest = 0.0
+    last_of_best: list[list[str]] = []
     for index, level in enumerate(levels):
         place = {"row": index // num_columns + 1, "col": index % num_columns + 1}
         # One trace for all the grey lines: a trace a trial would make the report heavy.
@@ -94,9 +112,15 @@ def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
         y: list[float | None] = []
         text: list[str | None] = []
         for trial_id, reports in epochs.items():
+            # Not every epoch is measured; a gap there would leave points without lines.
             line = [
-                (epoch, metrics.get(f"codebook/{level}/use")) for epoch, metrics in sorted(reports.items())
+                (epoch, use)
+                for epoch, metrics in sorted(reports.items())
+                if (use := metrics.get(f"codebook/{level}/use")) is not None
             ]
+            if not line:
+                continue
+            highest = max(highest, *(use for _, use in line))
             if trial_id == best_id:
                 best_line = go.Scatter(
                     x=[epoch for epoch, _ in line],
@@ -121,9 +145,14 @@ def codebook_chart(epochs: Mapping[str, Epochs], best_id: str | None) -> Chart:
         figure.add_trace(others, **place)
         if best_line is not None:
             figure.add_trace(best_line, **place)
-    figure.update_yaxes(tickformat=".0%", range=[0, 1.05])
+            last_of_best.append([level, str(best_line.x[-1]), f"{best_line.y[-1]:.1%}"])
+    # As high as what is shown: large codebooks are used by a few per cent.
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.05 * min(1.0, 1.1 * highest)] if highest else None)
     figure.update_xaxes(title_text="epoch", dtick=1 if _num_epochs(epochs) <= 12 else None)
-    return Chart(title, caption, dressed(figure, height=110 + 240 * num_rows, legend=False))
+    table = (
+        ChartTable(["level", "last epoch of the best trial", "use"], last_of_best) if last_of_best else None
+    )
+    return Chart(title, caption, dressed(figure, height=110 + 240 * num_rows, legend=False), table=table)
 
 
 def _num_epochs(epochs: Mapping[str, Epochs]) -> int:

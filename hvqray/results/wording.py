@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -42,6 +44,33 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(text: str) -> str:
+    """`2026-11-22 21:49 UTC` of `2026-11-22T21:49:47+00:00`; any other text as it is."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:\+00:00|Z)", text)
+    return f"{found[1]} {found[2]} UTC" if found else text
+
+
+def without_places(text: str) -> str:
+    """Absolute paths by their last part, `.../parts`: a page that is passed on tells nobody where files lie."""
+    return re.sub(r"(?<![\w.~/:-])(?:~|file://)?/(?:[^\s'\"/:,;()\[\]<>]+/)+(?=[^\s'\"/])", ".../", text)
+
+
+def command_without_places(command: str) -> str:
+    """A command line likewise, whose paths may have spaces in them."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return without_places(command)
+    return shlex.join(_word_without_places(word) for word in words)
+
+
+def _word_without_places(word: str) -> str:
+    name, equals, value = word.rpartition("=")
+    if re.match(r"~?/", value) and not re.search(r"[\[{,]", value):
+        return f"{name}{equals}.../{value.rstrip('/').rpartition('/')[2]}"
+    return without_places(word)
 
 
 def short_names(names: Collection[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from hvqray.results.class_table import (
     class_names,
     class_table,
     codebook_levels,
+    hardest_class,
     mean_note,
     natural_order,
     over_classes,
@@ -55,7 +56,11 @@ def test_the_router_s_accuracy_is_noted_per_class() -> None:
     }
     table = class_table(metrics, "val")
     assert table is not None
-    assert table.note == "router accuracy 0.750 (bolt 0.500, pill 1.000)"
+    assert table.note == "router accuracy 0.750 (bolt 0.500, others 1.000)"
+    metrics |= {f"val/{name}/router_accuracy": 1.0 for name in ("bolt", "pill")}
+    table = class_table(metrics | {"val/router_accuracy": 1.0}, "val")
+    assert table is not None
+    assert table.note == "router accuracy 1.000 (every class)"
 
 
 def test_the_joint_metric_is_noted_below_the_seven() -> None:
@@ -72,6 +77,36 @@ def test_the_joint_metric_is_noted_below_the_seven() -> None:
     assert table is not None
     assert table.note is not None
     assert table.note.endswith("mAD 0.8125 (of image metrics alone in a)")
+
+
+def test_readers_with_room_have_the_joint_metric_of_each_row() -> None:
+    metrics = {"val/a/image_auroc": 0.5, "val/b/image_auroc": 0.5, "val/mad": 0.8125}
+    table = class_table(metrics, "val")
+    assert table is not None
+    assert (table.mad, table.remark) == ([None, None, 0.8125], None)
+    table = class_table(
+        {"val/a/image_auroc": 0.5, "val/a/mad": 0.9, "val/mad": 0.9, "val/mad.num_classes": 0.0}, "val"
+    )
+    assert table is not None
+    assert (table.mad, table.remark) == ([0.9, 0.9], "mAD over 0 of 1 classes (of image metrics alone in a)")
+    table = class_table({"val/a/image_auroc": 0.5}, "val")
+    assert table is not None
+    assert table.mad == []
+
+
+def test_the_lowest_class_of_a_column_and_the_hardest_one() -> None:
+    values = {"a": 0.5, "b": 0.25, "c": 0.75, "d": None}
+    metrics = {f"val/{name}/image_auroc": value for name, value in values.items()}
+    metrics |= {f"val/{name}/image_ap": 0.5 for name in values} | {
+        "val/a/pixel_ap": 0.5,
+        "val/b/pixel_ap": 0.25,
+    }
+    table = class_table(metrics, "val")
+    assert table is not None
+    assert table.lowest() == [0.25, None, None, None, None, None, None, None], "all alike, too few, none"
+    assert hardest_class(metrics, "val", "image_auroc") == ("b", 0.25)
+    assert hardest_class(metrics, "val", "image_ap") is None
+    assert hardest_class(metrics, "test", "image_auroc") is None
 
 
 def test_codebooks_of_classes_are_no_levels() -> None:

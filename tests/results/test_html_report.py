@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fake_sweep import OBJECTIVE, write_fake_sweep
@@ -60,6 +62,7 @@ def test_says_what_the_numbers_come_from(built: Page) -> None:
 
 def test_has_every_section(built: Page) -> None:
     for heading in (
+        "In short",
         "Best model per class",
         "Anomaly maps of the best model",
         "Trials",
@@ -69,9 +72,10 @@ def test_has_every_section(built: Page) -> None:
         "Classes by trials",
         "Codebook use over the epochs",
         "Failed trials",
+        "How it was run",
     ):
         assert heading in built.text
-    assert "Not shown" not in built.text
+    assert "Charts not shown" not in built.text
     assert sum(attributes.get("class") == "plotly-graph-div" for _, attributes in built.tags) == 5
     assert all(f"t000{number}" in built.text for number in range(10))
 
@@ -143,7 +147,7 @@ def test_the_trials_are_sorted_by_buttons(tmp_path: Path, built: Page) -> None:
 def test_charts_say_what_they_show(built: Page) -> None:
     labels = [attributes["aria-label"] for _, attributes in built.tags if attributes.get("role") == "img"]
     assert len(labels) == 5
-    for label, title in zip(labels, ("Optimisation history", "Parameter importances"), strict=False):
+    for label, title in zip(labels, ("Parameter importances", "Parallel coordinates"), strict=False):
         assert label is not None
         assert label.startswith(title)
         assert label.partition(". ")[2], "its caption"
@@ -177,6 +181,7 @@ def test_a_sweep_without_trials_study_or_best(tmp_path: Path) -> None:
     for reason in ("no trial is complete", "no trial has results per class", "no trial has a codebook"):
         assert reason in page.text
     assert "There is no best model" in page.text
+    assert "No trial has ended" in page.text
     (folder / "study.db").unlink()
     assert "study.db is missing" in Page(build_html_report(folder)).text
 
@@ -221,4 +226,89 @@ def test_a_mean_that_misses_a_class_is_noted(tmp_path: Path) -> None:
     assert cards.count("mean over 3 of 4 classes") == 2, "on val and on test"
     assert "mean over the classes" in cards, "of pixel AUROC"
     assert rest.count("mean image AUROC over 3 of 4 classes") == 3, "val, test and the baseline"
-    assert "against PaDiM: image AUROC equal (95 %: -0.0123 to +0.0456)" in rest
+    assert "image AUROC equal on test, 95 % interval -0.0123 to +0.0456: it has 0 in it" in cards
+    (gains,) = re.findall(
+        r"<th scope=\"row\">PaDiM</th><td class=\"num\">(.*?)</td>", (folder / "report.html").read_text()
+    )
+    assert gains == ('<span class="open">+0.0000</span><br><span class="interval">-0.0123 to +0.0456</span>')
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_what_is_asked_first_stands_first(tmp_path: Path) -> None:
+    html = build_html_report(write_fake_sweep(tmp_path / "fsq", num_trials=17)).read_text()
+    assert headings(html)[:2] == ["In short", "Best model per class"]
+    assert headings(html)[-1] == "How it was run"
+    first = html.partition("</section>")[0]
+    for text in ("Hardest class", "What mattered", "train.lr", "python -m hvqray.predict best IMAGES"):
+        assert text in first
+    assert html.index("<h3>on test") < html.index("<h3>on val"), "val chose the model"
+
+
+def test_without_a_best_model_what_failed_stands_first(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "fsq", num_trials=17, with_best=False)
+    assert headings(build_html_report(folder).read_text())[:2] == ["In short", "Failed trials"]
+
+
+def test_trials_that_failed_alike_are_one_row(tmp_path: Path) -> None:
+    page = Page(build_html_report(write_fake_sweep(tmp_path / "fsq", num_trials=17)))
+    assert "t0004, t0009, t0014" in page.text
+    assert page.text.count("out of memory") == 1
+
+
+def test_without_scripts_charts_say_where_their_figures_are(tmp_path: Path) -> None:
+    html = build_html_report(write_fake_sweep(tmp_path / "fsq", num_trials=17)).read_text()
+    assert html.count("This chart is drawn by a script") == 5
+    assert html.count("<summary>As a table</summary>") == 3
+    assert "<noscript><style>" in html.partition("</head>")[0]
+    assert html.index("Plotly.newPlot(") > html.index("<h2>Trials</h2>"), (
+        "what stands above waits for no script"
+    )
+
+
+def test_it_does_not_say_where_files_lie(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "fsq", num_trials=5)
+    path = folder / "trials.parquet"
+    table = pq.read_table(path)
+    info = json.loads(table.schema.metadata[b"hvqray.sweep"])
+    info["command"] = (
+        "python -m hvqray.sweep /home/ann/s.yaml --data '/home/ann/my parts' --set a.b=/home/ann/w.pth"
+    )
+    errors = [
+        None if each is None else "RuntimeError: /home/ann/x/y.png: is no image"
+        for each in table["error"].to_pylist()
+    ]
+    table = table.set_column(table.column_names.index("error"), "error", pa.array(errors, type=pa.string()))
+    pq.write_table(table.replace_schema_metadata({b"hvqray.sweep": json.dumps(info)}), path)
+    shutil.rmtree(folder / ".state")
+    page = Page(build_html_report(folder))
+    assert "python -m hvqray.sweep .../s.yaml --data '.../my parts' --set a.b=.../w.pth" in page.text
+    assert "RuntimeError: .../y.png: is no image" in page.text
+    assert "/home" not in page.text
+
+
+def test_columns_that_say_the_same_of_all_trials_are_left_out(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "fsq", num_trials=5)
+
+    def labels() -> list[str]:
+        head = (
+            build_html_report(folder).read_text().partition('<table id="trials">')[2].partition("</thead>")[0]
+        )
+        return re.findall(r"<button[^>]*>(.*?)</button>", head)
+
+    assert not {"seed", "version"} & {*labels()}
+    path = folder / "trials.parquet"
+    table = pq.read_table(path)
+    seeds = pa.array(range(table.num_rows), type=pa.int64())
+    pq.write_table(table.set_column(table.column_names.index("seed"), "seed", seeds), path)
+    shutil.rmtree(folder / ".state")
+    assert "seed" in labels()
+    assert "version" not in labels()
+
+
+def test_classes_and_their_pictures_are_in_natural_order(tmp_path: Path) -> None:
+    folder = write_fake_sweep(tmp_path / "one", num_trials=1, classes=("part 10", "part 2"))
+    html = build_html_report(folder).read_text()
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["part 2", "part 10"]

@@ -218,9 +218,11 @@ def test_the_report_has_all_classes_and_links_to_theirs(parts: Path) -> None:
     assert "PaDiM (score maximum, smoothing 0)" in html
     assert html.count("data:image/png") == 3 * 2 * len(CLASSES)
     assert "http" not in html.replace("http-equiv", "")
-    assert html.count("<caption") == html.count("<table") == 4, "val, test, the sweeps, and PaDiM"
-    assert html.count('<th scope="row">') == 4 * len(CLASSES) + 3, "each class, and three means"
-    assert html.count("<th ") == html.count("<th scope=") == html.count('<th scope="row">') + 3 * 8 + 4
+    assert html.count("<caption") == html.count("<table") == 5, "val, test, the sweeps, and PaDiM twice"
+    rows = 4 * len(CLASSES) + 3 + 1
+    assert html.count('<th scope="row">') == rows, "each class, three means, and what was won over PaDiM"
+    assert html.count("<th ") == html.count("<th scope=") == rows + 4 * 8 + 4
+    assert "<h2>In short</h2>" in html
     assert "/secret" not in html
     content = json.loads((parts / "metrics.json").read_text())
     assert content["metrics"] == read_joint(parts).metrics

@@ -57,3 +57,36 @@ def test_short_names_stay_distinct() -> None:
         )
         == "lr=0.00123 fsq_levels=[8, 5] quantizer=[vq, fsq]"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-11-22T21:49:47+00:00", "2026-11-22 21:49 UTC"),
+        ("2026-11-22T21:49:47.123+00:00", "2026-11-22 21:49 UTC"),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_moment(text: str, shown: str) -> None:
+    assert wording.moment(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/ann/parts/x.png: is no image", ".../x.png: is no image"),
+        ("cannot read '/home/ann/x.png'", "cannot read '.../x.png'"),
+        ("weights=/home/ann/w.pth, ~/data/w.pth", "weights=.../w.pth, .../w.pth"),
+        ("val/image_auroc and 3/4 of images/s, https://example.org/a/b", None),
+        ("train/good has no image", None),
+    ],
+)
+def test_paths_are_shown_by_their_last_part(text: str, shown: str | None) -> None:
+    assert wording.without_places(text) == (shown or text)
+
+
+def test_a_command_is_shown_without_places() -> None:
+    command = "python -m hvqray.sweep s.yaml --data '/home/ann/my parts' --set a=/w/x.pth --set 'b=[/w/y, 1]' --set c=/d"
+    shown = "python -m hvqray.sweep s.yaml --data '.../my parts' --set a=.../x.pth --set 'b=[.../y, 1]' --set c=.../d"
+    assert wording.command_without_places(command) == shown
+    assert wording.command_without_places("half a 'quote /home/ann/x") == "half a 'quote .../x"
