@@ -22,7 +22,9 @@ def number(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """A parameter's value: floats at three significant digits, `[vq, fsq]` for lists, everything else as it is."""
+    """A parameter's value as YAML and `--set` have it, floats at three significant digits: `[vq, fsq]`, `false`, `null`."""
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list):
         return f"[{', '.join(setting(one) for one in value)}]"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -38,6 +38,12 @@ def test_number() -> None:
     ]
 
 
+def test_settings_read_as_they_are_written() -> None:
+    assert wording.one_line(
+        {"model.image_head": False, "train.images_per_epoch": None, "model.mix": [True, 1]}
+    ) == ("image_head=false images_per_epoch=null mix=[true, 1]")
+
+
 def test_a_name_is_called_by_what_it_names() -> None:
     assert (
         wording.one_line({"model.name": "squad", "data.backbone.name": "tf_efficientnet_b4"})
