@@ -181,7 +181,11 @@ def test_crops_of_a_photograph_go_to_one_side(seed: int) -> None:
 def test_photographs_with_good_and_defective_crops_are_halved_as_well(seed: int) -> None:
     photos = [f"{photo:03d}" for photo in range(10)]
     data = photographs(
-        {"train": ["t"], "good": [f"{photo}_0" for photo in photos], "crack": [f"{photo}_1" for photo in photos]}
+        {
+            "train": ["t"],
+            "good": [f"{photo}_0" for photo in photos],
+            "crack": [f"{photo}_1" for photo in photos],
+        }
     )
     splits = make_splits(data, grouped("test", r"^(\d+)_", seed))
     assert len(splits.rows["val"]) == len(splits.rows["test"]) == 10
