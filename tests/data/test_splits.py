@@ -177,6 +177,23 @@ def test_crops_of_a_photograph_go_to_one_side(seed: int) -> None:
     assert mixed[0] & mixed[1], "without groups a photograph is on both sides"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_photographs_with_good_and_defective_crops_are_halved_as_well(seed: int) -> None:
+    photos = [f"{photo:03d}" for photo in range(10)]
+    data = photographs(
+        {
+            "train": ["t"],
+            "good": [f"{photo}_0" for photo in photos],
+            "crack": [f"{photo}_1" for photo in photos],
+        }
+    )
+    splits = make_splits(data, grouped("test", r"^(\d+)_", seed))
+    assert len(splits.rows["val"]) == len(splits.rows["test"]) == 10
+    for name in ("val", "test"):
+        found = Counter(splits.samples[row].path.stem[:3] for row in splits.rows[name])  # type: ignore[index]
+        assert set(found.values()) == {2}
+
+
 def test_groups_of_training_images_are_held_out_together() -> None:
     data = photographs({"train": [f"{i // 2}_{i % 2}" for i in range(12)], "good": ["a"]})
     splits = make_splits(data, grouped("synthetic", r"^\d+(?=_)"))
@@ -217,6 +234,12 @@ def test_groups_may_be_in_the_training_images_alone() -> None:
     splits = make_splits(data, grouped("synthetic", r"^photo(\d+)"))
     test = [splits.samples[row] for row in splits.rows["test"]]
     assert len(set(group_names(test, r"^photo(\d+)"))) == len(test) == 2
+
+
+def test_a_group_is_called_by_its_parenthesis_or_by_all_that_matches() -> None:
+    samples = photographs({"good": ["cam1-a-x", "cam1-b-y", "cam2-a-y"]}).samples
+    assert group_names(samples, r"^cam(\d)-\w") == ["bolt/1", "bolt/1", "bolt/2"]
+    assert group_names(samples, r"^cam\d-\w") == ["bolt/cam1-a", "bolt/cam1-b", "bolt/cam2-a"]
 
 
 def test_images_of_two_classes_are_never_of_one_group() -> None:

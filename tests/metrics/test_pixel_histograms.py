@@ -123,6 +123,36 @@ def test_constant_maps_are_one_bin() -> None:
     assert found["pixel_ap"].values_R.std() > 0.01, "the share of anomalous pixels differs"
 
 
+def test_pixels_of_one_score_count_half_against_each_other() -> None:
+    """Of so few scores each has a bin of its own: AUROC, F1-max and AUPRO of a resample are then exact, ties included."""
+    maps, masks = drawn()
+    maps = np.round(maps.clip(-1.5, 2.5)).astype(np.float32)
+    resamples = some_resamples(10)
+    found = resampled_pixel_metrics(resamples, *histograms_of(maps, masks))
+    for resample, counts_n in enumerate(resamples.counts_Rn):
+        auroc, _, f1, aupro = literal_metrics(
+            np.repeat(maps, counts_n, axis=0), np.repeat(masks, counts_n, axis=0)
+        )
+        values = [found[name].values_R[resample] for name in ("pixel_auroc", "pixel_f1max", "pixel_aupro")]
+        assert values == pytest.approx([auroc, f1, aupro], abs=1e-6)
+
+
+def test_pixels_of_one_bin_are_taken_for_evenly_mixed() -> None:
+    """Average precision from two dozen bins, of which ever fewer pixels are anomalous, against that of their pixels in such an order."""
+    share_nB = np.stack([np.linspace(0.95, 0.05, 24), np.full(24, 0.5)])
+    anomalous_nB = (100 * share_nB).round().astype(np.uint32)
+    histograms = PixelHistograms(100 - anomalous_nB, anomalous_nB, np.ones((2, 24), dtype=np.float32))
+    resamples = Resamples(np.array([[2, 0], [0, 2]]), np.array([True, True]), np.arange(2), np.zeros((2, 2)))
+    found = resampled_pixel_metrics(resamples, histograms, {"pixel_ap": 0.0})["pixel_ap"].values_R
+    ranks, labels = [], []
+    for place, number in enumerate(2 * anomalous_nB[0].astype(int)):
+        for count, label in ((number, 1), (200 - number, 0)):
+            ranks += [place + (1 + i) / count for i in range(count)]
+            labels += [label] * count
+    expected = average_precision_score(labels, -np.array(ranks)) - 0.5
+    assert found[0] - found[1] == pytest.approx(expected, abs=3e-3)
+
+
 def test_degrees_of_freedom_are_those_of_the_anomalous_pixels() -> None:
     """Seven of the twelve images have a defect. One that is larger than all others weighs on all metrics but AUPRO."""
     masks = np.zeros((12, SIZE, SIZE), dtype=np.uint8)

@@ -49,6 +49,18 @@ def test_attention_is_pytorchs(spelt_out: bool) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_attention_starts_as_pytorchs() -> None:
+    torch.manual_seed(0)
+    attention = MultiheadAttention(64, HEADS, Dropout(0.0, RandomStream()))
+    theirs = nn.MultiheadAttention(64, HEADS).in_proj_weight
+    for projection in (attention.query, attention.key, attention.value):
+        largest = projection.weight.abs().max().item()
+        assert largest == pytest.approx(theirs.abs().max().item(), rel=0.02)
+        assert projection.weight.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
+    for biased in (attention.query, attention.value, attention.output):
+        assert not biased.bias.any()
+
+
 def test_dropout_acts_on_the_attention_weights() -> None:
     """With values of one everywhere, dropped weights are all that can change the output."""
     attention = MultiheadAttention(WIDTH, HEADS, Dropout(0.5, RandomStream()))

@@ -161,6 +161,9 @@ def test_a_class_that_was_never_trained_does_not_blow_up_when_it_is() -> None:
         book.cluster_size.zero_()
         book.embed_avg.copy_(book.embed)
     model = converted(theirs)
+    for quantizer in model.network.vector_quantizers():
+        assert not quantizer.used_MK[0].any()
+        assert quantizer.used_MK[1:].all()
     train_one_step(model, torch.randn(2, 12, 3, 3))
     for quantizer in model.network.vector_quantizers():
         assert quantizer.codebook_MKD.norm(dim=-1).max() < 40

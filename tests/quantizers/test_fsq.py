@@ -92,6 +92,16 @@ def test_the_gradient_is_that_of_the_bound(levels: list[int]) -> None:
     np.testing.assert_allclose(z.grad.numpy(), weight.numpy() * slope, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("level", [3, 4, 5, 6, 8])
+def test_a_latent_of_zero_is_bounded_to_zero(level: int) -> None:
+    """So the slope there, half (1 - (offset / half)^2) / floor(L / 2), is that of a bound which the shift centres to rounding."""
+    z = torch.zeros(1, 1, requires_grad=True)
+    FSQ([level])(z).codes.backward()
+    half, offset = (level - 1) * (1 + 1e-3) / 2, 0.5 if level % 2 == 0 else 0.0
+    assert z.grad is not None
+    assert z.grad.item() == pytest.approx(half * (1 - (offset / half) ** 2) / (level // 2), rel=1e-6)
+
+
 def test_autocast_changes_nothing() -> None:
     fsq = FSQ([8, 8, 8, 5, 5, 5])
     z = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))

@@ -90,6 +90,19 @@ def test_updates_are_those_of_a_loop_over_classes_and_tokens() -> None:
         np.testing.assert_allclose(quantizer.codebook_MKD, expected["code"], rtol=1e-4, atol=1e-6)
 
 
+def test_few_counts_of_many_codes_are_smoothed_as_in_the_loop() -> None:
+    """Where a class's counts are hardly more than K eps, that term of the smoothing is no rounding."""
+    quantizer = make(decay=0.9999)
+    quantizer.ema_count_MK.fill_(1e-5)
+    quantizer.ema_sum_MKD.mul_(1e-5)
+    x = tokens(1, num_tokens=1)
+    expected = ema_by_loop(quantizer, x.double().numpy(), [1], decay=0.9999)
+    quantizer(x, torch.tensor([1]))
+    quantizer.update(alone)
+    np.testing.assert_allclose(quantizer.codebook_MKD[1], expected["code"][1], rtol=1e-4)
+    assert quantizer.codebook_MKD[1].norm() < 0.9 * expected["total"][1].max() / 1e-5
+
+
 def test_lookup_comes_before_the_update() -> None:
     quantizer, x, classes = make(decay=0.0), tokens(2), torch.tensor([0, 1])
     before = quantizer.codebook_MKD.clone()
@@ -100,6 +113,8 @@ def test_lookup_comes_before_the_update() -> None:
 
 def test_absent_class_is_untouched() -> None:
     quantizer = make()
+    # Its codes stay as well where they are not what its averages make of them, as those of a published checkpoint.
+    quantizer.ema_count_MK.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(tokens(2), torch.tensor([1, 1]))
     quantizer.update(alone)
@@ -254,6 +269,9 @@ def test_kmeans_start_with_fewer_tokens_than_codes_leaves_the_rest_unused() -> N
     assert quantizer.used_MK[0].tolist() == [True, True, False, False, False]
     assert torch.equal(quantizer.codebook_MKD[0, 2:], before[2:])
     torch.testing.assert_close(quantizer.eval()(x[None], torch.tensor([0])).quantized_BLD[0], x)
+    quantizer.train()(x[None], torch.tensor([0]))
+    quantizer.update(alone)
+    torch.testing.assert_close(quantizer.codebook_MKD[0, 2:], before[2:], rtol=1e-4, atol=0)
 
 
 def transport_cost_in_float64(x: np.ndarray, codes: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -297,6 +315,16 @@ def test_transport_cost_is_finite_where_nothing_was_used_yet_and_for_zero_tokens
     cost = quantizer.transport_cost(torch.zeros(1, 2, DIM), torch.tensor([0]))
     assert cost.tolist() == [[1.0, 1.0]]
     assert quantizer.transport_cost(tokens(1), torch.tensor([0])).isfinite().all()
+
+
+def test_a_zero_code_in_use_has_a_cosine_of_zero() -> None:
+    quantizer, x = make(), tokens(1)
+    quantizer.used_MK[0, :2] = True
+    quantizer.codebook_MKD[0, 0] = 0
+    token_LD, code_D = x[0], quantizer.codebook_MKD[0, 1]
+    share_L = torch.sigmoid(token_LD @ code_D / CODEBOOK_SIZE)
+    expected = 1 - share_L * torch.cosine_similarity(token_LD, code_D[None], dim=1)
+    torch.testing.assert_close(quantizer.transport_cost(x, torch.tensor([0]))[0], expected)
 
 
 def test_autocast_changes_nothing() -> None:

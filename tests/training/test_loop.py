@@ -26,7 +26,7 @@ from hvqray.models import squad
 from hvqray.models.build import build_model
 from hvqray.models.interface import AnomalyModel
 from hvqray.training import loop
-from hvqray.training.checkpoint import MODEL_FILE, RESUME_FILE, load_model
+from hvqray.training.checkpoint import MODEL_FILE, RESUME_FILE, load_model, load_resume_state
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.loop import run
@@ -106,6 +106,24 @@ def test_the_chosen_epoch_is_the_best_on_val_and_its_weights_are_saved(tmp_path:
     assert record["epoch"] == found[-1].best_epoch
     assert record["metrics"]["val/image_auroc"] == max(values)
     assert load_model(tmp_path).context == tiny_data().context
+
+
+@pytest.mark.parametrize(("checkpoint", "chosen"), [("best", 1), ("last", 2)])
+def test_the_weights_of_no_other_epoch_than_the_chosen_one_are_saved(
+    tmp_path: Path, checkpoint: str, chosen: int
+) -> None:
+    undefined = Selection("val/undefined")  # nothing beats the first epoch by it
+    options = {"folder": tmp_path, "communicator": SingleProcess(), "selection": undefined}
+    weights = []
+    for report in run(config(epochs=2, checkpoint=checkpoint), tiny_data(), **options):
+        state = load_resume_state(tmp_path, device=torch.device("cpu"))
+        assert state is not None
+        weights.append(state["model"])
+        assert report.best_epoch == min(report.epoch, chosen)
+    saved = load_model(tmp_path).model.state_dict()
+    for name in ("network.projection.weight", "network.top.codebook_MKD"):
+        assert torch.equal(saved[name], weights[chosen - 1][name])
+        assert not torch.equal(saved[name], weights[2 - chosen][name])
 
 
 def test_checkpoint_last_takes_the_last_epoch(tmp_path: Path) -> None:
@@ -302,6 +320,8 @@ SHARED_CASES: dict[str, HvqConfig | SquadConfig] = {
     ),
     "squad": SQUAD,
 }
+AT_FIRST = "hvq-revival-noise"
+"""The case that is run in fresh processes, and again after another one."""
 
 
 def run_shared(case: str, folder: Path, communicator: Communicator) -> list[EpochReport]:
@@ -311,7 +331,8 @@ def run_shared(case: str, folder: Path, communicator: Communicator) -> list[Epoc
 
 
 def _rank(rank: int, root: str) -> None:
-    for case in SHARED_CASES:
+    run_shared(AT_FIRST, Path(root, "first"), ProcessGroup("cpu"))
+    for case in reversed(SHARED_CASES):
         found = run_shared(case, Path(root, case), ProcessGroup("cpu"))
         Path(root, case, f"rank{rank}.json").write_text(json.dumps([asdict(report) for report in found]))
 
@@ -342,6 +363,15 @@ def test_two_ranks_equal_one(tmp_path: Path, on_two_ranks: Path, case: str) -> N
         torch.testing.assert_close(
             state_two[name], tensor, rtol=rounding, atol=rounding, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+@pytest.mark.slow
+def test_two_ranks_that_have_trained_before_give_what_they_give_at_first(on_two_ranks: Path) -> None:
+    """To the last bit, as a worker group that goes on from trial to trial must."""
+    first, later = (load_model(on_two_ranks / name) for name in ("first", AT_FIRST))
+    assert later.metrics["metrics"] == first.metrics["metrics"]
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(later.model.state_dict()[name], tensor), name
 
 
 class SeesNothing(SingleProcess):

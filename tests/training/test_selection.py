@@ -12,6 +12,12 @@ def test_selection_prefers_defined_values() -> None:
     assert not minimize.is_better(0.2, 0.1)
     assert maximize.is_better(0.0, None)
     assert not maximize.is_better(None, 0.0)
+    assert not maximize.is_better(None, None)
+
+
+def test_of_equal_epochs_the_first_counts() -> None:
+    for selection in (Selection("m"), Selection("m", maximize=False)):
+        assert not selection.is_better(0.5, 0.5)
 
 
 def test_rules_are_chosen_by_the_metric_where_it_is_of_their_kind() -> None:

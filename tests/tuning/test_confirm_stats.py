@@ -115,6 +115,21 @@ def test_image_metrics_have_the_interval_of_a_slow_bootstrap() -> None:
     assert mean.high - mean.low < one.high - one.low  # type: ignore[operator]
 
 
+def test_the_variance_of_a_mean_over_classes_is_that_of_independent_images_and_shared_seeds() -> None:
+    """By which its degrees of freedom are reckoned: of M classes' images the sum over M^2, of the seeds' means the variance."""
+    parts = [((0.0, 2.0), (0.4, 10.0), (0.0, 1.0, 2.0)), ((1.0, 5.0), (0.8, 5.0), (2.0, 1.0, 6.0))]
+    classes = [
+        confirm_stats._Combined(np.array(values), [images], [np.array(seeds)])
+        for values, images, seeds in parts
+    ]
+    mean = confirm_stats._mean_over_classes(classes)
+    assert mean.values_R.tolist() == [0.5, 3.5]
+    assert mean.of_images == [(pytest.approx(0.1), 10.0), (pytest.approx(0.2), 5.0)]
+    (of_seeds,) = mean.of_seeds
+    assert of_seeds.tolist() == [1.0, 1.0, 4.0]
+    assert confirm_stats._seed_parts(mean.of_seeds) == [(pytest.approx(1.0), 2)]
+
+
 @pytest.mark.parametrize(
     ("num_normal", "num_anomalous", "truth", "at_most"), [(7, 16, 0.85, 0.99), (25, 60, 0.99, 1.0)]
 )
