@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from hvqray.config.sections import RunConfig
@@ -31,10 +33,16 @@ from hvqray.training import loop
 from hvqray.training.communicator import ProcessGroup
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.failures import WorkersDied
+from hvqray.training.node_interface import interface_with
 from hvqray.training.run_memory import bound_slot
 from hvqray.training.selection import Selection
 
 POLL_S = 1.0
+COLLECTIVE_S = 1800.0
+"""How long a collective operation may take, a rank that prepares its data alone included."""
+FOR_EVER_S = 10 * 365 * 86400.0
+_NEVER_BEGAN = ("WorkerGroupStartupFailedError", "WorkerGroupStartupTimeoutError")
+"""What Ray Train calls it, in a module of its own, where a worker is lost before it has begun, or what is reserved for it."""
 _GLOO_LOST_PEER = r"gloo/transport|Connection (closed|reset) by peer"
 
 
@@ -56,7 +64,21 @@ class _Switchboard:
         self._jobs: list[Job | None] = []
         self._go_on: dict[tuple[int, int], bool] = {}
         self._reports: list[dict[str, Any]] = []
+        self._meeting_point: tuple[str, int] | None = None
         self._changed = asyncio.Condition()
+
+    async def meet_at(self, host: str, port: int) -> None:
+        """Rank 0 says where the ranks connect."""
+        async with self._changed:
+            self._meeting_point = host, port
+            self._changed.notify_all()
+
+    async def meeting_point(self) -> tuple[str, int]:
+        """Wait for it; called by every other rank."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._meeting_point is not None)
+            assert self._meeting_point is not None
+            return self._meeting_point
 
     async def submit(self, job: Job | None) -> int:
         """Queue a job (None: no more will come); returns its index."""
@@ -101,6 +123,7 @@ def _work(settings: dict[str, Any]) -> None:
     leave_out_of_collections()  # each run begins with a collection
     switchboard = settings["switchboard"]
     torch.set_num_threads(settings["threads"])
+    _connect(switchboard, settings["backend"])
     communicator = ProcessGroup(ray.train.torch.get_device())
     bound_slot(communicator.device, settings["gpus"])
     index, last = 0, LastPrepared()
@@ -122,6 +145,42 @@ def _work(settings: dict[str, Any]) -> None:
                 if not ray.get(switchboard.decision.remote(index, report.epoch)):
                     break
         index += 1
+    dist.destroy_process_group()
+
+
+def _connect(switchboard: Any, backend: str) -> None:
+    """Join the ranks to one process group.
+
+    Ray Train would do so before it calls `_work`, and where that fails keep what the group has reserved until the job is over, so
+    that no other group gets it. What fails in `_work` ends the group.
+    """
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    address, timeout = ray.util.get_node_ip_address(), timedelta(seconds=COLLECTIVE_S)
+    if context.get_local_world_size() < world_size and (interface := interface_with(address)):
+        # Of itself gloo takes what the host's name stands for: on many systems 127.0.1.1, which other machines cannot reach.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    new_store: Any = dist.TCPStore  # type: ignore[attr-defined]  # which is public, though not by its stubs
+    if rank == 0:
+        store = new_store(address, 0, world_size, True, timeout, wait_for_workers=False)
+        ray.get(switchboard.meet_at.remote(address, store.port))
+    else:
+        host, port = ray.get(switchboard.meeting_point.remote())
+        store = new_store(host, port, world_size, False, timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+class _ConnectedByUs(Backend):
+    """In the place of Ray Train's own backend for PyTorch, which connects the workers."""
+
+    share_cuda_visible_devices = True  # as there: the ranks of a node see each other's GPUs
+
+
+@dataclass
+class _WorkersConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _ConnectedByUs
 
 
 class WorkerGroup:
@@ -140,18 +199,24 @@ class WorkerGroup:
                 "switchboard": self._switchboard,
                 "threads": max(1, int(cpus)),
                 "gpus": gpus,
+                # NCCL takes one rank a GPU, so workers that share one talk over gloo.
+                "backend": "nccl" if gpus >= 1 else "gloo",
             },
-            # NCCL takes one rank a GPU, so workers that share one talk over gloo.
-            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            torch_config=_WorkersConfig(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers, use_gpu=gpus > 0, resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
                 name=f"workers-{os.getpid()}",
                 storage_path=str(storage),
+                # What starts again is the trial. Ray's controller would demand the group's resources once more while the job ends that
+                # it belongs to, and what is granted to a job that has ended is never given back.
+                failure_config=ray.train.FailureConfig(controller_failure_limit=0),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
+        # To wait for resources is no failure: another job may hold them for hours.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(FOR_EVER_S))
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, daemon=True, name="train-workers")
         self._thread.start()
@@ -216,12 +281,18 @@ def _training_error(error: BaseException | None) -> BaseException:
     Where one process is lost the others raise errors of their broken connections, and so they do where one raises an
     error of its own: so a lost process counts first, then what a worker raised of itself, and a connection last.
     """
-    failures = [_unwrapped(failure) for failure in getattr(error, "worker_failures", {}).values()]
-    lost = [failure for failure in failures if isinstance(failure, ray.exceptions.RayError)]
+    in_controller = getattr(error, "controller_failure", None)  # as where a worker dies before it has begun
+    wrapped = [in_controller] if in_controller else getattr(error, "worker_failures", {}).values()
+    failures = [_unwrapped(failure) for failure in wrapped]
+    lost = [failure for failure in failures if _is_of_a_lost_process(failure)]
     own = [failure for failure in failures if not _is_of_a_connection(failure)]
     if failures and (lost or not own):
         return WorkersDied(str((lost or failures)[0]).strip().partition("\n")[0][:300])
     return own[0] if own else error or WorkersDied("the worker group ended before its job")
+
+
+def _is_of_a_lost_process(failure: BaseException) -> bool:
+    return isinstance(failure, ray.exceptions.RayError) or type(failure).__name__ in _NEVER_BEGAN
 
 
 def _is_of_a_connection(failure: BaseException) -> bool:

@@ -17,6 +17,25 @@ from hvqray.tuning.resources import TrialResources, slots_on
 logger = logging.getLogger(__name__)
 
 
+def other_nodes(resources: TrialResources) -> list[dict[str, Any]]:
+    """The living nodes where trials can run, but that of this process."""
+    here = ray.get_runtime_context().get_node_id()
+    return [
+        node
+        for node in ray.nodes()
+        if node["Alive"]
+        and node["NodeID"] != here
+        and slots_on(node["Resources"], resources.cpus_per_worker, resources.gpus_per_worker)
+    ]
+
+
+def on_node(address: str, fault: InputError) -> InputError:
+    """The fault, which says at which node it is: all may be well where the driver runs."""
+    return InputError(
+        f"{fault.message} (so it is on the node {address})", source=fault.source, field=fault.field
+    )
+
+
 class NodeCaches:
     """The builds of `configs` on each node where trials can run but the driver's, all nodes at once: with all cores of the node and,
     where trials use GPUs, with a GPU.
@@ -32,26 +51,20 @@ class NodeCaches:
         cache_limit_bytes: int | None,
         resources: TrialResources,
     ) -> None:
-        here = ray.get_runtime_context().get_node_id()
-        self._builds: list[ray.ObjectRef[None]] = []
+        self._builds: list[tuple[str, ray.ObjectRef[None]]] = []
         self.on_gpu = False
         """Whether any of the nodes computes on a GPU."""
-        for node in ray.nodes():
-            if not node["Alive"] or node["NodeID"] == here:
-                continue
-            if not slots_on(node["Resources"], resources.cpus_per_worker, resources.gpus_per_worker):
-                continue
+        for node in other_nodes(resources):
             cores, gpu = max(1, int(node["Resources"]["CPU"])), resources.gpus_per_worker > 0
             self.on_gpu |= gpu
             # No CPUs are asked for: the build must not wait for those that another job holds for hours. A GPU it does wait for, as
             # the trials will.
             build: Any = ray.remote(num_cpus=0, num_gpus=int(gpu), max_calls=1)(_build)
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            self._builds.append(
-                build.options(scheduling_strategy=where).remote(
-                    configs, cache_dir, cache_limit_bytes, cores, gpu
-                )
+            begun = build.options(scheduling_strategy=where).remote(
+                configs, cache_dir, cache_limit_bytes, cores, gpu
             )
+            self._builds.append((node["NodeManagerAddress"], begun))
 
     @property
     def nodes(self) -> int:
@@ -65,12 +78,12 @@ class NodeCaches:
             InputError: the data are at fault on a node, or not there.
         """
         builds, self._builds = self._builds, []
-        for build in builds:
+        for address, build in builds:
             try:
                 ray.get(build)
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, InputError):
-                    raise error.cause from None
+                    raise on_node(address, error.cause) from None
                 raise
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().partition("\n")[0]

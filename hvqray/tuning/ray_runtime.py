@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,10 @@ _ENVIRONMENT = {
 _DIED = "A worker died or was killed while executing a task"
 """How Ray's message of a lost process begins: some eight hundred characters that name none of our trials. What it means for a trial
 `tuning.relay` tells; a task Ray tries again, or the sweep ends by its error."""
-
+_MANY_PROCESSES = re.compile(r"WARNING: \d+ PYTHON worker processes have been started")
+"""How Ray's advice against more processes than cores begins. Those that mind a worker group only wait."""
+_LONGEST_LINE = 300
+"""What Ray says of a lost node ends in thousands of characters of its log."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a local Ray. Trials read mapped files, and what they report is small."""
@@ -75,6 +79,12 @@ def ray_session(
     meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
     meanwhile.start()
     joined = address or os.environ.get("RAY_ADDRESS")
+    source = "--address" if address else "RAY_ADDRESS"
+    if joined and re.match("https?://", joined):
+        raise InputError(
+            f"{joined} is a dashboard's URL; give HOST:6379 or auto here, or the URL to hvqray.submit",
+            field=source,
+        )
     try:
         if joined:
             _connect(joined)
@@ -100,7 +110,7 @@ def ray_session(
             told = f"no Ray cluster answers there ({reason}); {mend}"
         else:  # other versions of Ray or Python there, or a token is wanted
             told = f"the Ray cluster there cannot be joined ({reason})"
-        raise InputError(told, field=f"--address {joined}") from error
+        raise InputError(told, field=f"{source} {joined}") from error
     except SystemExit as stopped:  # so ends what Ray has for SIGTERM while it starts
         raise KeyboardInterrupt from stopped
     finally:
@@ -167,8 +177,9 @@ def _only_for_usage_statistics(count: Callable[[Any], bool]) -> Callable[[Any], 
 
 def _tell_error(message: Mapping[str, Any], ignore_prefix: bool = False) -> None:
     for line in message["lines"]:
-        if not line.startswith(_DIED):
-            say_on_stderr(f"hvqray: Ray says: {' '.join(line.split())}")
+        if not (line.startswith(_DIED) or _MANY_PROCESSES.match(line)):
+            told = textwrap.shorten(line, _LONGEST_LINE, placeholder=" ...")
+            say_on_stderr(f"hvqray: Ray says: {told}")
 
 
 def _import(modules: Sequence[str]) -> None:

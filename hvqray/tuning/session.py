@@ -41,6 +41,7 @@ from hvqray.tuning.resources import plan_resources
 from hvqray.tuning.runner import run_search
 from hvqray.tuning.same_data import check_same_data, data_record
 from hvqray.tuning.session_checks import trials_in_all
+from hvqray.tuning.shared_folder import check_shared
 from hvqray.tuning.sweep_data import prepare_for_sweep
 from hvqray.tuning.tune_run import SearchPlan
 
@@ -115,6 +116,8 @@ class SweepSession:
         if data.selected_on_test:
             self._say(VAL_IS_TEST)
         make_folder(self.folder, option="--out")
+        if len(self.nodes) > 1:
+            check_shared(self.folder, self.resources)
         # Held to the end: no other process may start this sweep while its best model is being measured.
         with closing(self._store(data)) as store:
             self._say(f"{self._how_many()}; {self.resources.describe()}; results in {self.folder}")

@@ -21,6 +21,7 @@ from hvqray.data.objectives import check_objective
 from hvqray.data.prepare import prepare_data
 from hvqray.data.progress import progress_bar
 from hvqray.environment import usable_cores
+from hvqray.errors import counted
 from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.node_caches import NodeCaches
@@ -90,7 +91,9 @@ def prepare_for_sweep(
         # Held until all are there: a limit clears what no process has open.
         _held = [prepare(each, remarks=False) for each in ahead]
     if others and others.nodes:
-        console.print(f"waiting for the caches of {others.nodes} other nodes", markup=False, soft_wrap=True)
+        console.print(
+            f"waiting for the caches of {counted(others.nodes, 'other node')}", markup=False, soft_wrap=True
+        )
         others.wait()
     if on_gpu:
         torch.cuda.empty_cache()  # the trials want the memory

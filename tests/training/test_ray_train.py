@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 import torch
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2._internal.callbacks.backend_setup import BackendSetupCallback
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from hvqray.config.sections import RunConfig
+from hvqray.training import ray_train
 from hvqray.training.failures import WorkersDied
-from hvqray.training.ray_train import Job, _Switchboard, _training_error
+from hvqray.training.ray_train import Job, _connect, _Switchboard, _training_error, _WorkersConfig
 from hvqray.training.selection import Selection
 
 JOB = Job(RunConfig(), Path("folder"), Selection(), "t0000", None)
@@ -60,6 +70,70 @@ def test_every_rank_hears_the_decision_of_its_own_job_and_epoch() -> None:
     asyncio.run(asyncio.wait_for(talk(), 10))
 
 
+def test_every_other_rank_hears_where_the_first_one_waits() -> None:
+    async def talk() -> None:
+        board = _Switchboard()
+        ranks = [asyncio.create_task(board.meeting_point()) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not any(rank.done() for rank in ranks)
+        await board.meet_at("10.0.0.1", 4321)
+        assert await asyncio.gather(*ranks) == [("10.0.0.1", 4321)] * 2
+
+    asyncio.run(asyncio.wait_for(talk(), 10))
+
+
+class Board:
+    """Stands for the actor: what is called is answered at once."""
+
+    def __init__(self) -> None:
+        self.meeting_point = SimpleNamespace(remote=lambda: ("10.0.0.1", 4321))
+        self.meet_at = SimpleNamespace(remote=lambda host, port: self.told.append((host, port)))
+        self.told: list[tuple[str, int]] = []
+
+
+@pytest.mark.parametrize(
+    ("rank", "of_one_node", "user_s", "interface"),
+    [(0, 1, None, "eth7"), (1, 1, None, "eth7"), (0, 1, "ib0", "ib0"), (0, 2, None, None)],
+    ids=["first", "second", "named by the user", "one node"],
+)
+def test_ranks_on_several_nodes_connect_by_the_addresses_that_ray_knows_the_nodes_by(
+    monkeypatch: pytest.MonkeyPatch, rank: int, of_one_node: int, user_s: str | None, interface: str | None
+) -> None:
+    stores: list[tuple[Any, ...]] = []
+    joined: dict[str, Any] = {}
+
+    def make_store(*arguments: Any, **_: Any) -> SimpleNamespace:
+        stores.append(arguments)
+        return SimpleNamespace(port=4321)
+
+    context = SimpleNamespace(
+        get_world_rank=lambda: rank, get_world_size=lambda: 2, get_local_world_size=lambda: of_one_node
+    )
+    environment = {"GLOO_SOCKET_IFNAME": user_s} if user_s else {}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: f"10.0.0.{rank + 1}")
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(torch.distributed, "TCPStore", make_store)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **options: joined.update(options)
+    )
+    monkeypatch.setattr(ray_train, "interface_with", {"10.0.0.1": "eth7", "10.0.0.2": "eth7"}.get)
+    board = Board()
+    _connect(board, "gloo")
+    assert (joined["rank"], joined["world_size"]) == (rank, 2)
+    assert environment.get("GLOO_SOCKET_IFNAME") == interface
+    assert [store[:2] for store in stores] == [("10.0.0.1", 4321 if rank else 0)]
+    assert board.told == ([] if rank else [("10.0.0.1", 4321)])
+
+
+def test_ray_train_itself_connects_no_workers() -> None:
+    """Where its set-up fails it keeps what the workers have reserved; a group that is None shows that nothing is asked of it."""
+    config = _WorkersConfig()
+    BackendSetupCallback(config).after_execution_group_start(None)
+    assert config.backend_cls.share_cuda_visible_devices
+
+
 def group_error(*failures: Exception) -> WorkerGroupError:
     return WorkerGroupError("workers failed", dict(enumerate(failures)))
 
@@ -93,9 +167,22 @@ def test_what_training_raised_comes_out_of_its_wrapping(failure: Exception) -> N
         group_error(GLOO),
         group_error(UserExceptionWithTraceback(torch.distributed.DistBackendError("NCCL"), "")),
         group_error(ray.exceptions.WorkerCrashedError()),
+        ControllerError(WorkerGroupStartupFailedError("At least one of the worker actors failed")),
+        ControllerError(WorkerGroupStartupTimeoutError(2)),
+        ControllerError(ray.exceptions.ActorDiedError()),
         None,
     ],
-    ids=["actor", "actor and its peer", "peer alone", "connection", "worker", "no reason"],
+    ids=[
+        "actor",
+        "actor and its peer",
+        "peer alone",
+        "connection",
+        "worker",
+        "worker that never began",
+        "reservation",
+        "worker as it began",
+        "no reason",
+    ],
 )
 def test_a_lost_process_is_told_as_such(error: WorkerGroupError | None) -> None:
     found = _training_error(error)

@@ -26,7 +26,12 @@ ID_LENGTH = 56
 
 def node(digit: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
     """A node, whose id is one hexadecimal digit again and again."""
-    return {"NodeID": digit * ID_LENGTH, "Alive": alive, "Resources": resources}
+    return {
+        "NodeID": digit * ID_LENGTH,
+        "Alive": alive,
+        "Resources": resources,
+        "NodeManagerAddress": f"10.0.0.{digit}",
+    }
 
 
 class Cluster:
@@ -92,14 +97,16 @@ def test_nodes_where_trials_can_run_build_with_a_gpu_where_trials_use_one(
     assert {name: needs["num_gpus"] for name, (needs, _) in cluster.submitted.items()} == expected
 
 
-def test_data_that_a_node_does_not_have_are_told_as_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_a_node_does_not_have_are_told_as_they_are_here_and_of_which_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = Cluster(monkeypatch, [node("a", CPU=1.0), node("b", CPU=1.0)])
     fault = InputError("/data is not a folder", field="data.root")
     cluster.errors["b"] = ray.exceptions.RayTaskError("_build", "a traceback\nof many lines", fault)
     caches = begin()
     with pytest.raises(InputError) as told:
         caches.wait()
-    assert str(told.value) == "data.root: /data is not a folder"
+    assert str(told.value) == "data.root: /data is not a folder (so it is on the node 10.0.0.b)"
 
 
 def test_a_lost_node_is_told_and_ends_no_sweep_but_a_broken_build_does(

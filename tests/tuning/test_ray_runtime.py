@@ -216,6 +216,30 @@ def test_what_listens_is_left_to_ray(monkeypatch: pytest.MonkeyPatch, host: str)
             assert cluster.options["address"] == address
 
 
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_dashboard_s_url_is_for_submit(monkeypatch: pytest.MonkeyPatch, variable: bool) -> None:
+    cluster = replace_ray(monkeypatch)
+    url = "http://10.0.0.1:8265"
+    if variable:
+        monkeypatch.setitem(os.environ, "RAY_ADDRESS", url)
+    with pytest.raises(InputError) as refused, ray_session(None if variable else url, dashboard=False):
+        pass
+    source = "RAY_ADDRESS" if variable else "--address"
+    assert str(refused.value).startswith(f"{source}: {url} is a dashboard's URL; give HOST:6379 or auto here")
+    assert "hvqray.submit" in str(refused.value)
+    assert not cluster.options
+
+
+def test_of_an_address_it_is_told_where_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_ray(monkeypatch, ValueError("bad address"))
+    monkeypatch.setitem(os.environ, "RAY_ADDRESS", "nonsense")
+    with (
+        pytest.raises(InputError, match=r"^RAY_ADDRESS nonsense: no Ray"),
+        ray_session(None, dashboard=False),
+    ):
+        pass
+
+
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "RAY_DEDUP_LOGS", "0")
     os.environ.pop("TUNE_DISABLE_SIGINT_HANDLER", None)
@@ -241,10 +265,25 @@ def test_what_ray_says_goes_to_standard_error_in_one_line(
     monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
     with ray_session(None, dashboard=False):
         died = "A worker died or was killed while executing a task by an unexpected system error. To troubleshoot"
-        for line in (died, "2 Workers killed due to memory pressure (OOM)\nsee the logs"):
+        many = "WARNING: 5 PYTHON worker processes have been started on node: 7a13, which is 5x the maximum"
+        for line in (died, many, "2 Workers killed due to memory pressure (OOM)\nsee the logs"):
             worker.print_to_stdstream(
                 {"lines": [line], "pid": "raylet", "is_err": False}, ignore_prefix=False
             )
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == "hvqray: Ray says: 2 Workers killed due to memory pressure (OOM) see the logs\n"
+
+
+def test_of_a_lost_node_ray_s_log_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace_ray(monkeypatch)
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    lost = "Raylet is terminated. Termination is unexpected. Last 20 lines of the Raylet logs:\n"
+    with ray_session(None, dashboard=False):
+        worker.print_to_stdstream({"lines": [lost + "[state-dump] 0 active\n" * 200]}, ignore_prefix=False)
+    told = capsys.readouterr().err
+    assert told.startswith("hvqray: Ray says: Raylet is terminated. Termination is unexpected. Last 20 lines")
+    assert told.endswith(" ...\n")
+    assert len(told) < 350
