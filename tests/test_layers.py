@@ -140,3 +140,10 @@ def test_models_metrics_and_the_loop_run_without_ray_optuna_and_wandb() -> None:
     program += "".join(f"import {name}\n" for name in [*modules, "hvqray.train", "hvqray.evaluate"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_drives_a_sweep_does_not_import_timm() -> None:
+    """It takes seconds, and only those who compute features need it: where they are cached nobody does."""
+    program = "import sys, hvqray.tuning.session, hvqray.tuning.trial\nassert 'timm' not in sys.modules\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from hvqray.config.conditions import contexts
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.run_config import merged_sections
@@ -11,12 +13,18 @@ _PREFIX = "data."
 
 
 def data_configs(sweep: SweepFile) -> list[DataConfig]:
-    """The data of every combination of the searched fields of `data`, each once, that of the base configuration first."""
+    """The data of every combination of the searched fields of `data`, each once, that of the base configuration first.
+
+    Without those that are no configuration: pairs of values were checked at load, triples fail their trials alone.
+    """
     found = [sweep.base_run_config().data]
     for chosen in contexts(sweep.parameters, _deciding(sweep)):
         of_data = {name: value for name, value in chosen.items() if name.startswith(_PREFIX)}
         merged = merged_sections({"data": sweep.data}, of_data)["data"]
-        config = DataConfig.model_validate(merged, strict=True)
+        try:
+            config = DataConfig.model_validate(merged, strict=True)
+        except ValidationError:
+            continue
         if config not in found:
             found.append(config)
     return found

@@ -14,7 +14,6 @@ from rich.console import Console
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.searched_data import data_configs
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
-from hvqray.data.backbones import feature_shape
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.objectives import check_objective
@@ -106,6 +105,10 @@ def prepare_for_sweep(
 
 def _feature_shapes(configs: Sequence[DataConfig]) -> list[tuple[int, int, int]]:
     """(C, h, w) of the features of each, as its backbone gives them: what this refuses is told before a trial draws it."""
+    if not configs:
+        return []
+    from hvqray.data.backbones import feature_shape  # timm takes seconds to import
+
     # Configurations that differ elsewhere ask for the same backbone once more.
     asked = [(each.image_size, each.backbone.model_dump_json()) for each in configs]
     shapes = {

@@ -57,3 +57,15 @@ def test_conditions_are_heeded_also_those_on_other_sections() -> None:
         ("resnet34", 224, 8),
         ("resnet34", 224, 32),
     ]
+
+
+def test_a_triple_that_is_no_configuration_is_left_to_its_trial() -> None:
+    """Each pair of these holds with the first of the third; 336 pixels are no multiple of 32 with a backbone that has strides."""
+    parameters = {
+        "data.backbone.name": {"values": ["vit_small_patch14_dinov2", "resnet18"]},
+        "data.image_size": {"values": [224, 336]},
+        "data.backbone.grid_stride": {"values": [16, 32]},
+    }
+    combinations = found(parameters)
+    assert len(combinations) == 7
+    assert ("resnet18", 336, 32) not in combinations
