@@ -22,15 +22,15 @@ from torch import Tensor
 
 from hvqray.baselines.padim import Padim
 from hvqray.baselines.patchcore import PatchCore
-from hvqray.config.metric_names import is_of_image_metrics
+from hvqray.config.metric_names import deciding_metrics, is_of_image_metrics
 from hvqray.data.dataset import PreparedData, Split
 from hvqray.data.progress import Progress, silent
 from hvqray.metrics import (
-    IMAGE_METRICS,
     PIXEL_METRICS,
     MaskRegions,
     image_metrics,
     joint_metric,
+    mean_metric,
     pixel_metrics,
     summarize,
 )
@@ -168,28 +168,31 @@ def choose(
 ) -> ChosenBaseline:
     """Of each class the settings that are best by its own part of `metric`, since it has a model of its own.
 
-    Maps and image scores are chosen apart, as the models' are: those of which `metric` tells nothing by AUPRO and by image AUROC. Of
+    Maps and image scores are chosen apart and by the same metrics as the models' are (`deciding_metrics`). Of
     equals the one with the class's best `val/CLASS/image_auroc`, then with the best mean of the metric over the classes; undefined is
     worse than anything.
     """
     split_name, wanted = metric.partition("/")[0], metric.rpartition("/")[2]
 
-    def best_of(class_name: str, measure: str) -> BaselineResult:
+    def best_of(class_name: str, deciding: Sequence[str]) -> BaselineResult:
         def rank(result: BaselineResult) -> tuple[float, ...]:
-            sign = -1 if goal == "minimize" and measure == wanted else 1
-            own, mean = (f"{split_name}/{class_name}/{measure}", f"{split_name}/{measure}")
+            def mean(prefix: str) -> float | None:
+                return mean_metric(result.metrics, [f"{prefix}/{name}" for name in deciding])
+
+            sign = -1 if goal == "minimize" and wanted in deciding else 1
             values = (
-                (result.metrics.get(own), sign),
+                (mean(f"{split_name}/{class_name}"), sign),
                 (result.metrics.get(f"val/{class_name}/image_auroc"), 1),
-                (result.metrics.get(mean), sign),
+                (mean(split_name), sign),
             )
             return tuple(-math.inf if value is None else sign * value for value, sign in values)
 
         return max(results, key=rank)
 
     names = results[0].class_names
-    scored = {name: best_of(name, wanted if wanted in IMAGE_METRICS else "image_auroc") for name in names}
-    mapped = {name: best_of(name, wanted if wanted in PIXEL_METRICS else "pixel_aupro") for name in names}
+    of_score, of_map = deciding_metrics(metric)
+    scored = {name: best_of(name, of_score) for name in names}
+    mapped = {name: best_of(name, of_map) for name in names}
     flat: Metrics = {}
     for split_name in ("val", "test"):
         per_class = {

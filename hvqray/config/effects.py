@@ -65,6 +65,8 @@ EFFECTS: tuple[Effect, ...] = (
     *_at("model.discriminator", (True,), "map_discriminator_weight"),
     *_at("model.map_distance", ("local_mahalanobis",), "map_shrinkage"),
     Effect("model.map_code_weight", "model.feature_codes", lambda number: number != 0),
+    Effect("model.map_code_weight", "model.map_from", lambda source: source not in ("fine", ["fine"])),
+    Effect("model.map_coarse_weight", "model.map_from", lambda source: "all" in source),
     Effect(
         "model.feature_codes",
         "model.map_code_weight",

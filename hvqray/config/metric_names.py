@@ -37,6 +37,22 @@ def is_measured_on_pixels(name: str) -> bool:
     return name.rpartition("/")[2] in (*PIXEL_METRICS, MAD)
 
 
+def deciding_metrics(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """By which image metrics an image score, and by which pixel metrics a map is chosen where the metric of a valid name is wanted.
+
+    By the mean of those that it is made of; of what it tells nothing by image AUROC or AUPRO.
+
+    >>> deciding_metrics("val/cookie/pixel_ap")
+    (('image_auroc',), ('pixel_ap',))
+    """
+    metric = name.rpartition("/")[2]
+    if metric == MAD:
+        return IMAGE_METRICS, PIXEL_METRICS
+    of_score = metric if metric in IMAGE_METRICS else "image_auroc"
+    of_map = metric if metric in PIXEL_METRICS else "pixel_aupro"
+    return (of_score,), (of_map,)
+
+
 def class_of(name: str) -> str | None:
     """The class that a valid metric name speaks of; None for the mean over classes."""
     return name.removeprefix("val/").rpartition("/")[0] or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
@@ -40,6 +40,11 @@ Weights = Annotated[
     | Annotated[list[NonNegativeFloat], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
+MapSource = Literal["fine", "codes", "all"]
+MapSources = Annotated[
+    Annotated[MapSource, Tag("one")] | Annotated[list[MapSource], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_list),
+]
 ScoreSource = Literal["map", "fine", "coarse", "both", "codes"]
 COARSE_SOURCES: frozenset[ScoreSource] = frozenset({"coarse", "both", "codes"})
 """Those that have the distance of averaged errors in them."""
@@ -47,6 +52,17 @@ ScoreSources = Annotated[
     Annotated[ScoreSource, Tag("one")] | Annotated[list[ScoreSource], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
+
+
+class MapWeights(NamedTuple):
+    """What counts in a map beside the distance of the error."""
+
+    norm: float
+    """Of the error's norm."""
+    codes: float
+    """Of a feature's distance from the nearest that are kept."""
+    coarse: float
+    """Of the same two distances seen coarsely."""
 
 
 class QuantizerFields(Section):
@@ -78,13 +94,15 @@ class ErrorMapFields(Section):
     map_shrinkage: Fraction | Literal["oas"] = "oas"
     """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
-    """Weight in the map of a second distance, of errors averaged over 3 x 3 locations first (on finer grids more: 7 x 7 at 8 pixels a location; not with `map_distance: l2`)."""
+    """Weight in the map of what is seen coarsely, over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location): the distance of errors averaged so, and `map_code_weight` times that of features averaged so from the nearest of `feature_codes` (not with `map_distance: l2`)."""
     map_norm_weight: Weights = 0.0
     """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list, which wants a `score_from` other than `map`, each class that the router tells apart has the weight whose map is best on `val`."""
     feature_codes: Annotated[int, Field(ge=0, le=MOST_CODES)] = 0
     """Features of normal images that are kept for each class, as evenly spread as can be; how far a feature lies from the nearest of them, as in PatchCore, may count in map and score. 0 keeps none (not with `map_distance: l2`)."""
     map_code_weight: Weights = 0.0
     """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list, as of `map_norm_weight`, together with which it is chosen."""
+    map_from: MapSources = "all"
+    """What the map has in it beside the norm: the distance of the error alone (`fine`), with that of features (`codes`), or with both and what is seen coarsely (`all`), each as its weight says. Of a list, as of `map_norm_weight`; what comes to the same is tried once."""
     score_from: ScoreSources = "map"
     """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`; in a list it is left out where there are none). Of a list each class has the one that is best on `val`."""
     score_code_weight: NonNegativeFloat = 4.0
@@ -94,10 +112,19 @@ class ErrorMapFields(Section):
     score_top_fraction: Fractions = 0.0
     """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
 
-    def map_weights(self) -> list[tuple[float, float]]:
-        """The pairs of `map_norm_weight` and `map_code_weight` among which each class's is chosen."""
+    def map_weights(self) -> list[MapWeights]:
+        """What `map_norm_weight`, `map_code_weight` and `map_from` leave to choose from for each class, every one once."""
         code_weights = _listed(self.map_code_weight) if self.feature_codes else [0.0]
-        return list(product(_listed(self.map_norm_weight), code_weights))
+        sources: list[MapSource] = _listed(self.map_from)
+        found = [
+            MapWeights(
+                norm=of_norm,
+                codes=0.0 if source == "fine" else of_codes,
+                coarse=self.map_coarse_weight if source == "all" else 0.0,
+            )
+            for of_norm, of_codes, source in product(_listed(self.map_norm_weight), code_weights, sources)
+        ]
+        return list(dict.fromkeys(found))
 
     def score_sources(self) -> list[ScoreSource]:
         """What each class's image score may be taken from; of a list without `codes` where no features are kept."""
@@ -110,29 +137,40 @@ class ErrorMapFields(Section):
 
     def measures_coarse(self) -> bool:
         """Whether map or score want the distance of averaged errors."""
-        return self.map_coarse_weight > 0 or not COARSE_SOURCES.isdisjoint(self.score_sources())
+        in_map = any(weights.coarse > 0 for weights in self.map_weights())
+        return in_map or not COARSE_SOURCES.isdisjoint(self.score_sources())
 
-    @field_validator("map_norm_weight", "map_code_weight", "score_from", "score_top_fraction")
+    def keeps_coarse_features(self) -> bool:
+        """Whether map or score want the distance of averaged features from kept ones."""
+        in_map = any(weights.coarse * weights.codes > 0 for weights in self.map_weights())
+        return in_map or "codes" in self.score_sources()
+
+    @field_validator("map_norm_weight", "map_code_weight", "map_from", "score_from", "score_top_fraction")
     @classmethod
     def _each_once(cls, given: Any, info: ValidationInfo) -> Any:
-        kinds = {"score_from": "a source", "score_top_fraction": "a share"}
+        kinds = {"map_from": "a source", "score_from": "a source", "score_top_fraction": "a share"}
         assert info.field_name is not None
         return distinct(given, kinds.get(info.field_name, "a weight")) if isinstance(given, list) else given
 
     @model_validator(mode="after")
     def _is_beside_a_distance(self) -> ErrorMapFields:
         if self.map_distance == "l2":
-            for field in ("map_coarse_weight", "map_norm_weight", "feature_codes", "score_from"):
+            for field in ("map_coarse_weight", "map_norm_weight", "feature_codes", "map_from", "score_from"):
                 value, default = getattr(self, field), type(self).model_fields[field].default
                 if value != default:
                     raise ValueError(
                         f"{field}: {value} needs map_distance mahalanobis or local_mahalanobis; with l2 leave it at {default}"
                     )
         if len(self.map_weights()) > 1 and "map" in self.score_sources():
-            name = "map_norm_weight" if len(_listed(self.map_norm_weight)) > 1 else "map_code_weight"
+            lists = ("map_norm_weight", "map_from", "map_code_weight")
+            name = next(field for field in lists if len(_listed(getattr(self, field))) > 1)
             raise ValueError(
                 f"score_from: {self.score_from} takes scores from a map of which {name} {getattr(self, name)}"
-                " leaves open which it is; take fine, coarse or both, or a single weight"
+                " leaves open which it is; take fine, coarse or both, or a single one"
+            )
+        if self.map_from == "codes" and not any(weights.codes for weights in self.map_weights()):
+            raise ValueError(
+                "map_from: codes needs feature_codes and a map_code_weight above 0; set them, to 1000 and 4 for instance, or take fine"
             )
         if "codes" in self.score_sources() and not self.feature_codes:
             raise ValueError(

@@ -18,6 +18,7 @@ from hvqray.metrics.per_class import (
     THRESHOLD,
     image_metrics,
     joint_metric,
+    mean_metric,
     pixel_metrics,
     summarize,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "count_pairs",
     "image_metrics",
     "joint_metric",
+    "mean_metric",
     "perplexity_given",
     "pixel_metrics",
     "summarize",

@@ -6,7 +6,7 @@ Legend: n images of one class, H x W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -82,9 +82,14 @@ def joint_metric(metrics: Mapping[str, float | None], *, has_masks: bool) -> dic
     names = METRIC_NAMES if has_masks else IMAGE_METRICS
     if not metrics.keys() >= set(names):
         return {}
-    values = [metrics[name] for name in names]
+    return {MAD: mean_metric(metrics, names)}
+
+
+def mean_metric(metrics: Mapping[str, float | None], names: Sequence[str]) -> float | None:
+    """The mean of those `names` of one class; None where one of them is undefined."""
+    values = [metrics.get(name) for name in names]
     defined = [value for value in values if value is not None]
-    return {MAD: math.fsum(defined) / len(names) if len(defined) == len(names) else None}
+    return math.fsum(defined) / len(names) if len(defined) == len(names) else None
 
 
 def summarize(per_class: dict[str, dict[str, float | None]]) -> dict[str, float | None]:

@@ -172,8 +172,8 @@ class ErrorMap(nn.Module):
     is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
     scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
     better, and less of what is unusual at large; and so may the distance of the feature itself from the nearest of normal ones
-    (`FeatureCodes`). All are in units of their root mean square on normal images of the
-    route that they were not measured on, or of all routes where it has none. There is a map for each pair of weights of these two, of which each route has one.
+    (`FeatureCodes`), finely and coarsely seen. All are in units of their root mean square on normal images of the
+    route that they were not measured on, or of all routes where it has none. There is a map for each of several weights of these, of which each route has one.
     """
 
     norm_rms_R: Tensor
@@ -189,7 +189,7 @@ class ErrorMap(nn.Module):
     ) -> None:
         super().__init__()
         self.coarse_side = coarse_side(grid_stride, grid_size[0])
-        self.coarse_weight, self.map_weights = config.map_coarse_weight, config.map_weights()
+        self.map_weights = config.map_weights()
         self.score_sources, self.score_code_weight = config.score_sources(), config.score_code_weight
 
         def distance() -> MahalanobisDistance:
@@ -204,11 +204,11 @@ class ErrorMap(nn.Module):
         self.fine = distance() if config.map_distance != "l2" else None
         self.coarse = distance() if config.measures_coarse() else None
         self.fine_codes = self.coarse_codes = None
-        if any(weight > 0 for _, weight in self.map_weights):
+        if any(weights.codes > 0 for weights in self.map_weights):
             self.fine_codes = FeatureCodes(num_routes, channels, config.feature_codes)
-        if "codes" in self.score_sources:
+        if config.keeps_coarse_features():
             self.coarse_codes = FeatureCodes(num_routes, channels, config.feature_codes)
-        self.wants_norm = any(weight > 0 for weight, _ in self.map_weights)
+        self.wants_norm = any(weights.norm > 0 for weights in self.map_weights)
         if self.wants_norm:
             self.register_buffer("norm_rms_R", torch.ones(num_routes))
 
@@ -248,31 +248,36 @@ class ErrorMap(nn.Module):
         *,
         measured: bool = False,
     ) -> tuple[Float[Tensor, "B A h w"], Float[Tensor, "B U h w"]]:
-        """The map by each pair of weights, and the map of each of the sources of the image's score; features as in `fit`.
+        """The map by each of the weights, and the map of each of the sources of the image's score; features as in `fit`.
 
         `measured`: the images are among those of `fit`, and are to be judged as others would.
         """
         if self.fine is None:
             map_B1hw = error_BChw.float().norm(dim=1, keepdim=True)
             return map_B1hw, map_B1hw
-        fine_Bhw = rest_Bhw = self.fine(error_BChw, route_B, measured=measured)
+        fine_Bhw = self.fine(error_BChw, route_B, measured=measured)
         sources = {"fine": fine_Bhw}
+        of_norm_A, of_codes_A, of_coarse_A = zip(*self.map_weights, strict=True)
+        beside: list[tuple[Sequence[float], Tensor]] = []
         if self.coarse is not None:
             coarse_BChw = average_neighbourhood(error_BChw, self.coarse_side)
             coarse_Bhw = self.coarse(coarse_BChw, route_B, measured=measured)
-            rest_Bhw = fine_Bhw + self.coarse_weight * coarse_Bhw
+            beside.append((of_coarse_A, coarse_Bhw))
             sources |= {"coarse": coarse_Bhw, "both": fine_Bhw + coarse_Bhw}
+        if self.wants_norm:
+            norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
+            beside.append((of_norm_A, norm_Bhw))
+        if self.fine_codes is not None:
+            beside.append((of_codes_A, self.fine_codes(features_BChw, route_B, measured=measured)))
         if self.coarse_codes is not None:
             averaged_BChw = average_neighbourhood(features_BChw, self.coarse_side)
             code_Bhw = self.coarse_codes(averaged_BChw, route_B, measured=measured)
-            sources["codes"] = sources["both"] + self.score_code_weight * code_Bhw
-        maps_BAhw = torch.stack([rest_Bhw] * len(self.map_weights), dim=1)
-        of_norm_A, of_codes_A = zip(*self.map_weights, strict=True)
-        if self.wants_norm:
-            norm_Bhw = error_BChw.float().norm(dim=1) / self.norm_rms_R[route_B][:, None, None]
-            maps_BAhw = maps_BAhw + norm_Bhw.new_tensor(of_norm_A)[:, None, None] * norm_Bhw[:, None]
-        if self.fine_codes is not None:
-            code_Bhw = self.fine_codes(features_BChw, route_B, measured=measured)
-            maps_BAhw = maps_BAhw + code_Bhw.new_tensor(of_codes_A)[:, None, None] * code_Bhw[:, None]
+            beside.append(([each.coarse * each.codes for each in self.map_weights], code_Bhw))
+            if "codes" in self.score_sources:
+                sources["codes"] = sources["both"] + self.score_code_weight * code_Bhw
+        maps_BAhw = torch.stack([fine_Bhw] * len(self.map_weights), dim=1)
+        for weights_A, part_Bhw in beside:
+            if any(weights_A):
+                maps_BAhw = maps_BAhw + part_Bhw.new_tensor(weights_A)[:, None, None] * part_Bhw[:, None]
         sources["map"] = maps_BAhw[:, 0]
         return maps_BAhw, torch.stack([sources[name] for name in self.score_sources], dim=1)

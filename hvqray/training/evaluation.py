@@ -102,10 +102,10 @@ class Evaluator:
 
         results = gathered(members, every_map=chooses_maps)
         if choose_by is not None and chooses_maps:
-            results = with_best_maps(model, results, choose_by.map_metric)
+            results = with_best_maps(model, results, choose_by.map_metrics)
         if choose_by is not None and model.image_score.num_rules > 1:
             labels = {c: self._split.is_anomalous[positions] for c, positions in members.items()}
-            results = with_best_scores(model, results, labels, choose_by.score_metric)
+            results = with_best_scores(model, results, labels, choose_by.score_metrics)
         if chooses_maps and (mixed := of_mixed_maps(model, results)):
             results |= gathered(mixed, every_map=False)
         for c, result in results.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hvqray.metrics import image_metrics
+from hvqray.metrics import image_metrics, mean_metric
 from hvqray.models.interface import AnomalyModel
 from hvqray.training.code_tally import CodeTally
 
@@ -19,10 +19,10 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True)
 class ChosenBy:
-    """The metrics that decide."""
+    """The metrics whose means decide."""
 
-    score_metric: str = "image_auroc"
-    map_metric: str = "pixel_aupro"
+    score_metrics: tuple[str, ...] = ("image_auroc",)
+    map_metrics: tuple[str, ...] = ("pixel_aupro",)
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,15 @@ class ClassResult:
 
 
 def with_best_maps(
-    model: AnomalyModel, results: Mapping[int, ClassResult], metric: str
+    model: AnomalyModel, results: Mapping[int, ClassResult], metrics: Sequence[str]
 ) -> dict[int, ClassResult]:
     """Have the model take the best map of each route, and the results tell the pixel metrics of that.
 
     They are wrong for `of_mixed_maps`, whose images have no single one of the alternatives.
     """
-    values_A = {c: [found[metric] for found in result.map_metrics_A] for c, result in results.items()}
+    values_A = {
+        c: [mean_metric(found, metrics) for found in result.map_metrics_A] for c, result in results.items()
+    }
     map_R = best_rules(values_A, num_routes=len(model.map_choice.chosen_R))
     model.map_choice.choose(map_R)
     chosen = {}
@@ -68,13 +70,15 @@ def with_best_scores(
     model: AnomalyModel,
     results: Mapping[int, ClassResult],
     labels: Mapping[int, np.ndarray],
-    metric: str,
+    metrics: Sequence[str],
 ) -> dict[int, ClassResult]:
     """Have the model take the best rule of each route, and the results tell of that; `labels` are those of the classes' images."""
     values_S: dict[int, list[float | None]] = {}
     for c, result in results.items():
         assert result.candidates_nS is not None
-        values_S[c] = [image_metrics(labels[c], scores_n)[metric] for scores_n in result.candidates_nS.T]
+        values_S[c] = [
+            mean_metric(image_metrics(labels[c], scores_n), metrics) for scores_n in result.candidates_nS.T
+        ]
     rule_R = best_rules(values_S, num_routes=len(model.image_score.chosen_R))
     model.image_score.choose(rule_R)
     chosen = {}

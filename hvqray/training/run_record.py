@@ -44,14 +44,15 @@ def run_record(
 
 
 def _chosen_rules(config: RunConfig, data: PreparedData, model: AnomalyModel) -> dict[str, Any]:
-    """The fields of the configuration that may be lists, as they are applied: class name to value, where each class has its own."""
+    """What the fields of the configuration that may be lists come to: class name to value, where each class has its own."""
     names, score = data.context.class_names, model.image_score
     rule_R = [score.rules[rule] for rule in score.chosen_R.tolist()]
     weights = config.model.map_weights()
     weight_R = [weights[number] for number in model.map_choice.chosen_R.tolist()]
     applied: dict[str, list[Any]] = {
-        "map_norm_weight": [of_norm for of_norm, _ in weight_R],
-        "map_code_weight": [of_codes for _, of_codes in weight_R],
+        "map_norm_weight": [weights.norm for weights in weight_R],
+        "map_code_weight": [weights.codes for weights in weight_R],
+        "map_coarse_weight": [weights.coarse for weights in weight_R],
         "score_from": [source for source, _ in rule_R],
         "score_top_fraction": [share for _, share in rule_R],
     }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hvqray.config.metric_names import is_measured_on_pixels
-from hvqray.metrics import IMAGE_METRICS, PIXEL_METRICS
+from hvqray.config.metric_names import deciding_metrics, is_measured_on_pixels
 from hvqray.training.rule_choice import ChosenBy
 
 
@@ -27,9 +26,5 @@ class Selection:
         return is_measured_on_pixels(self.metric)
 
     def of_rules(self) -> ChosenBy:
-        """By which metrics an evaluation chooses its rules: this one, where it is of the rule's kind."""
-        metric = self.metric.rpartition("/")[2]
-        return ChosenBy(
-            score_metric=metric if metric in IMAGE_METRICS else "image_auroc",
-            map_metric=metric if metric in PIXEL_METRICS else "pixel_aupro",
-        )
+        """By which metrics an evaluation chooses its rules: the part of this one that they decide."""
+        return ChosenBy(*deciding_metrics(self.metric))

@@ -30,7 +30,8 @@ def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int
     if "local_mahalanobis" not in values("map_distance"):
         return 0
     has_one_route = values("router") == ["none"] and "model.name" not in sweep.parameters
-    has_coarse = max(values("map_coarse_weight")) > 0 or any(
+    in_map = max(values("map_coarse_weight")) > 0 and any("all" in given for given in values("map_from"))
+    has_coarse = in_map or any(
         not COARSE_SOURCES.isdisjoint(given if isinstance(given, list) else [given])
         for given in values("score_from")
     )

@@ -97,6 +97,8 @@ WARNINGS = [
     ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "map"; remove it'),
     ("{model.score_from: {values: [fine, both]}}\nmodel: {map_distance: mahalanobis, feature_codes: 9}", 'model.feature_codes: has no effect where model.map_code_weight is 0.0 and model.score_from is "'),
     ("{model.score_from: {values: [fine, codes]}, model.feature_codes: {values: [8, 9]}}\nmodel: {map_distance: mahalanobis}", 'model.score_from is "fine"; add a `when` that names model.score_from'),
+    ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, map_coarse_weight: 0.5, map_from: fine}", 'model.map_coarse_weight: has no effect where model.map_from is "fine"; remove it'),
+    ("{train.lr: {value: 1}}\nmodel: {map_distance: mahalanobis, feature_codes: 9, map_code_weight: 4.0, map_from: [fine], score_from: codes}", 'model.map_code_weight: has no effect where model.map_from is ["fine"]; remove it'),
     ("{train.lr: {value: 1}}\nconfirm: {seeds: [0, 1]}", "confirm.seeds: has no effect where confirm.top_k is 0; remove it"),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, strides: [16]}}", 'data.backbone.strides: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),
     ("{train.lr: {value: 1}}\ndata: {backbone: {name: vit_small_patch16_224, grid_stride: 8}}", 'data.backbone.grid_stride: has no effect where data.backbone.name is "vit_small_patch16_224"; remove it'),

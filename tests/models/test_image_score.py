@@ -78,3 +78,17 @@ def test_each_alternative_is_what_a_model_of_that_alone_says(config: object) -> 
             alone = make_model(config(**LOCAL, **codes, score_from=source)).predict(batch)  # type: ignore[operator]
             torch.testing.assert_close(candidates.maps_BAHW[:, number], alone.maps_BHW)
             torch.testing.assert_close(candidates.scores_BS[:, rule], alone.scores_B)
+
+
+@pytest.mark.parametrize("config", [hvq, squad])
+def test_maps_of_several_parts_are_what_models_of_these_parts_say(config: object) -> None:
+    """Without what is seen coarsely, without kept features, and whole."""
+    batch, codes = make_batch(), {"feature_codes": 4, "map_code_weight": 3.0}
+    alone = [{}, codes, codes | {"map_coarse_weight": 0.5}]
+    fields = {"map_from": ["fine", "codes", "all"], "score_from": "fine"}
+    candidates = make_model(config(**LOCAL, **alone[2], **fields)).predict(batch).candidates  # type: ignore[operator]
+    assert candidates is not None
+    assert candidates.maps_BAHW.shape[1] == len(alone)
+    for number, parts in enumerate(alone):
+        expected = make_model(config(**LOCAL, **parts, score_from="fine")).predict(batch)  # type: ignore[operator]
+        torch.testing.assert_close(candidates.maps_BAHW[:, number], expected.maps_BHW)

@@ -90,12 +90,12 @@ def error_maps(
     fine = distance(error_map.fine, errors_Chw, route)
     coarse = distance(error_map.coarse, averaged(errors_Chw), route)
     norm = np.linalg.norm(errors_Chw, axis=0) / error_map.norm_rms_R[route].item()
-    whole = fine + config.map_norm_weight * norm + config.map_coarse_weight * coarse
+    far = code_distance(error_map.coarse_codes, averaged(features_Chw), route)
+    whole = fine + config.map_norm_weight * norm
     whole = whole + config.map_code_weight * code_distance(error_map.fine_codes, features_Chw, route)
+    whole = whole + config.map_coarse_weight * (coarse + config.map_code_weight * far)
     sources = {"map": whole, "coarse": coarse, "both": fine + coarse}
-    if config.score_from == "codes":
-        far = code_distance(error_map.coarse_codes, averaged(features_Chw), route)
-        sources["codes"] = fine + coarse + config.score_code_weight * far
+    sources["codes"] = fine + coarse + config.score_code_weight * far
     return whole, sources[config.score_from]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -420,7 +420,13 @@ def test_features_are_kept_once_and_errors_are_measured_anew() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"map_norm_weight": 1.0}, {"map_coarse_weight": 0.5}, {"score_from": "coarse"}, {"feature_codes": 9}],
+    [
+        {"map_norm_weight": 1.0},
+        {"map_coarse_weight": 0.5},
+        {"map_from": "fine"},
+        {"score_from": "coarse"},
+        {"feature_codes": 9},
+    ],
 )
 def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, object]) -> None:
     (name,) = fields
@@ -429,18 +435,49 @@ def test_what_is_beside_a_distance_is_refused_without_one(fields: dict[str, obje
 
 
 def test_a_score_of_a_map_that_is_still_to_be_chosen_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"score_from: .* take fine, coarse or both, or a single weight"):
+    with pytest.raises(ValueError, match=r"score_from: .* take fine, coarse or both, or a single one"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[0.0, 1.0], score_from=["fine", "map"])
     with pytest.raises(ValueError, match=r"of which map_code_weight \[0.0, 4.0\] leaves open"):
         ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_code_weight=[0.0, 4.0])
+    with pytest.raises(ValueError, match=r"of which map_from \['fine', 'all'\] leaves open"):
+        ErrorMapFields(map_distance="mahalanobis", map_coarse_weight=0.5, map_from=["fine", "all"])
+    with pytest.raises(
+        ValueError, match=r"map_from: codes needs feature_codes and a map_code_weight above 0"
+    ):
+        ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_from="codes")
     with pytest.raises(ValueError, match=r"score_from: codes needs feature_codes; set it"):
         ErrorMapFields(map_distance="mahalanobis", score_from="codes")
     config = ErrorMapFields(
         map_distance="mahalanobis", map_code_weight=[0.0, 4.0], score_from=["fine", "codes"]
     )
-    assert (config.map_weights(), config.score_sources()) == ([(0.0, 0.0)], ["fine"])
+    assert (config.map_weights(), config.score_sources()) == ([(0.0, 0.0, 0.0)], ["fine"])
     with pytest.raises(ValueError, match="names a weight twice"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[1.0, 1.0], score_from="fine")
+
+
+def test_what_comes_to_the_same_map_is_tried_once() -> None:
+    def weights(**fields: Any) -> list[tuple[float, ...]]:
+        given = {"map_from": ["fine", "codes", "all"], "score_from": "fine"} | fields
+        return [*map(tuple, ErrorMapFields(map_distance="mahalanobis", **given).map_weights())]
+
+    codes = {"feature_codes": 9, "map_code_weight": 4.0}
+    assert weights(**codes, map_coarse_weight=0.5) == [(0, 0, 0), (0, 4, 0), (0, 4, 0.5)]
+    assert weights(**codes) == [(0, 0, 0), (0, 4, 0)]
+    assert weights(map_coarse_weight=0.5) == [(0, 0, 0), (0, 0, 0.5)]
+    assert weights(map_norm_weight=[0.0, 1.0], map_from="fine") == [(0, 0, 0), (1, 0, 0)]
+    several = codes | {"map_code_weight": [0.0, 4.0], "map_coarse_weight": 0.5, "map_from": "all"}
+    assert weights(**several) == [(0, 0, 0.5), (0, 4, 0.5)]
+
+
+def test_averaged_features_are_kept_only_where_map_or_score_want_them() -> None:
+    codes = {"map_distance": "mahalanobis", "feature_codes": 9, "map_code_weight": 4.0}
+    fields = [{}, {"map_coarse_weight": 0.5}, {"map_coarse_weight": 0.5, "map_from": "codes"}]
+    found = [ErrorMapFields.model_validate(codes | each) for each in fields]
+    assert [config.keeps_coarse_features() for config in found] == [False, True, False]
+    assert [config.measures_coarse() for config in found] == [False, True, False]
+    assert ErrorMapFields.model_validate(codes | {"score_from": "codes"}).keeps_coarse_features()
+    averaged = {"map_distance": "mahalanobis", "map_coarse_weight": 0.5}
+    assert not ErrorMapFields.model_validate(averaged).keeps_coarse_features()
 
 
 def test_the_l2_norm_needs_no_normal_images() -> None:

@@ -64,6 +64,13 @@ def test_each_class_has_the_rules_that_it_was_given() -> None:
     assert found["map_code_weight"] == {"bolt": 0.0, "cable": 0.0, "cookie": 0.0}
 
 
+def test_weights_are_told_as_they_count_in_the_map() -> None:
+    weights = {"feature_codes": 4, "map_code_weight": 4.0, "map_coarse_weight": 0.5}
+    found = record(**LISTS | weights | {"map_norm_weight": 0.0, "map_from": ["fine", "all"]})
+    assert found["map_code_weight"] == {"bolt": 0.0, "cable": 4.0, "cookie": 4.0}
+    assert found["map_coarse_weight"] == {"bolt": 0.0, "cable": 0.5, "cookie": 0.5}
+
+
 @pytest.mark.parametrize(("classes", "router"), [(("bolt",), "oracle"), (CONTEXT.class_names, "none")])
 def test_where_there_is_one_rule_for_all_it_is_told_without_classes(
     classes: tuple[str, ...], router: str

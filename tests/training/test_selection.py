@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvqray.metrics import IMAGE_METRICS, PIXEL_METRICS
 from hvqray.training.rule_choice import ChosenBy
 from hvqray.training.selection import Selection
 
@@ -20,9 +21,10 @@ def test_of_equal_epochs_the_first_counts() -> None:
         assert not selection.is_better(0.5, 0.5)
 
 
-def test_rules_are_chosen_by_the_metric_where_it_is_of_their_kind() -> None:
-    assert Selection("val/image_ap").of_rules() == ChosenBy("image_ap", "pixel_aupro")
-    assert Selection("val/screw/pixel_ap").of_rules() == ChosenBy("image_auroc", "pixel_ap")
-    assert Selection("val/mad").of_rules() == ChosenBy("image_auroc", "pixel_aupro")
+def test_rules_are_chosen_by_what_they_decide_of_the_metric() -> None:
+    assert Selection("val/image_ap").of_rules() == ChosenBy(("image_ap",), ("pixel_aupro",))
+    assert Selection("val/screw/pixel_ap").of_rules() == ChosenBy(("image_auroc",), ("pixel_ap",))
+    assert Selection("val/mad").of_rules() == ChosenBy(IMAGE_METRICS, PIXEL_METRICS)
+    assert Selection().of_rules() == ChosenBy() == ChosenBy(("image_auroc",), ("pixel_aupro",))
     assert Selection("val/screw/mad").needs_pixels()
     assert not Selection("val/image_ap").needs_pixels()

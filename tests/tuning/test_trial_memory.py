@@ -52,6 +52,7 @@ def sweep(model: dict[str, Any], parameters: dict[str, Any] | None = None) -> Sw
         ({"name": "squad"} | LOCAL, None, ONE),
         ({"name": "squad", "router": "oracle"} | LOCAL, None, 3 * ONE),
         ({}, SEARCHED, 6 * ONE),
+        (LOCAL | {"router": "none", "map_coarse_weight": 0.1, "map_from": "fine"}, None, ONE),
         (LOCAL, {"model.score_from": {"values": ["map", "coarse"]}}, 6 * ONE),
         (LOCAL, {"model.name": {"values": ["squad", "hvq"]}}, 3 * ONE),
     ],
