@@ -237,7 +237,7 @@ def test_of_equals_image_auroc_and_then_the_mean_over_the_classes_decides() -> N
 
 @pytest.mark.parametrize("unmasked", [False, True])
 def test_the_joint_metric_is_that_of_the_chosen_scores_and_maps(unmasked: bool) -> None:
-    """By it settings are chosen as by a metric of neither kind."""
+    """By it settings are chosen by its image metrics and by its pixel metrics."""
 
     def setting(number: int, image_auroc: float, pixel_aupro: float) -> BaselineResult:
         images = dict.fromkeys(IMAGE_METRICS, image_auroc)
@@ -252,6 +252,21 @@ def test_the_joint_metric_is_that_of_the_chosen_scores_and_maps(unmasked: bool) 
     assert found.metrics["val/nut/mad"] == pytest.approx(expected)
     assert found.metrics["val/mad"] == pytest.approx(expected)
     assert found.metrics["val/mad.num_classes"] == 1
+
+
+def test_by_the_joint_metric_the_means_of_its_kinds_decide() -> None:
+    """Not image AUROC and AUPRO, which speak for the first setting."""
+
+    def setting(number: int, *values: float) -> BaselineResult:
+        names = [*IMAGE_METRICS, *PIXEL_METRICS]
+        metrics = {f"val/nut/{name}": value for name, value in zip(names, values, strict=True)}
+        return BaselineResult("padim", {"number": number}, metrics)
+
+    several = [setting(0, 0.8, 0.5, 0.5, 0.5, 0.2, 0.3, 0.8), setting(1, 0.7, 0.6, 0.6, 0.6, 0.3, 0.4, 0.7)]
+    assert numbers(choose(several, "val/mad", "maximize")) == {"nut": (1, 1)}
+    assert numbers(choose(several, "val/image_ap", "maximize")) == {"nut": (1, 0)}
+    assert numbers(choose(several, "val/pixel_ap", "maximize")) == {"nut": (0, 1)}
+    assert numbers(choose(several, "val/image_auroc", "maximize")) == {"nut": (0, 0)}
 
 
 def test_maps_that_are_undefined_on_test_have_no_joint_metric() -> None:

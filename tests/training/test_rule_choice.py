@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,18 @@ import pytest
 from evaluation_doubles import CLASS_NAMES, CONTEXT, FeatureNormModel, ThreadRank, make_split, on_ranks
 
 from hvqray.data.dataset import Split
-from hvqray.metrics import PIXEL_METRICS
+from hvqray.metrics import IMAGE_METRICS, PIXEL_METRICS, image_metrics
+from hvqray.training.code_tally import CodeTally
 from hvqray.training.communicator import SingleProcess
 from hvqray.training.evaluation import Evaluator
-from hvqray.training.rule_choice import ChosenBy, Metrics, best_rules
+from hvqray.training.rule_choice import (
+    ChosenBy,
+    ClassResult,
+    Metrics,
+    best_rules,
+    with_best_maps,
+    with_best_scores,
+)
 
 NUM_MAPS = 3
 
@@ -61,6 +70,39 @@ def test_each_class_gets_the_map_that_is_best_for_it(world_size: int) -> None:
         # What was chosen stays, and is what counts where there is no choice to make, as on test.
         again = Evaluator(split, CONTEXT, SingleProcess())
         assert again.evaluate(model, pixel_metrics=True) == metrics
+
+
+def class_result(maps: Sequence[Sequence[float]], candidates_nS: np.ndarray | None = None) -> ClassResult:
+    """Of images of route 0, with the pixel metrics of each map, and the scores by each rule."""
+    metrics = [dict(zip(PIXEL_METRICS, values, strict=True)) for values in maps]
+    num_images = 1 if candidates_nS is None else len(candidates_nS)
+    scores_n, route_n = np.zeros(num_images, np.float32), np.zeros(num_images, np.int64)
+    return ClassResult({}, CodeTally({}, frozenset()), scores_n, candidates_nS, [*metrics], route_n)
+
+
+def test_a_map_is_chosen_by_the_mean_of_what_decides() -> None:
+    """AUPRO speaks for the first, the mean of all for the second, which pixel AUROC alone does not."""
+    result = class_result([[0.9, 0.1, 0.1, 0.8], [0.8, 0.4, 0.4, 0.7]])
+    for metrics, expected in ((PIXEL_METRICS, 1), (("pixel_aupro",), 0), (("pixel_auroc",), 0)):
+        model = FeatureNormModel(num_maps=2)
+        chosen = with_best_maps(model, {0: result}, metrics)
+        assert model.map_choice.chosen_R.tolist() == [expected]
+        assert chosen[0].metrics == result.map_metrics_A[expected]
+
+
+def test_a_score_is_chosen_by_the_mean_of_what_decides() -> None:
+    """Both rules have the same AUROC; by the second the highest image is a defective one."""
+    labels = {0: np.array([True, True, True, False, False, False])}
+    candidates_nS = np.array([[5, 9], [4, 8], [3, 1], [6, 4], [0, 3], [0, 2]], np.float32)
+    result = class_result([], candidates_nS)
+    by_rule = [image_metrics(labels[0], scores_n) for scores_n in candidates_nS.T]
+    means = [np.mean([found[name] for name in IMAGE_METRICS]) for found in by_rule]  # type: ignore[arg-type]
+    assert (means[1] > means[0], by_rule[1]["image_auroc"] == by_rule[0]["image_auroc"]) == (True, True)
+    for metrics, expected in ((IMAGE_METRICS, 1), (("image_auroc",), 0)):
+        model = FeatureNormModel(shares=(0.0, 0.5))
+        chosen = with_best_scores(model, {0: result}, labels, metrics)
+        assert model.image_score.chosen_R.tolist() == [expected]
+        assert chosen[0].metrics == by_rule[expected]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
