@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hvqray.data.dataset import Dataset
 from hvqray.data.files import PARTS, choose_classes, subfolders
-from hvqray.data.mvtec import read_class_folder
+from hvqray.data.mvtec import read_class_folder, validation_remarks
 from hvqray.errors import InputError
 
 OK = "ok"
@@ -30,8 +30,9 @@ def read_btad(root: Path, classes: Sequence[str] | None = None) -> Dataset:
             field="data.root",
         )
     names = choose_classes(root, known, classes)
-    samples = [sample for name in names for sample in read_class_folder(root / name, name, good=OK)]
-    return Dataset(root, tuple(names), tuple(samples), folders=tuple(root / name for name in names))
+    samples = tuple(sample for name in names for sample in read_class_folder(root / name, name, good=OK))
+    folders = tuple(root / name for name in names)
+    return Dataset(root, tuple(names), samples, folders=folders, remarks=validation_remarks(root, samples))
 
 
 def btad_classes(root: Path) -> list[str]:

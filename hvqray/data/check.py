@@ -14,6 +14,7 @@ from pathlib import Path
 from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.files import VALIDATION
 from hvqray.data.image_files import PAGES, Oddity, has_more_pages, told_of_files
 from hvqray.data.images import read_image
 from hvqray.data.layouts import LAYOUTS
@@ -61,7 +62,7 @@ def check_dataset(
 
     Faults: an unreadable or too large image or mask, values beyond `bit_depth`, a mask of another size than its image, a defect image
     without a mask, an empty mask or one drawn in its alpha channel, a mask without an image, a second one of an image or one in a folder
-    that is not read, a class without training or normal test images, the same picture (equal decoded pixels) in train and test, twice
+    that is not read, a class without training or normal test images, the same picture (equal decoded pixels) in two parts, twice
     in test or in two classes, and images in the classes' folders that are not read, be it for their format.
 
     Remarks: a mask that covers the whole image, or has an even area below half of full scale; an image of several pages, or narrower
@@ -112,9 +113,9 @@ def _class_faults(dataset: Dataset, name: str) -> Iterator[str]:
 
 
 def _equal_pictures(samples: Sequence[Sample], inspections: Sequence[_Inspection]) -> Iterator[str]:
-    """Each picture that is there again, beside the first of it, which is one of train where there is any."""
+    """Each picture that is there again, beside the first of it, which is one of train, or else of validation, where there is any."""
     firsts: dict[bytes, Sample] = {}
-    for part in ("train", "test"):
+    for part in ("train", VALIDATION, "test"):
         for sample, inspection in zip(samples, inspections, strict=True):
             if sample.part != part or inspection.pixels is None:
                 continue
@@ -123,10 +124,10 @@ def _equal_pictures(samples: Sequence[Sample], inspections: Sequence[_Inspection
                 continue
             same = f"{sample.path}: the same picture as {first.path}"
             if first.part != part:
-                yield f"{same} in train; remove one of them"
+                yield f"{same} in {first.part}; remove one of them"
             elif first.class_name != sample.class_name:
                 yield f"{same} of another class; remove one of them"
-            elif part == "test" and first.defect != sample.defect:
+            elif part != "train" and first.defect != sample.defect:
                 yield f"{same}, and one is called {first.defect}, the other {sample.defect}; remove the one that is wrong"
             elif part == "test":
                 yield f"{same}, and one may come into val, the other into test; remove one of them"

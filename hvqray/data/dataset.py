@@ -20,7 +20,7 @@ class Sample:
     path: Path
     class_name: str
     part: str
-    """`train` or `test`, as the dataset has it."""
+    """`train` or `test`, as the dataset has it, or `validation`, where it has that too."""
     defect: str
     """Defect type; `good` for normal images."""
     mask_path: Path | None = None

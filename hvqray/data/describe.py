@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hvqray.data.bit_depth import Largest, is_deep_colour, is_deep_grey, largest_of
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.files import VALIDATION
 from hvqray.data.image_files import open_image
 from hvqray.data.images import read_image
 from hvqray.errors import InputError
@@ -24,21 +25,33 @@ def describe_dataset(dataset: Dataset) -> tuple[Table, dict[str, Largest]]:
     And by class the largest values of some of the 16-bit images, which alone are decoded.
     """
     table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    for heading in ("class", "train good", "test good", "test defect", "masks", "sizes", "modes"):
-        table.add_column(heading, justify="right" if heading.startswith(("train", "test good")) else "left")
+    has_own = any(sample.part == VALIDATION for sample in dataset.samples)
+    headings = ["class", "train good", "test good", "test defect", "masks", "sizes", "modes"]
+    if has_own:
+        headings[2:2] = ["validation good", "validation defect"]
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading.endswith("good") else "left")
     largest: dict[str, Largest] = {}
     for name in dataset.class_names:
         samples = [sample for sample in dataset.samples if sample.class_name == name]
-        test = [sample for sample in samples if sample.part == "test"]
-        defects = [sample for sample in test if sample.is_anomalous]
+        by_part = {
+            part: [sample for sample in samples if sample.part == part]
+            for part in ("train", VALIDATION, "test")
+        }
+        defects = {
+            part: [sample for sample in found if sample.is_anomalous] for part, found in by_part.items()
+        }
+        of_all = [sample for found in defects.values() for sample in found]
+        counts: list[str] = []
+        for part in (VALIDATION, "test") if has_own else ("test",):
+            counts += str(len(by_part[part]) - len(defects[part])), _defect_counts(defects[part])
         headers = _Headers([sample.path for sample in samples])
         largest[name] = _largest_values(headers.deep)
         table.add_row(
             name,
-            str(len(samples) - len(test)),
-            str(len(test) - len(defects)),
-            _defect_counts(defects),
-            f"{sum(sample.has_mask for sample in defects)} of {len(defects)}",
+            str(len(by_part["train"])),
+            *counts,
+            f"{sum(sample.has_mask for sample in of_all)} of {len(of_all)}",
             headers.sizes(),
             headers.modes(),
         )

@@ -22,6 +22,8 @@ UNREAD_SUFFIXES = frozenset(
 MASK_SUFFIXES = ("_mask", "_GT")
 """What a mask's stem has after that of its image."""
 PARTS = ("train", "test")
+VALIDATION = "validation"
+"""The part that few datasets have beside `PARTS`."""
 NORMAL_ONLY = "training is on normal images alone"
 """Why defective images of a training part are left out."""
 

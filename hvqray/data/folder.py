@@ -17,6 +17,7 @@ from pathlib import Path
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.data.files import (
     PARTS,
+    VALIDATION,
     choose_classes,
     holds_masks,
     image_files,
@@ -24,7 +25,7 @@ from hvqray.data.files import (
     refuse_masks_among,
     subfolders,
 )
-from hvqray.data.mvtec import read_class_folder
+from hvqray.data.mvtec import read_class_folder, validation_remarks
 from hvqray.errors import InputError, counted
 
 NORMAL, ABNORMAL, NORMAL_TEST, MASK = "normal", "abnormal", "normal_test", "mask"
@@ -49,19 +50,20 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     name = root.name
     choose_classes(root, [name], classes)
     if as_class:
-        samples = read_class_folder(root, name)
-        return Dataset(root, (name,), tuple(samples), folders=_folders(root, (*PARTS, "ground_truth")))
+        of_class = tuple(read_class_folder(root, name))
+        folders = _folders(root, (*PARTS, VALIDATION, "ground_truth"))
+        remarks = validation_remarks(root, of_class)
+        return Dataset(root, (name,), of_class, folders=folders, remarks=remarks)
     normal = image_files(root / NORMAL)
     normal_test = image_files(root / NORMAL_TEST)
     for paths in (normal, normal_test):
         refuse_masks_among(paths, None)
-    remarks = []
+    remarks = ()
     if not (root / NORMAL_TEST).is_dir():
         normal_test = normal[TEST_SHARE - 1 :: TEST_SHARE]
         normal = [path for position, path in enumerate(normal, start=1) if position % TEST_SHARE]
-        remarks.append(
-            f"{root}: no folder {NORMAL_TEST}, so {counted(len(normal_test), 'image')} of {NORMAL}, every fifth, for the test"
-        )
+        share = counted(len(normal_test), "image")
+        remarks = (f"{root}: no folder {NORMAL_TEST}, so {share} of {NORMAL}, every fifth, for the test",)
     samples = [Sample(path, name, "train", GOOD) for path in normal]
     if (root / ABNORMAL / GOOD).is_dir():
         raise InputError(
@@ -78,7 +80,7 @@ def read_folder(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     samples += [Sample(path, name, "test", GOOD) for path in normal_test]
     samples.sort(key=lambda sample: (PARTS.index(sample.part), sample.defect, sample.path))
     folders = _folders(root, (NORMAL, ABNORMAL, NORMAL_TEST, MASK))
-    return Dataset(root, (name,), tuple(samples), folders=folders, remarks=tuple(remarks))
+    return Dataset(root, (name,), tuple(samples), folders=folders, remarks=remarks)
 
 
 def _folders(root: Path, read: Sequence[str]) -> tuple[Path, ...]:

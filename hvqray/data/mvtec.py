@@ -1,5 +1,8 @@
 """The layout of MVTec AD, which MPDD shares: CLASS/{train/good, test/good, test/DEFECT, ground_truth/DEFECT}.
 
+A class may have `validation` beside `test` and like it, as later datasets of the same makers do; masks of its defects lie in
+`validation/ground_truth/DEFECT`, or among the others where no image of `test` is called like them.
+
 Bergmann et al., "MVTec AD – A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019. Jezek et al.,
 "Deep learning-based defect detection of metal parts", ICUMT 2021 (MPDD).
 """
@@ -12,13 +15,16 @@ from pathlib import Path
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.data.files import (
     PARTS,
+    VALIDATION,
     choose_classes,
     image_files,
     masks_by_stem,
     refuse_masks_among,
     subfolders,
 )
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
+
+_MASKS = "ground_truth"
 
 
 def read_mvtec(root: Path, classes: Sequence[str] | None = None) -> Dataset:
@@ -30,15 +36,28 @@ def read_mvtec(root: Path, classes: Sequence[str] | None = None) -> Dataset:
     Raises:
         InputError: `root` holds no class folder, has no class of a given name, or one called `mean`; or as `read_class_folder` has it.
     """
-    folders = class_folders(root)
-    if not folders:
+    known = class_folders(root)
+    if not known:
         hint = f"; did you mean its parent {root.parent}?" if (root / "train").is_dir() else ""
         raise InputError(
             f"{root} holds no class folder with train/good and test/good in it{hint}", field="data.root"
         )
-    names = choose_classes(root, [folder.name for folder in folders], classes)
-    samples = [sample for name in names for sample in read_class_folder(root / name, name)]
-    return Dataset(root, tuple(names), tuple(samples), folders=tuple(root / name for name in names))
+    names = choose_classes(root, [folder.name for folder in known], classes)
+    samples = tuple(sample for name in names for sample in read_class_folder(root / name, name))
+    folders = tuple(root / name for name in names)
+    return Dataset(root, tuple(names), samples, folders=folders, remarks=validation_remarks(root, samples))
+
+
+def validation_remarks(root: Path, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """A line on what becomes of the images of `validation`, where there are any."""
+    own = [sample for sample in samples if sample.part == VALIDATION]
+    if not own:
+        return ()
+    defects = sum(sample.is_anomalous for sample in own)
+    return (
+        f"{root}: {counted(len(own), 'image')} of {VALIDATION}, {defects} of them with defects, come into val"
+        " (with data.validation.from none they are not used)",
+    )
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -53,17 +72,29 @@ def read_class_folder(folder: Path, class_name: str, *, good: str = GOOD) -> lis
         InputError: a mask lies among the images, or a folder of normal images is called `good` but for the case.
     """
     samples = []
-    for part in PARTS:
+    for part in ("train", VALIDATION, "test"):
         for images in subfolders(folder / part):
+            if part == VALIDATION and images.name == _MASKS:
+                continue
             if images.name != good and images.name.lower() == good:
                 raise InputError(f"is not read as {good!r}; rename it to {good}", source=str(images))
             # Training is on normal images alone, so `train` has no other folder; `check` names those that are there.
             if part == "train" and images.name != good:
                 continue
             is_good = images.name == good
-            masks = {} if is_good else masks_by_stem(folder / "ground_truth" / images.name)
+            masks = {} if is_good else _masks(folder, part, images.name)
             defect = GOOD if is_good else images.name
             paths = image_files(images)
-            refuse_masks_among(paths, None if is_good else folder / "ground_truth" / images.name)
+            refuse_masks_among(paths, None if is_good else folder / _MASKS / images.name)
             samples += [Sample(path, class_name, part, defect, masks.get(path.stem)) for path in paths]
     return samples
+
+
+def _masks(folder: Path, part: str, defect: str) -> dict[str, Path]:
+    """By the stems of their images."""
+    masks = masks_by_stem(folder / _MASKS / defect)
+    if part == "test":
+        return masks
+    of_test = {path.stem for path in image_files(folder / "test" / defect)}
+    of_both = {stem: path for stem, path in masks.items() if stem not in of_test}
+    return of_both | masks_by_stem(folder / VALIDATION / _MASKS / defect)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hvqray.data.dataset import Dataset
+from hvqray.data.files import VALIDATION
 
 
 class Counts(NamedTuple):
@@ -186,7 +187,8 @@ def _published_as(dataset: Dataset, named: bool) -> Published | None:
 def _counts(dataset: Dataset) -> dict[str, Counts]:
     found = {name: [0, 0, 0] for name in dataset.class_names}
     for sample in dataset.samples:
-        found[sample.class_name][0 if sample.part == "train" else 1 + sample.is_anomalous] += 1
+        if sample.part != VALIDATION:
+            found[sample.class_name][0 if sample.part == "train" else 1 + sample.is_anomalous] += 1
     return {name: Counts(*numbers) for name, numbers in found.items()}
 
 

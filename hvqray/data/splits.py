@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from hvqray.config.data_sections import ValidationConfig
 from hvqray.data.dataset import Dataset, Sample
+from hvqray.data.files import VALIDATION
 from hvqray.data.groups import group_names, matches_any
 from hvqray.errors import InputError
 
@@ -35,7 +37,8 @@ class Splits:
 def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
     """Makes `train`, `val` and `test`; `train` holds normal images only, and shares none with the others.
 
-    A class's split depends on its own images and the seed alone, so choosing fewer classes does not change it.
+    A class's split depends on its own images and the seed alone, so choosing fewer classes does not change it. A class's own `validation` is its
+    `val`; where it lacks normal images or defects, `from` says whence these come. With `none` it is not used.
 
     Raises:
         InputError: a class has no training image, or too few images for its share of `val`; or no image is in a group.
@@ -55,15 +58,25 @@ def make_splits(dataset: Dataset, config: ValidationConfig) -> Splits:
         rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
         of_class = [row for row, sample in enumerate(samples) if sample.class_name == name]
         class_train = [row for row in of_class if samples[row].part == "train"]
+        own = [row for row in of_class if samples[row].part == VALIDATION]
+        labels = {samples[row].is_anomalous for row in own}
         class_test = [row for row in of_class if samples[row].part == "test"]
         class_val: list[int] = []
-        if config.from_ == "test":
-            class_val = _choose_from_test(samples, _together(class_test, group_of), config.fraction, rng)
-            class_test = sorted(set(class_test) - set(class_val))
+        if config.from_ != "none" and labels == {False, True}:
+            class_val = own
+        elif config.from_ == "test":
+            groups = _together(class_test, group_of)
+            chosen = _choose_from_test(samples, groups, config.fraction, rng, has=labels)
+            class_val = sorted({*own, *chosen})
+            class_test = sorted(set(class_test) - set(chosen))
         elif config.from_ == "synthetic":
-            class_val = _choose_from_train(name, _together(class_train, group_of), config.fraction, rng)
-            class_train = sorted(set(class_train) - set(class_val))
-            for row in class_val[::2]:
+            if labels == {False}:
+                held = [own[position] for position in rng.permutation(len(own))]
+            else:
+                held = _choose_from_train(name, _together(class_train, group_of), config.fraction, rng)
+            class_train = sorted(set(class_train) - set(held))
+            class_val = sorted({*own, *held})
+            for row in held[::2]:
                 samples[row] = replace(
                     samples[row], defect=SYNTHETIC, synthetic_seed=int(rng.integers(2**31))
                 )
@@ -93,15 +106,24 @@ def _together(rows: list[int], group_of: list[str]) -> list[Group]:
 
 
 def _choose_from_test(
-    samples: list[Sample], groups: list[Group], fraction: float, rng: np.random.Generator
+    samples: list[Sample],
+    groups: list[Group],
+    fraction: float,
+    rng: np.random.Generator,
+    *,
+    has: Collection[bool],
 ) -> list[int]:
-    """Takes `fraction` of the groups with good images, with defects, and with both; evenly over the defect types."""
+    """Takes `fraction` of the groups with good images, with defects, and with both; evenly over the defect types.
+
+    None of images that are anomalous or not as those that `val` `has` already.
+    """
 
     def defects(group: Group) -> list[str]:
         return sorted({samples[row].defect for row in group})
 
     chosen: list[int] = []
-    for labels in ({False}, {True}, {False, True}):
+    strata: list[set[bool]] = [{label} for label in (False, True) if label not in has]
+    for labels in (*strata, {False, True}):
         stratum = [group for group in groups if {samples[row].is_anomalous for row in group} == labels]
         shuffled = [stratum[position] for position in rng.permutation(len(stratum))]
         for group in _sample_systematically(sorted(shuffled, key=defects), fraction, rng):

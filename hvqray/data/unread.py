@@ -10,6 +10,7 @@ from hvqray.data.dataset import Dataset, Sample
 from hvqray.data.files import (
     MASK_SUFFIXES,
     NORMAL_ONLY,
+    VALIDATION,
     first_of,
     has_unread_format,
     holds_masks,
@@ -99,13 +100,15 @@ def formats_remark(dataset: Dataset) -> list[str]:
 
 def empty_folders(dataset: Dataset) -> list[str]:
     """A line for each folder of a defect type that has no image."""
-    places = [top / "test" for top in dataset.folders]
-    places += [top for top in dataset.folders if top.name in {"test", ABNORMAL}]
+    parts = ("test", VALIDATION)
+    places = [top / part for top in dataset.folders for part in parts]
+    places += [top for top in dataset.folders if top.name in {*parts, ABNORMAL}]
     return [
         f"{folder}: no image of this defect type; add some or remove the folder"
         for place in places
         for folder in subfolders(place)
         if not image_files(folder) and not unread_images(folder)
+        if not (place.name == VALIDATION and holds_masks(folder.name))
     ]
 
 

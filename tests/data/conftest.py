@@ -45,3 +45,15 @@ def mvtec_root(tmp_path: Path) -> Path:
                 if defect != "good":
                     save_mask(root / name / "ground_truth" / defect / f"{number:02d}_mask.png")
     return root
+
+
+@pytest.fixture
+def with_validation(mvtec_root: Path) -> Path:
+    """Class bolt with a validation part of its own: two normal images, a dent, and two cuts of which one is called like one of `test`."""
+    own = mvtec_root / "bolt" / "validation"
+    for seed, name in enumerate(("good/00", "good/01", "dent/v0", "cut/00", "cut/v1")):
+        save_noise(own / f"{name}.png", 900 + seed)
+    save_mask(own / "ground_truth" / "cut" / "00_mask.png")
+    for name in ("dent/v0", "cut/v1"):
+        save_mask(mvtec_root / "bolt" / "ground_truth" / f"{name}_mask.png")
+    return mvtec_root

@@ -171,14 +171,14 @@ def test_odd_images_are_no_fault(mvtec_root: Path) -> None:
 
 
 def test_what_is_not_read(mvtec_root: Path) -> None:
-    for folder in ("bolt/train/cut", "bolt/validation/good"):
+    for folder in ("bolt/train/cut", "bolt/unused/good"):
         (mvtec_root / folder).mkdir(parents=True)
         shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / folder)
     shutil.copy(mvtec_root / "bolt/test/cut/00.png", mvtec_root / "cloth/test/loose.png")
     found = faults(mvtec_root)
     assert [fault.split(":")[0] for fault in found] == [
         "bolt/train/cut",
-        "bolt/validation/good",
+        "bolt/unused/good",
         "cloth/test",
     ]
 

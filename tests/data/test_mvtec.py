@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from hvqray.data.check import check_dataset
+from hvqray.data.describe import describe_dataset
+from hvqray.data.layouts import read_dataset
 from hvqray.data.mvtec import read_mvtec
 from hvqray.errors import InputError
 
@@ -84,3 +88,55 @@ def test_no_dataset(tmp_path: Path, mvtec_root: Path) -> None:
         read_mvtec(mvtec_root / "bolt")
     with pytest.raises(InputError, match="names no class"):
         read_mvtec(mvtec_root, [])
+
+
+def test_a_validation_part_is_read_with_its_masks(with_validation: Path) -> None:
+    dataset = read_dataset(with_validation)
+    own = [sample for sample in dataset.samples if sample.part == "validation"]
+    bolt = with_validation / "bolt"
+    assert [(s.defect, s.path.stem, s.mask_path) for s in own] == [
+        ("cut", "00", bolt / "validation" / "ground_truth" / "cut" / "00_mask.png"),
+        ("cut", "v1", bolt / "ground_truth" / "cut" / "v1_mask.png"),
+        ("dent", "v0", bolt / "ground_truth" / "dent" / "v0_mask.png"),
+        ("good", "00", None),
+        ("good", "01", None),
+    ]
+    of_test = next(s for s in dataset.samples if (s.part, s.defect, s.path.stem) == ("test", "cut", "00"))
+    assert of_test.mask_path == bolt / "ground_truth" / "cut" / "00_mask.png"
+    assert len(dataset.samples) == 35
+    (remark,) = dataset.remarks
+    assert "5 images of validation, 3 of them with defects, come into val" in remark
+
+
+def test_a_class_folder_alone_has_its_validation_part_too(with_validation: Path) -> None:
+    dataset = read_dataset(with_validation / "bolt")
+    assert sum(sample.part == "validation" for sample in dataset.samples) == 5
+    assert len(dataset.remarks) == 1
+    assert not check_dataset(dataset).faults
+
+
+def test_check_and_describe_know_the_validation_part(with_validation: Path) -> None:
+    own, bolt = with_validation / "bolt" / "validation", with_validation / "bolt"
+    found = check_dataset(read_dataset(with_validation))
+    assert (found.faults, found.remarks) == ([], [])
+    table, _ = describe_dataset(read_dataset(with_validation))
+    console = Console(width=200, record=True)
+    console.print(table)
+    row = next(line for line in console.export_text().splitlines() if "bolt" in line)
+    assert [cell.split()[0] for cell in row.strip("│┃ ").split("│") if cell.split()][:6] == [
+        "bolt",
+        "5",
+        "2",
+        "3",
+        "4",
+        "6",
+    ]
+    (own / "good" / "02.png").write_bytes((bolt / "train" / "good" / "00.png").read_bytes())
+    (bolt / "test" / "good" / "09.png").write_bytes((own / "good" / "01.png").read_bytes())
+    (own / "scratch").mkdir()
+    found = check_dataset(read_dataset(with_validation))
+    assert [fault.partition(": the same picture as ")[2] for fault in found.faults] == [
+        f"{bolt / 'train' / 'good' / '00.png'} in train; remove one of them",
+        f"{own / 'good' / '01.png'} in validation; remove one of them",
+    ]
+    assert [line for line in found.remarks if "scratch" in line and "no image of this defect type" in line]

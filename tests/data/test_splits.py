@@ -38,6 +38,22 @@ def config(source: str, fraction: float = 0.5, seed: int = 0) -> ValidationConfi
     return ValidationConfig.model_validate({"from": source, "fraction": fraction, "seed": seed})
 
 
+def with_validation(parts: dict[str, dict[str, int]]) -> Dataset:
+    """A class of part -> kind -> number of images."""
+    samples = [
+        Sample(Path(part, kind, f"{i}.png"), "bolt", part, kind)
+        for part, kinds in parts.items()
+        for kind, count in kinds.items()
+        for i in range(count)
+    ]
+    return Dataset(Path("root"), ("bolt",), tuple(samples))
+
+
+def kinds(splits: Splits, name: str) -> Counter[tuple[str, str]]:
+    """How many images of each part and kind a split has."""
+    return Counter((splits.samples[row].part, splits.samples[row].defect) for row in splits.rows[name])  # type: ignore[index]
+
+
 def paths(splits: Splits, name: str) -> list[str]:
     return [str(splits.samples[row].path) for row in splits.rows[name]]  # type: ignore[index]
 
@@ -252,3 +268,55 @@ def test_images_of_two_classes_are_never_of_one_group() -> None:
     names = group_names(samples, r"^(\d)_")
     assert Counter(names) == dict.fromkeys(names, 2)
     assert len(set(names)) == 4
+
+
+TEST = {"train": {"good": 6}, "test": {"good": 4, "cut": 6}}
+ALL_OF_TEST = {("test", "good"): 4, ("test", "cut"): 6}
+
+
+@pytest.mark.parametrize("source", ["test", "synthetic"])
+def test_a_validation_part_with_normal_and_defect_images_is_val(source: str) -> None:
+    splits = make_splits(with_validation(TEST | {"validation": {"good": 3, "dent": 2}}), config(source))
+    assert kinds(splits, "val") == {("validation", "good"): 3, ("validation", "dent"): 2}
+    assert kinds(splits, "test") == ALL_OF_TEST
+    assert kinds(splits, "train") == {("train", "good"): 6}
+
+
+@pytest.mark.parametrize(
+    ("own", "taken"), [({"good": 3}, {("test", "cut"): 3}), ({"cut": 3}, {("test", "good"): 2})]
+)
+def test_what_a_validation_part_lacks_is_taken_from_test(
+    own: dict[str, int], taken: dict[tuple[str, str], int]
+) -> None:
+    splits = make_splits(with_validation(TEST | {"validation": own}), config("test"))
+    of_own = {("validation", kind): count for kind, count in own.items()}
+    assert kinds(splits, "val") == of_own | taken
+    assert kinds(splits, "val") + kinds(splits, "test") == Counter(ALL_OF_TEST) + Counter(of_own)
+    assert not {*splits.rows["val"]} & {*splits.rows["test"]}
+
+
+def test_normal_images_of_a_validation_part_are_given_synthetic_defects() -> None:
+    """Every other one, and `train` stays whole."""
+    splits = make_splits(with_validation(TEST | {"validation": {"good": 5}}), config("synthetic"))
+    assert kinds(splits, "val") == {("validation", "good"): 2, ("validation", SYNTHETIC): 3}
+    assert kinds(splits, "train") == {("train", "good"): 6}
+    assert kinds(splits, "test") == ALL_OF_TEST
+    others = [
+        make_splits(with_validation(TEST | {"validation": {"good": 5}}), config("synthetic", seed=seed))
+        for seed in range(5)
+    ]
+    drawn = {tuple(s.path.name for s in one.samples if s.defect == SYNTHETIC) for one in others}
+    assert len(drawn) > 1, "the seed decides which"
+
+
+def test_synthetic_beside_defects_of_a_validation_part_holds_out_normal_images() -> None:
+    splits = make_splits(
+        with_validation(TEST | {"validation": {"dent": 2}}), config("synthetic", fraction=0.5)
+    )
+    assert kinds(splits, "val") == {("train", "good"): 1, ("train", SYNTHETIC): 2, ("validation", "dent"): 2}
+    assert kinds(splits, "train") == {("train", "good"): 3}
+
+
+def test_the_published_protocol_leaves_a_validation_part_out() -> None:
+    splits = make_splits(with_validation(TEST | {"validation": {"good": 3, "cut": 2}}), config("none"))
+    assert kinds(splits, "val") == kinds(splits, "test") == ALL_OF_TEST
