@@ -32,7 +32,9 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
         update={
             "map_distance": "local_mahalanobis",
             "feature_codes": 20,
-            "map_code_weight": [0.0, 4.0],
+            "map_code_weight": 4.0,
+            "map_coarse_weight": 0.5,
+            "map_from": ["fine", "codes", "all"],
             "score_from": ["fine", "both", "codes"],
             "score_top_fraction": [0.0, 0.1],
         }
@@ -43,7 +45,9 @@ CASES: dict[str, HvqConfig | SquadConfig] = {
             "router": "predicted",
             "map_distance": "local_mahalanobis",
             "feature_codes": 20,
-            "map_code_weight": [0.0, 4.0],
+            "map_code_weight": 4.0,
+            "map_coarse_weight": 0.5,
+            "map_from": ["fine", "codes", "all"],
             "score_from": ["fine", "both", "codes"],
         }
     ),
