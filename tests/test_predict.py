@@ -72,6 +72,11 @@ def test_scores_labels_and_maps(place: Place, tmp_path: Path, model: str) -> Non
     assert written == sorted([*(row["map"] for row in rows), "predictions.csv"])
 
 
+def test_progress_is_told_once(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(place.oracle, place.root / "bolt" / "test" / "good", out=tmp_path)
+    assert capsys.readouterr().err.splitlines() == ["predicting (6)", "predicting: done"]
+
+
 def test_predictions_do_not_depend_on_what_else_is_predicted(place: Place, tmp_path: Path) -> None:
     folders = [place.root / name / "test" / "scratch" for name in ("bolt", "cloth")]
     together = run(place.oracle, *folders, place.root / "bolt" / "test" / "good", out=tmp_path / "a")

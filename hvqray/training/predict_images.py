@@ -58,6 +58,7 @@ def predict_images(
     several_pages: list[Path] = []
     with evaluating(loaded.model):
         for start in range(0, len(paths), BATCH_SIZE):
+            progress("predicting", start, len(paths))
             images, rows = [], []
             for row in range(start, min(start + BATCH_SIZE, len(paths))):
                 try:
@@ -95,7 +96,6 @@ def predict_images(
                 routed = [context.class_names[index] for index in prediction.routed_class_B.tolist()]
                 for row, name in zip(rows, routed, strict=True):
                     found[row] = classes[row] or name
-            progress("predicting", rows[-1] + 1, len(paths))
     progress("predicting", len(paths), len(paths))
     remarks = remarks_on_new_images(largest, config.data.bit_depth)
     if several_pages:
