@@ -38,7 +38,7 @@ def check_shared(folder: Path, resources: TrialResources) -> None:
     if blind:
         nodes = "the node" if len(blind) == 1 else "the nodes"
         raise InputError(
-            f"{folder} is another folder on {nodes} {', '.join(blind)}; give one on storage that all nodes see under one path",
+            f"{folder} is another folder on {nodes} {', '.join(blind)}, or closed to this user there; give one on storage that all nodes see under one path",
             field="--out",
         )
 
@@ -54,8 +54,15 @@ def _got(seen: ray.ObjectRef[bool]) -> bool:
 
 def _sees(mark: Path, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while not mark.exists():
+    while not _exists(mark):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
     return True
+
+
+def _exists(mark: Path) -> bool:
+    try:
+        return mark.exists()
+    except OSError:  # a folder above it is closed to this user, or its server does not answer
+        return False

@@ -63,6 +63,19 @@ def test_a_shared_folder_passes_and_nothing_is_left_in_it(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_a_node_may_not_look_into_is_told_likewise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Cluster(monkeypatch, tmp_path, {"1": tmp_path})
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(InputError, match=r"on the node 10\.0\.0\.1, or closed to this user there; give one"):
+        check_shared(tmp_path, ONE_CPU)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nodes_that_have_another_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, other = tmp_path / "shared", tmp_path / "other"
     shared.mkdir()
@@ -71,6 +84,6 @@ def test_nodes_that_have_another_folder_are_named(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError) as told:
         check_shared(shared, ONE_CPU)
     assert str(told.value) == (
-        f"--out: {shared} is another folder on the nodes 10.0.0.2, 10.0.0.3; give one on storage that all nodes see under one path"
+        f"--out: {shared} is another folder on the nodes 10.0.0.2, 10.0.0.3, or closed to this user there; give one on storage that all nodes see under one path"
     )
     assert not list(shared.iterdir())
