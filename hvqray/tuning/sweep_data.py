@@ -18,7 +18,7 @@ from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.objectives import check_objective
 from hvqray.data.prepare import prepare_data
-from hvqray.data.progress import progress_bar
+from hvqray.data.progress import Progress, progress_bar
 from hvqray.environment import usable_cores
 from hvqray.errors import counted
 from hvqray.models.context import ModelContext
@@ -57,7 +57,8 @@ def prepare_for_sweep(
         InputError: data, backbones, objectives, or the fixed part of the model do not go together.
     """
     config, *searched = data_configs(sweep)
-    shapes = _feature_shapes(searched)
+    with progress_bar(console) as progress:
+        shapes = _feature_shapes(searched, progress)
     ahead = searched if len(searched) < most_ahead else []
     on_gpu = uses_gpu(sweep)
     if on_gpu and 0 < resources.gpus_per_worker < 1:
@@ -103,7 +104,7 @@ def prepare_for_sweep(
     return data, _heeding_memory(sweep, contexts, nodes)
 
 
-def _feature_shapes(configs: Sequence[DataConfig]) -> list[tuple[int, int, int]]:
+def _feature_shapes(configs: Sequence[DataConfig], progress: Progress) -> list[tuple[int, int, int]]:
     """(C, h, w) of the features of each, as its backbone gives them: what this refuses is told before a trial draws it."""
     if not configs:
         return []
@@ -111,10 +112,12 @@ def _feature_shapes(configs: Sequence[DataConfig]) -> list[tuple[int, int, int]]
 
     # Configurations that differ elsewhere ask for the same backbone once more.
     asked = [(each.image_size, each.backbone.model_dump_json()) for each in configs]
-    shapes = {
-        key: feature_shape(each.backbone, each.image_size)
-        for key, each in dict(zip(asked, configs, strict=True)).items()
-    }
+    different = dict(zip(asked, configs, strict=True))
+    shapes = {}
+    for done, (key, each) in enumerate(different.items()):
+        progress("checking backbones", done, len(different))
+        shapes[key] = feature_shape(each.backbone, each.image_size)
+    progress("checking backbones", len(different), len(different))
     return [shapes[key] for key in asked]
 
 

@@ -200,6 +200,7 @@ def test_features_of_what_is_searched_are_computed_ahead_but_for_more_than_there
             one.describe()
         else:
             assert one.run()
+        assert "checking backbones (2)\nchecking backbones: done\n" in output_of(one), "it can take minutes"
         return len(list(cache.glob("features-*")))
 
     assert entries(3) == 3
