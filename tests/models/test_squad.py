@@ -351,6 +351,38 @@ def test_calibration_gives_every_part_mean_0_and_deviation_1_on_normal_images() 
         assert values.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
+def test_two_ranks_learn_the_codes_that_one_learns_of_all_images() -> None:
+    whole = make_batch()
+    fields = {"quantizer": "vq", "hierarchy_depth": 3, "image_head": False}
+    one, first, second = (model_of(**fields) for _ in range(3))
+    one.objectives[0].loss(whole, 0.0)
+    for model, rows in ((first, slice(0, 2)), (second, slice(2, 6))):
+        model.objectives[0].loss(Batch(whole.features_BChw[rows], whole.class_index_B[rows]), 0.0)
+    levels = zip(*(model.generator.hierarchy.vector_quantizers() for model in (first, second)), strict=True)
+    totals = iter([b.statistics_S + c.statistics_S for b, c in levels])
+    first.all_reduce_sum_ = lambda statistics: statistics.copy_(next(totals))
+    before = one.generator.hierarchy.levels["q0"].codebook_MKD.clone()
+    for model in (one, first):
+        model.after_step()
+    assert not torch.allclose(one.generator.hierarchy.levels["q0"].codebook_MKD, before)
+    for name, value in one.named_buffers():
+        torch.testing.assert_close(first.get_buffer(name), value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_map_is_measured_on_the_images_of_all_ranks() -> None:
+    alone, shared = model_of(), model_of()
+
+    def beside_a_peer_whose_parts_are_larger_by_one(sums_3n: Tensor) -> Tensor:
+        count_n, total_n, square_n = sums_3n.clone()
+        sums_3n += torch.stack([count_n, total_n + count_n, square_n + 2 * total_n + count_n])
+        return sums_3n
+
+    shared.all_reduce_sum_ = beside_a_peer_whose_parts_are_larger_by_one
+    for model in (alone, shared):
+        calibrate(model, training_batches)
+    torch.testing.assert_close(shared.component_map.mean_n, alone.component_map.mean_n + 0.5)
+
+
 def with_checks(images_B3HW: Tensor) -> Tensor:
     """A defect: a chequered square over rows 24 to 40 and columns 8 to 24."""
     checks = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).repeat(2, 2)

@@ -1,4 +1,4 @@
-"""SQUAD's hierarchy of resolutions, composed by hand from its weights in float64."""
+"""SQUAD's hierarchy of resolutions, its encoder and its heads, composed by hand from their weights in float64."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_cases import squad
-from torch import Tensor
+from torch import Tensor, nn
 
-from hvqray.models.squad_blocks import ResolutionHierarchy
+from hvqray.models.squad_blocks import Generator, ImageHead, ResolutionHierarchy
 
 WIDTH = 16
 
 
-def weights_of(hierarchy: ResolutionHierarchy) -> dict[str, Tensor]:
-    return {name: tensor.double() for name, tensor in hierarchy.state_dict().items()}
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.double() for name, tensor in module.state_dict().items()}
+
+
+def convolved(weights: dict[str, Tensor], name: str, x_BDhw: Tensor, *, padding: int = 0) -> Tensor:
+    return F.conv2d(x_BDhw, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=padding)
 
 
 def block_by_hand(weights: dict[str, Tensor], name: str, x_BDhw: Tensor) -> Tensor:
@@ -59,3 +63,42 @@ def test_each_level_quantises_its_grid_beside_what_the_coarser_ones_say(depth: i
         assert torch.equal(found.levels[name].indices_BL, indices_BL), name
         assert len(indices_BL.unique()) > 1
     torch.testing.assert_close(found.decoded_BDhw.double(), decoded, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_encoded_and_decoded_by_residual_blocks() -> None:
+    torch.manual_seed(0)
+    config = squad(quantizer="none", hierarchy="residual", hierarchy_depth=1, image_head=False)
+    generator = Generator(
+        config.model_copy(update={"num_residual_blocks": 2}), feature_channels=5, grid_side=4, image_side=16
+    )
+    weights = weights_of(generator)
+    features_BChw = 3 * torch.randn(2, 5, 4, 4)
+    x_BDhw = convolved(weights, "encoder.0", features_BChw.double())
+    for part in ("encoder.1.0", "encoder.1.1", "feature_head.0.0", "feature_head.0.1"):
+        x_BDhw = block_by_hand(weights, part, x_BDhw)
+    expected = convolved(weights, "feature_head.2", x_BDhw.relu())
+    for made in (generator(features_BChw).features_BChw, generator.reconstruct_features(features_BChw)):
+        torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generator(features_BChw).features_BChw.dtype is torch.float32
+        assert generator.reconstruct_features(features_BChw).dtype is torch.float32
+
+
+def test_the_image_head_doubles_the_side_and_halves_the_channels_up_to_the_image() -> None:
+    torch.manual_seed(0)
+    assert ImageHead(WIDTH, 4, grid_side=6, image_side=24).sides == [12, 24]
+    head, sides = ImageHead(WIDTH, 4, grid_side=6, image_side=40), (12, 24, 40)
+    with torch.no_grad():
+        head.last.weight *= 30  # so far that tanh bends
+    weights = weights_of(head)
+    decoded_BDhw = 3 * torch.randn(2, WIDTH, 6, 6)
+    x = decoded_BDhw.double()
+    for i, (side, width) in enumerate(zip(sides, (16, 8, 4), strict=True)):
+        reduced = convolved(weights, f"reduce.{i}", x.relu())
+        assert reduced.shape[1] == width
+        nearest = torch.arange(side) * reduced.shape[2] // side
+        x = reduced[:, :, nearest][:, :, :, nearest]
+        x = x + convolved(weights, f"blocks.{i}", x.relu(), padding=1)
+    expected = convolved(weights, "last", x.relu(), padding=1).tanh()
+    assert expected.abs().max() > 0.9
+    torch.testing.assert_close(head(decoded_BDhw).double(), expected, rtol=1e-4, atol=1e-4)

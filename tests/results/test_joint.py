@@ -93,6 +93,17 @@ def test_a_baseline_counts_where_every_class_has_it(parts: Path) -> None:
     assert padim.more == {f"test/{name}/image_auroc": (0.04, 0.22) for name in CLASSES}
 
 
+def test_what_was_won_in_a_class_s_own_sweep_on_the_mean_is_not_told_of_all(parts: Path) -> None:
+    for name in CLASSES:
+        add_baselines(sweep_folder(parts, name), padim="0")
+    path = sweep_folder(parts, "pill") / "best" / "metrics.json"
+    record = json.loads(path.read_text())
+    del record["baselines"][0]["more"]["test/pill/image_auroc"]
+    path.write_text(json.dumps(record))
+    (padim,) = read_joint(parts).baselines
+    assert set(padim.more) == {f"test/{name}/image_auroc" for name in CLASSES[:2]}
+
+
 def test_means_over_other_classes_are_not_compared() -> None:
     both = {"test/nut/pixel_ap": 0.5, "test/pill/pixel_ap": 0.25}
     one = {"test/nut/pixel_ap": 0.75, "test/pill/pixel_ap": None}

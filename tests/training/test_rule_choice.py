@@ -113,6 +113,18 @@ def test_images_that_stray_have_the_map_of_the_route_that_they_take(world_size: 
         assert Evaluator(split, CONTEXT, SingleProcess()).evaluate(model, pixel_metrics=True) == metrics
 
 
+@pytest.mark.parametrize("stray", [False, True])
+def test_images_have_the_score_of_the_route_that_they_take(stray: bool) -> None:
+    """The metrics and the scores that are told with the choice are those that the model gives from then on."""
+    split = make_split(((9, 8), (7, 9), (8, 8)))
+    model = FeatureNormModel(shares=(0.0, 0.1, 0.9), num_routes=3, stray=stray)
+    at_first, later = (Evaluator(split, CONTEXT, SingleProcess()) for _ in range(2))
+    metrics = at_first.evaluate(model, pixel_metrics=False, choose_by=ChosenBy())
+    assert len({*model.image_score.chosen_R.tolist()}) > 1
+    assert later.evaluate(model, pixel_metrics=False) == metrics
+    assert np.array_equal(later.scores_n, at_first.scores_n)
+
+
 def test_maps_are_chosen_where_they_are_measured_alone() -> None:
     model = FeatureNormModel(num_maps=NUM_MAPS, num_routes=3)
     model.map_choice.choose([2, 1, 2])
@@ -140,3 +152,11 @@ def test_where_a_class_decides_nothing_the_mean_over_the_others_does() -> None:
     assert best_rules(values, num_routes=1) == [2]
     assert best_rules({0: [None, None]}, num_routes=2) == [0, 0]
     assert best_rules({1: [0.5, 0.6]}, num_routes=3) == [1, 1, 1], "of no image of class 0 and 2 neither"
+
+
+def test_one_route_has_the_rule_of_the_best_mean_and_of_equal_rules_the_first() -> None:
+    # Means .6, .55, of which the second has the higher minimum.
+    assert best_rules({0: [1.0, 0.5], 1: [0.2, 0.6]}, num_routes=1) == [0]
+    equal: dict[int, list[float | None]] = {0: [0.4, 0.5, 0.5], 1: [0.4, 0.5, 0.5]}
+    assert best_rules(equal, num_routes=1) == [1]
+    assert best_rules(equal, num_routes=2) == [1, 1]
