@@ -14,6 +14,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from hvqray.metrics import IMAGE_METRICS
+from hvqray.metrics.bootstrap import Replicates
 from hvqray.results.confirmation import Spread
 from hvqray.training.measure import ImageScores
 from hvqray.tuning import confirm_stats
@@ -128,6 +129,24 @@ def test_the_variance_of_a_mean_over_classes_is_that_of_independent_images_and_s
     (of_seeds,) = mean.of_seeds
     assert of_seeds.tolist() == [1.0, 1.0, 4.0]
     assert confirm_stats._seed_parts(mean.of_seeds) == [(pytest.approx(1.0), 2)]
+
+
+def test_a_mean_over_seeds_is_as_certain_as_the_least_certain_of_them() -> None:
+    even = confirm_stats._Side([], np.full((2, 2), 0.5), 1)
+    runs = [Replicates(np.array([0.1, 0.3]), 9.0), Replicates(np.array([0.2, 0.6]), 4.0)]
+    found = confirm_stats._combined([even], [runs])
+    assert found.values_R == pytest.approx([0.15, 0.45])
+    assert found.of_images == [(pytest.approx(0.0225), 4.0)]
+    assert found.of_seeds[0] == pytest.approx([0.2, 0.4])
+
+
+def test_percentiles_are_stretched_from_the_mean() -> None:
+    """Of two values: the median is one of them, and that end would stay where it is."""
+    values = np.repeat([0.5, 0.7], [600, 400])
+    one = confirm_stats._Combined(values, [(float(values.var()), 4.0)], [np.array([0.6])])
+    stretch = stats.t.ppf(0.975, 4) / stats.norm.ppf(0.975)
+    expected = (0.58 - 0.08 * stretch, 0.58 + 0.12 * stretch)
+    assert one.interval(is_difference=False) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +335,8 @@ def test_what_one_seed_leaves_undefined_has_no_mean() -> None:
     assert found["test/cloth/image_auroc"].interval is not None
     # The mean over one class and that over two are not the same quantity.
     assert found["test/image_auroc"].interval is None
+    metrics[1]["test/cloth/image_auroc"] = None
+    assert spreads(metrics, scores)["test/cloth/image_auroc"].interval is None, "of no mean"
 
 
 def test_the_same_runs_have_the_same_intervals() -> None:
