@@ -98,6 +98,26 @@ def test_kmeans_starts_every_level_near_its_tokens() -> None:
         assert error < 0.5 * errors["normal"][name]
 
 
+def test_no_code_learns_from_what_was_looked_at_before_training() -> None:
+    model = model_of(quantizer="vq", image_head=False)
+    assert model.training
+    assert not any(level.statistics_S.any() for level in model.generator.hierarchy.vector_quantizers())
+
+
+def test_codes_start_from_tokens_drawn_evenly_from_all_images() -> None:
+    model = model_of(quantizer="vq", hierarchy_depth=1, image_head=False).eval()
+    (level,) = model.generator.hierarchy.vector_quantizers()
+    seen: list[Tensor] = []
+    with level.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        chosen_TD = model._sample_tokens(training_batches, level, seed=0)
+    assert chosen_TD.shape == (72, 16), "at least 64 for 8 codes, as many of each of 24 images"
+    is_at_nTL = (chosen_TD.view(24, 3, 1, 16) == torch.cat(seen)[:, None]).all(-1)
+    assert (is_at_nTL.sum(-1) == 1).all()
+    assert (is_at_nTL.sum((1, 2)) == 3).all()
+    assert is_at_nTL.any(1).sum(0).count_nonzero() > 24, "of 36 locations, each drawn twice in the mean"
+    assert not torch.equal(model._sample_tokens(training_batches, level, seed=1), chosen_TD)
+
+
 def test_without_an_image_head_no_image_is_asked_for() -> None:
     model = model_of(image_head=False)
     assert not model.needs_images
@@ -229,6 +249,9 @@ def test_the_discriminator_learns_to_tell_and_leaves_the_generator_alone() -> No
     assert losses[-1] < 0.7 * losses[0]
     assert judged["discriminator_real"] > 0 > judged["discriminator_fake"]
     assert all(parameter.grad is None for parameter in model.generator.parameters())
+    model.after_step()
+    with pytest.raises(AssertionError, match="the generator's loss comes first"):
+        discriminator.loss(make_batch(), 0.5)
 
 
 @pytest.mark.parametrize("adversarial_weight", [0.0, 0.1, 2.0])
