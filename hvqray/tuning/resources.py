@@ -110,6 +110,16 @@ def slots_on(node: Mapping[str, float], cpus: float, gpus: float, memory: int = 
     return min(fitting, by_gpu)
 
 
+def trials_on(nodes: Sequence[Mapping[str, float]], resources: TrialResources) -> int:
+    """Trials that fit onto the nodes at once, were nothing else there."""
+    memory = resources.memory_per_worker
+    memory += DRIVER_MEMORY_BYTES if memory and resources.workers > 1 else 0
+    slots = sum(
+        slots_on(node, resources.cpus_per_worker, resources.gpus_per_worker, memory) for node in nodes
+    )
+    return slots // resources.workers
+
+
 def _auto_cpus(nodes: Sequence[Mapping[str, float]], gpus: float) -> float:
     """One core a worker without GPUs; with GPUs, an even share of the scarcest node's cores."""
     if not gpus:

@@ -15,6 +15,7 @@ from hvqray.config.sweep_file import SweepFile
 from hvqray.results.events import TrialStart
 from hvqray.training.checkpoint import trial_folder
 from hvqray.tuning.resources import DRIVER_MEMORY_BYTES, TrialResources
+from hvqray.tuning.room import RoomWatch
 from hvqray.tuning.study_search import StudySearch
 from hvqray.tuning.trial import HvqrayTrial, TrialSpec
 
@@ -83,7 +84,7 @@ def run_on_tune(
             max_failures=sweep.resources.max_failures,
             raise_on_failed_trial=False,
             time_budget_s=time_budget_s,
-            callbacks=callbacks,
+            callbacks=[*callbacks, RoomWatch(plan.resources)],
             verbose=0,
             trial_dirname_creator=_dirname,
             trial_name_creator=_dirname,
