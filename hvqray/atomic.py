@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,19 +86,31 @@ def check_file(target: Path, *, option: str) -> None:
         raise InputError(f"cannot be written ({reason}); name another file", field=f"{option} {target}")
 
 
-def make_folder(folder: Path, *, option: str) -> None:
+def make_folder(folder: Path, *, option: str) -> list[Path]:
     """Make `folder`, which the user named by `option`, unless it is there.
+
+    Returns the folders that were made, the innermost first.
 
     Raises:
         InputError: it cannot be made, or not be written to.
     """
+    made: list[Path] = []
     try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK) else "Permission denied"
     except OSError as error:
         reason = error.strerror
     if reason:
         raise InputError(f"cannot be written to ({reason}); name another folder", field=f"{option} {folder}")
+    return made
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders, the innermost first, that hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def write_atomically(target: Path, content: str | bytes) -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from full_disk import files_of_at_most
 
-from hvqray.atomic import check_file, naming, remove_unfinished, replacing, write_atomically
+from hvqray.atomic import (
+    check_file,
+    make_folder,
+    naming,
+    remove_empty,
+    remove_unfinished,
+    replacing,
+    write_atomically,
+)
 from hvqray.errors import InputError
 
 
@@ -114,3 +122,15 @@ def test_what_cannot_be_written_is_told_before(tmp_path: Path) -> None:
             str(refused.value) == f"--out {tmp_path / name}: cannot be written ({reason}); name another file"
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.json", "there.json"]
+
+
+def test_what_was_made_for_nothing_is_removed_and_what_was_there_or_is_used_is_not(tmp_path: Path) -> None:
+    made = make_folder(tmp_path / "runs" / "small", option="--out")
+    assert made == [tmp_path / "runs" / "small", tmp_path / "runs"]
+    assert make_folder(tmp_path / "runs" / "small", option="--out") == []
+    (tmp_path / "runs" / "other").mkdir()
+    remove_empty(made)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "other"]
+    (tmp_path / "runs" / "other").rmdir()
+    remove_empty(made)
+    assert list(tmp_path.iterdir()) == []

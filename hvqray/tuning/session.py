@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hvqray.atomic import make_folder
+from hvqray.atomic import make_folder, remove_empty
 from hvqray.config.sweep_file import SweepFile
 from hvqray.data.dataset import PreparedData
 from hvqray.environment import all_gpus
@@ -115,9 +115,13 @@ class SweepSession:
         data = self._prepare(self.num_trials or MOST_AHEAD)
         if data.selected_on_test:
             self._say(VAL_IS_TEST)
-        make_folder(self.folder, option="--out")
+        made = make_folder(self.folder, option="--out")
         if len(self.nodes) > 1:
-            check_shared(self.folder, self.resources)
+            try:
+                check_shared(self.folder, self.resources)
+            except BaseException:
+                remove_empty(made)
+                raise
         # Held to the end: no other process may start this sweep while its best model is being measured.
         with closing(self._store(data)) as store:
             self._say(f"{self._how_many()}; {self.resources.describe()}; results in {self.folder}")

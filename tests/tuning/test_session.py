@@ -338,6 +338,24 @@ def test_a_second_sweep_that_is_refused_leaves_the_first_ones_file(
     assert (first.folder / "sweep.yaml").read_text() == first.sweep.to_yaml() != second.sweep.to_yaml()
 
 
+@pytest.mark.parametrize("error", [InputError("is another folder"), KeyboardInterrupt()])
+def test_a_folder_that_nodes_do_not_share_is_not_left(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    one = begin(tmp_path, images, cache, Search(), monkeypatch)
+    data = one._prepare(1)
+    monkeypatch.setattr(one, "_prepare", lambda most_ahead: data)
+    one.nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
+    monkeypatch.setattr(session, "check_shared", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        one.run()
+    assert not (tmp_path / "runs").exists()
+    one.folder.mkdir(parents=True)
+    with pytest.raises(type(error)):
+        one.run()
+    assert one.folder.exists(), "it was there before"
+
+
 def test_choosing_on_test_is_said(
     tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
