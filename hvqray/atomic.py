@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import tempfile
@@ -86,6 +87,16 @@ def check_file(target: Path, *, option: str) -> None:
         raise InputError(f"cannot be written ({reason}); name another file", field=f"{option} {target}")
 
 
+def check_folder_can_be_made(folder: Path, *, option: str) -> None:
+    """See that `make_folder` could make `folder`, before any work is done for it. Raises InputError as it does."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        reason = _unwritable(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
+    except OSError as error:
+        reason = error.strerror
+    _refuse(reason, folder, option)
+
+
 def make_folder(folder: Path, *, option: str) -> list[Path]:
     """Make `folder`, which the user named by `option`, unless it is there.
 
@@ -98,12 +109,24 @@ def make_folder(folder: Path, *, option: str) -> list[Path]:
     try:
         made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+        reason = _unwritable(folder)
     except OSError as error:
         reason = error.strerror
+    _refuse(reason, folder, option)
+    return made
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder that is there; None where it can."""
+    if os.access(folder, os.W_OK):
+        return None
+    read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if read_only else errno.EACCES)
+
+
+def _refuse(reason: str | None, folder: Path, option: str) -> None:
     if reason:
         raise InputError(f"cannot be written to ({reason}); name another folder", field=f"{option} {folder}")
-    return made
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -6,12 +6,14 @@ import errno
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from full_disk import files_of_at_most
 
 from hvqray.atomic import (
     check_file,
+    check_folder_can_be_made,
     make_folder,
     naming,
     remove_empty,
@@ -122,6 +124,25 @@ def test_what_cannot_be_written_is_told_before(tmp_path: Path) -> None:
             str(refused.value) == f"--out {tmp_path / name}: cannot be written ({reason}); name another file"
         )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.json", "there.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for fine in ("new", "new/new", "."):
+        check_folder_can_be_made(tmp_path / fine, option="--out")
+    for name, reason in (("file/new", "Not a directory"), ("x" * 256, "File name too long")):
+        for refuse in (check_folder_can_be_made, make_folder):
+            with pytest.raises(InputError) as refused:
+                refuse(tmp_path / name, option="--out")
+            told = f"--out {tmp_path / name}: cannot be written to ({reason}); name another folder"
+            assert str(refused.value) == told
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=r"new/new: cannot be written to \(Permission denied\)"):
+        check_folder_can_be_made(tmp_path / "new" / "new", option="--out")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(InputError, match=r"cannot be written to \(Read-only file system\)"):
+        make_folder(tmp_path, option="--out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_was_made_for_nothing_is_removed_and_what_was_there_or_is_used_is_not(tmp_path: Path) -> None:

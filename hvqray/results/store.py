@@ -38,7 +38,7 @@ from hvqray.results.history import (
     start_record,
 )
 from hvqray.results.journal import Journal
-from hvqray.results.stored_trials import check_folder, journal_path
+from hvqray.results.stored_trials import check_folder, is_begun, journal_path
 from hvqray.results.tables import concatenate_epochs, epoch_table, epochs_of, trials_table, write_table
 from hvqray.training.epoch_report import EpochReport
 
@@ -62,6 +62,13 @@ def hold_sweep(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_not_running(folder: Path) -> None:
+    """Raise InputError where another process runs the sweep in `folder`, before work is done that would be for nothing."""
+    if is_begun(folder):
+        with hold_sweep(folder):
+            pass
+
+
 class SweepStore:
     """The listener that keeps a sweep on disk.
 
@@ -82,7 +89,8 @@ class SweepStore:
         data: DataRecord | None = None,
         gpus: Sequence[str] = (),
     ) -> None:
-        check_folder(folder, resume=resume)
+        if resume:
+            check_folder(folder, resume=True)
         path = journal_path(folder)
         self._folder = folder
         self._selected_on_test = selected_on_test

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hvqray.atomic import check_folder_can_be_made
 from hvqray.config.starting_points import POINTS
 from hvqray.config.sweep_file import SweepFile, load_sweep, resolve_run_config
 from hvqray.data.files import dataset_root
 from hvqray.errors import InputError
+from hvqray.results.store import check_not_running
 from hvqray.results.stored_trials import check_folder, class_sweep_folders, read_starts
 from hvqray.results.study_file import count_studies
 from hvqray.results.wandb_mode import resolve_mode
@@ -37,6 +39,7 @@ def check_before_ray(
     trials_in_all(sweep, time_budget_s)
     check_method(sweep)
     resolve_mode(wandb)
+    check_folder_can_be_made(folder, option="--out")
     check_start(sweep, folder, resume=resume)
     if (root := sweep.data.get("root")) is not None:
         dataset_root(root)
@@ -74,7 +77,8 @@ def check_method(sweep: SweepFile) -> None:
 
 
 def check_start(sweep: SweepFile, folder: Path, *, resume: bool) -> None:
-    """A new sweep finds no other one in its folder, a resumed one finds itself; raises InputError where that is not so."""
+    """A new sweep finds no other one in its folder, a resumed one finds itself, and no other process runs it; else raises InputError."""
+    check_not_running(folder)
     check_folder(folder, resume=resume)
     if resume:
         _check_same_sweep(sweep, folder)

@@ -334,7 +334,7 @@ def test_a_second_sweep_that_is_refused_leaves_the_first_ones_file(
 
     monkeypatch.setattr(session, "run_search", while_it_runs)
     assert first.run()
-    assert "already holds a sweep" in refused[0]
+    assert "another process is running this sweep" in refused[0]
     assert (first.folder / "sweep.yaml").read_text() == first.sweep.to_yaml() != second.sweep.to_yaml()
 
 

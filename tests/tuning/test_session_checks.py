@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from hvqray.config.sweep_file import SweepFile, load_sweep
 from hvqray.errors import InputError
 from hvqray.models.context import ModelContext
 from hvqray.results.store import SweepStore
-from hvqray.tuning.session_checks import check_fixed_model, check_method, check_start, trials_in_all
+from hvqray.tuning.session_checks import (
+    check_before_ray,
+    check_fixed_model,
+    check_method,
+    check_start,
+    trials_in_all,
+)
 
 VIT = ModelContext(tuple(f"class{i}" for i in range(15)), 768, (28, 28), 392)
 
@@ -89,3 +96,26 @@ def test_points_and_target_may_change_on_resume_and_the_rest_of_the_metric_may_n
     check_start(changed, folder, resume=True)
     with pytest.raises(InputError, match="metric differ from what the sweep was begun with"):
         check_start(with_points(tmp_path, "[]", "metric.goal=minimize"), folder, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_sweep_that_runs_is_not_started_a_second_time(tmp_path: Path, resume: bool) -> None:
+    checked = sweep(tmp_path, "{train.lr: {min: 0.001, max: 0.01}}")
+    folder = tmp_path / "runs"
+    store = SweepStore(folder, resume=False, selected_on_test=False, sweep_file=checked.to_yaml())
+    with pytest.raises(InputError, match="another process is running this sweep; wait until it ends"):
+        check_start(checked, folder, resume=resume)
+    store.close()
+    with nullcontext() if resume else pytest.raises(InputError, match="already holds a sweep"):
+        check_start(checked, folder, resume=resume)
+
+
+def test_results_that_cannot_be_written_are_told_before_ray_starts(tmp_path: Path) -> None:
+    checked = sweep(tmp_path, "{train.lr: {min: 0.001, max: 0.01}}")
+    (tmp_path / "file").touch()
+    for out, refused in (("runs", False), ("file", True)):
+        with pytest.raises(InputError, match=r"^--out .* \(Not a directory\)") if refused else nullcontext():
+            check_before_ray(
+                checked, tmp_path / out / "s", resume=False, time_budget_s=None, wandb="disabled"
+            )
+    assert not (tmp_path / "runs").exists()
