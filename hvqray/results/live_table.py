@@ -94,6 +94,7 @@ class LiveTable:
         self._num_trials = num_trials
         self._time_budget_s = time_budget_s
         self._began = time.monotonic()
+        self._first_trial_told: float | None = None
         self._first_trial_began: float | None = None
         self._rows = {
             trial.trial_id: _Row(
@@ -130,8 +131,8 @@ class LiveTable:
         self._console = Console(quiet=True, markup=False, emoji=False)
 
     def on_trial_start(self, event: TrialStart) -> None:
-        if self._first_trial_began is None:
-            self._first_trial_began = time.monotonic()
+        if self._first_trial_told is None:
+            self._first_trial_told = time.monotonic()
         row = _Row(event.trial_id, event.number, event.params)
         row.num_epochs = event.config.get("train", {}).get("epochs", 0)
         self._rows[event.trial_id] = row
@@ -139,6 +140,9 @@ class LiveTable:
 
     def on_epoch(self, trial_id: str, report: EpochReport) -> None:
         row = self._rows[trial_id]
+        if self._first_trial_began is None:
+            # Not when it was told of: it may have waited for room since, and that is no pace.
+            self._first_trial_began = max(self._first_trial_told or 0.0, time.monotonic() - report.duration_s)
         if (
             row.epoch == 0 and report.epoch > 1
         ):  # it goes on, and tells the last epoch of the earlier start again

@@ -184,6 +184,15 @@ def test_time_left_follows_the_work_done_and_the_budget(clock: Clock) -> None:
     assert table.status().endswith("about 50 s left")
 
 
+def test_a_wait_for_room_is_no_pace(clock: Clock) -> None:
+    table, _ = plain_table(num_trials=2)
+    table.on_trial_start(start_of(0))
+    clock.now += 3600
+    table.on_epoch("t0000", EpochReport(1, 8, {OBJECTIVE: 0.5}, 10.0))
+    # An eighth of a trial in 10 s: fifteen eighths are left.
+    assert table.status().endswith("about 2 min 30 s left")
+
+
 def test_epochs_of_an_earlier_start_are_no_pace_of_this_one(clock: Clock) -> None:
     table, _ = plain_table(num_trials=2)
     table.on_trial_start(start_of(0))
