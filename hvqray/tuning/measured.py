@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hvqray.config.sections import RunConfig
@@ -48,18 +49,50 @@ def measure_runs(
         with torch_threads(threads):
             _measure(folder, pending[0], "cpu", cache_dir)
         return
-    remote = ray.remote(
+    try:
+        _measure_in_tasks(folder, pending, resources, cache_dir)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise error.cause from None
+        raise
+
+
+def _measure_in_tasks(
+    folder: Path, run_ids: Sequence[str], resources: TrialResources, cache_dir: Path | None
+) -> None:
+    import ray
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from hvqray.tuning.room import LOOK_EVERY_S, RoomWatch
+
+    threads, gpus = resources.threads_per_worker, resources.gpus_per_worker
+    measure = ray.remote(
         num_cpus=resources.cpus_per_worker,
         num_gpus=gpus,
         memory=resources.memory_per_worker,
         max_retries=1,
     )(measure_run)
+    # As trials have theirs: of a placement group Ray tells whether it waits for room, of a task by itself it does not.
+    rooms = [placement_group([resources.of_worker]) for _ in run_ids]
     try:
-        ray.get([remote.remote(folder, run_id, threads, gpus, cache_dir) for run_id in pending])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise error.cause from None
-        raise
+        room_of = {
+            measure.options(scheduling_strategy=PlacementGroupSchedulingStrategy(room)).remote(
+                folder, run_id, threads, gpus, cache_dir
+            ): room
+            for run_id, room in zip(run_ids, rooms, strict=True)
+        }
+        watch, waited_for = RoomWatch(replace(resources, workers=1), "measurement"), list(room_of)
+        while waited_for:
+            ended, waited_for = ray.wait(waited_for, timeout=LOOK_EVERY_S)
+            for run in ended:
+                ray.get(run)
+                remove_placement_group(room_of[run])
+            if not ended:
+                watch.look()
+    finally:
+        for room in rooms:
+            remove_placement_group(room)
 
 
 def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir: Path | None) -> None:

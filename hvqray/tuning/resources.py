@@ -30,6 +30,12 @@ class TrialResources:
         """Threads a worker computes with, so that workers together never outnumber the cores."""
         return max(1, int(self.cpus_per_worker))
 
+    @property
+    def of_worker(self) -> dict[str, float]:
+        """What a worker reserves, as Ray names it: `{"CPU": 1.0, "GPU": 0.5}`."""
+        amounts = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker, "memory": self.memory_per_worker}
+        return {name: amount for name, amount in amounts.items() if amount}
+
     def describe(self) -> str:
         """`2 trials at once, each 1 worker with 1 CPU`, and `and 2.0 GB of memory` where that is reserved."""
         each = f"{self.cpus_per_worker:g} CPU" + (

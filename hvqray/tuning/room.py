@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.util.placement_group import placement_group_table
+from ray.util import placement_group_table
 
 from hvqray.errors import counted, shortened
 from hvqray.results.wording import duration
@@ -23,21 +23,66 @@ LOOK_EVERY_S = 10.0
 _WAITING = ("PENDING", "RESCHEDULING")
 
 
-class RoomWatch(tune.Callback):
-    """Tells on stderr what a trial waits for, once it has waited for a minute, and then rarely.
+class RoomWatch:
+    """Tells on stderr what this job waits for, once it has waited for a minute, and then rarely.
 
-    Whatever a trial needs is reserved as a placement group, by Tune or, for several workers, by Ray Train within the trial: what waits
-    is a group that has been asked for and not been granted. The cluster is asked (about a millisecond) only while some trial has not
-    begun. It happens between two steps of Tune's own, in its thread, so that nothing of it is left to end when the sweep is interrupted.
+    Whatever trials need is reserved as placement groups: what waits is a group that was asked for and has not been granted.
+    `resources` are those of each `what`.
+    """
+
+    def __init__(self, resources: TrialResources, what: str = "trial") -> None:
+        self._resources, self._what = resources, what
+        self._since: dict[str, float] = {}
+        self._say_at = 0.0
+        self._broken = False
+
+    def look(self) -> None:
+        """Ask the cluster, which takes about a millisecond; to be called every `LOOK_EVERY_S`, and not while nothing can wait."""
+        if self._broken:
+            return
+        try:
+            self._look(time.monotonic())
+        except Exception as error:  # no reason to end a sweep
+            self._broken = True
+            reason = str(error).strip().partition("\n")[0]
+            say_on_stderr(f"hvqray: whether there is room is told no more: {reason}")
+
+    def nothing_waits(self) -> None:
+        """A wait that begins later is another one."""
+        self._since, self._say_at = {}, 0.0
+
+    def _look(self, now: float) -> None:
+        groups = _own_groups()
+        waiting = [name for name, group in groups.items() if group["state"] in _WAITING]
+        if not waiting:
+            self.nothing_waits()
+            return
+        self._since = {name: self._since.get(name, now) for name in waiting}
+        waited_s = now - min(self._since.values())
+        if waited_s < PATIENCE_S or now < self._say_at:
+            return
+        running = sum(
+            group["state"] == "CREATED" and _is_of_workers(group, self._resources.workers)
+            for group in groups.values()
+        )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        free = ray.available_resources()
+        if wanting := what_is_wanting(self._resources, nodes, free, running, what=self._what):
+            self._say_at = now + AGAIN_S
+            say_on_stderr(f"hvqray: waiting for room for {duration(waited_s)}: {wanting}")
+
+
+class TrialsInWait(tune.Callback):
+    """Has the `RoomWatch` look while some trial has not begun.
+
+    It looks between two steps of Tune's own, in its thread, so that nothing of it is left to end when the sweep is interrupted.
     """
 
     def __init__(self, resources: TrialResources) -> None:
-        self._resources = resources
+        self._watch = RoomWatch(resources)
+        self._in_train = resources.workers > 1
         self._without_report: set[str] = set()
-        self._since: dict[str, float] = {}
         self._look_at = time.monotonic() + LOOK_EVERY_S
-        self._say_at = 0.0
-        self._broken = False
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._without_report.add(trial.trial_id)
@@ -55,40 +100,14 @@ class RoomWatch(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
-        if now < self._look_at or self._broken:
+        if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY_S
-        try:
-            self._look(now, trials)
-        except Exception as error:  # no reason to end a sweep
-            self._broken = True
-            reason = str(error).strip().partition("\n")[0]
-            say_on_stderr(f"hvqray: whether trials wait for room is told no more: {reason}")
-
-    def _look(self, now: float, trials: list[Any]) -> None:
-        groups = _own_groups() if self._may_wait(trials) else {}
-        waiting = [name for name, group in groups.items() if group["state"] in _WAITING]
-        self._since = {name: self._since.get(name, now) for name in waiting}
-        if not waiting:
-            self._say_at = 0.0
-            return
-        waited_s = now - min(self._since.values())
-        if waited_s < PATIENCE_S or now < self._say_at:
-            return
-        running = sum(
-            group["state"] == "CREATED" and _is_of_workers(group, self._resources.workers)
-            for group in groups.values()
-        )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        wanting = what_is_wanting(self._resources, nodes, ray.available_resources(), running)
-        if wanting:
-            self._say_at = now + AGAIN_S
-            say_on_stderr(f"hvqray: waiting for room for {duration(waited_s)}: {wanting}")
-
-    def _may_wait(self, trials: list[Any]) -> bool:
-        """To Tune a trial runs whose workers are waited for."""
-        in_train = self._resources.workers > 1 and bool(self._without_report)
-        return in_train or any(trial.status == "PENDING" for trial in trials)
+        # To Tune a trial runs whose workers Ray Train waits for.
+        if (self._in_train and self._without_report) or any(trial.status == "PENDING" for trial in trials):
+            self._watch.look()
+        else:
+            self._watch.nothing_waits()
 
 
 def what_is_wanting(
@@ -96,26 +115,23 @@ def what_is_wanting(
     nodes: Sequence[Mapping[str, float]],
     free: Mapping[str, float],
     running: int,
+    *,
+    what: str = "trial",
 ) -> str | None:
-    """What a trial needs and the cluster lacks; None where `running` trials of the sweep are all that the `nodes` hold."""
+    """What another `what` needs and the cluster lacks; None where the `running` ones of the sweep are all that the `nodes` hold."""
     fitting = trials_on(nodes, resources)
     if fitting and running >= fitting:
         return None
-    wanted = {
-        "CPU": resources.cpus_per_worker,
-        "GPU": resources.gpus_per_worker,
-        "memory": float(resources.memory_per_worker),
-    }
-    wanted = {name: amount for name, amount in wanted.items() if amount}
+    wanted = resources.of_worker
     needs = " and ".join(_amount(name, amount) for name, amount in wanted.items())
     needs = f"{resources.workers} workers with {needs} each" if resources.workers > 1 else needs
-    a_trial = "another trial" if running else "a trial"
+    one = f"another {what}" if running else f"a {what}"
     if not fitting:
         have = shortened(
             [" and ".join(_amount(name, node.get(name, 0)) for name in wanted) for node in nodes]
         )
         return (
-            f"{a_trial} needs {needs}, for which the whole cluster is too small now ({have}); it starts once nodes with room join, or stop"
+            f"{one} needs {needs}, for which the whole cluster is too small now ({have}); it starts once nodes with room join, or stop"
             " the sweep and --resume it with smaller resources"
         )
     are_free = " and ".join(
@@ -123,8 +139,8 @@ def what_is_wanting(
     )
     enough = all(free.get(name, 0) >= amount * resources.workers for name, amount in wanted.items())
     apart = ", but not together where they are needed" if enough else ""
-    others = f"; running: {counted(running, 'trial')}" if running else ""
-    return f"{a_trial} needs {needs}; in the cluster {are_free} are free{apart}{others}"
+    others = f"; running: {counted(running, what)}" if running else ""
+    return f"{one} needs {needs}; in the cluster {are_free} are free{apart}{others}"
 
 
 def _own_groups() -> dict[str, dict[str, Any]]:

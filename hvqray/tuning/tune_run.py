@@ -15,7 +15,7 @@ from hvqray.config.sweep_file import SweepFile
 from hvqray.results.events import TrialStart
 from hvqray.training.checkpoint import trial_folder
 from hvqray.tuning.resources import DRIVER_MEMORY_BYTES, TrialResources
-from hvqray.tuning.room import RoomWatch
+from hvqray.tuning.room import TrialsInWait
 from hvqray.tuning.study_search import StudySearch
 from hvqray.tuning.trial import HvqrayTrial, TrialSpec
 
@@ -84,7 +84,7 @@ def run_on_tune(
             max_failures=sweep.resources.max_failures,
             raise_on_failed_trial=False,
             time_budget_s=time_budget_s,
-            callbacks=[*callbacks, RoomWatch(plan.resources)],
+            callbacks=[*callbacks, TrialsInWait(plan.resources)],
             verbose=0,
             trial_dirname_creator=_dirname,
             trial_name_creator=_dirname,
@@ -98,12 +98,7 @@ def run_on_tune(
 def _placement(resources: TrialResources) -> PlacementGroupFactory:
     if resources.workers > 1:
         return PlacementGroupFactory([{"memory": DRIVER_MEMORY_BYTES}])
-    bundle = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        bundle["GPU"] = resources.gpus_per_worker
-    if resources.memory_per_worker:
-        bundle["memory"] = resources.memory_per_worker
-    return PlacementGroupFactory([bundle])
+    return PlacementGroupFactory([resources.of_worker])
 
 
 def _dirname(trial: Any) -> str:

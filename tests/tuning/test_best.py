@@ -144,12 +144,7 @@ def test_a_run_whose_measuring_was_cut_off_counts_as_not_measured(
 def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    class Remote:
-        def remote(self, folder: Path, run_id: str, *arguments: Any) -> None:
-            asked.append(run_id)
-
-    monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
-    monkeypatch.setattr("ray.get", lambda pending: pending)
+    monkeypatch.setattr(measured, "_measure_in_tasks", lambda folder, run_ids, *_: asked.extend(run_ids))
     monkeypatch.setattr(measured, "_check_checkpoints", lambda *arguments: None)
     measured_folder(tmp_path, "t0000-s1").mkdir(parents=True)
     resources = TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=0.0, max_concurrent_trials=2)
@@ -163,15 +158,10 @@ def test_a_single_run_is_measured_here_unless_it_wants_a_gpu_or_there_are_other_
     measured_here: list[tuple[str, str, int]] = []
     asked: list[str] = []
 
-    class Remote:
-        def remote(self, folder: Path, run_id: str, *arguments: Any) -> None:
-            asked.append(run_id)
-
     def measure(aside: Path, *, device: str, cache_dir: Path | None) -> None:
         measured_here.append((aside.parent.name, device, torch.get_num_threads()))
 
-    monkeypatch.setattr("ray.remote", lambda **resources: lambda function: Remote())
-    monkeypatch.setattr("ray.get", lambda pending: pending)
+    monkeypatch.setattr(measured, "_measure_in_tasks", lambda folder, run_ids, *_: asked.extend(run_ids))
     monkeypatch.setattr("hvqray.training.measure.measure_on_test", measure)
     monkeypatch.setattr(measured, "_check_classes", lambda checkpoint, cache_dir: None)
     for run_id, gpus, nodes in (("t0000", 0.0, 1), ("t0001", 0.5, 1), ("t0002", 0.0, 2)):
@@ -305,16 +295,69 @@ def test_a_model_is_not_measured_on_other_classes(sweep: tuple[Path, Path], tmp_
     assert not list(trial_folder(folder, "t0000").glob("*measured*"))
 
 
+class Tasks:
+    """Stands for Ray's tasks and the rooms they have: each task ends in the turn of `ray.wait` that `ends` gives it."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, ends: dict[str, int], error: Exception | None = None
+    ) -> None:
+        self._ends, self._error = ends, error
+        self._turn = 0
+        self.begun: list[str] = []
+        self.needs: dict[str, Any] = {}
+        self.rooms: list[dict[str, float]] = []
+        self.removed: list[int] = []
+        self.looks: list[int] = []
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}] * 2)
+        monkeypatch.setattr("ray.remote", self._remote)
+        monkeypatch.setattr("ray.wait", self._wait)
+        monkeypatch.setattr("ray.get", self._get)
+        monkeypatch.setattr("ray.util.placement_group", self._room)
+        monkeypatch.setattr("ray.util.remove_placement_group", self.removed.append)
+        monkeypatch.setattr("hvqray.tuning.room.RoomWatch.look", lambda watch: self.looks.append(self._turn))
+
+    def _remote(self, **needs: Any) -> Any:
+        self.needs = needs
+
+        def begin(folder: Path, run_id: str, *arguments: Any) -> str:
+            self.begun.append(run_id)
+            return run_id
+
+        return lambda function: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=begin))
+
+    def _room(self, bundles: list[dict[str, float]]) -> int:
+        self.rooms += bundles
+        return len(self.rooms) - 1
+
+    def _wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        self._turn += 1
+        ended = [task for task in tasks if self._ends[task] <= self._turn]
+        return ended, [task for task in tasks if task not in ended]
+
+    def _get(self, task: str) -> None:
+        if self._error:
+            raise self._error
+
+
+def test_each_run_has_a_room_of_its_own_and_what_waits_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Tasks(monkeypatch, {"t0000-s0": 2, "t0000-s1": 4})
+    monkeypatch.setattr(measured, "_check_checkpoints", lambda *arguments: None)
+    resources = TrialResources(2, 1.0, 0.5, 2, memory_per_worker=2**30)
+    measure_runs(tmp_path, ["t0000-s0", "t0000-s1"], resources=resources, cache_dir=None)
+    assert tasks.begun == ["t0000-s0", "t0000-s1"]
+    assert tasks.rooms == [{"CPU": 1.0, "GPU": 0.5, "memory": 2**30}] * 2
+    assert (tasks.needs["num_cpus"], tasks.needs["num_gpus"], tasks.needs["memory"]) == (1.0, 0.5, 2**30)
+    assert tasks.looks == [1, 3], "while none has ended"
+    assert set(tasks.removed) == {0, 1}
+
+
 def test_what_another_process_says_of_the_input_is_told_as_such(
     sweep: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(pending: Any) -> None:
-        raise ray.exceptions.RayTaskError("measure_run", "a traceback", InputError("the classes differ"))
-
-    monkeypatch.setattr(
-        "ray.remote", lambda **resources: lambda function: SimpleNamespace(remote=lambda *_: None)
-    )
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True}] * 2)
-    monkeypatch.setattr("ray.get", lost)
+    error = ray.exceptions.RayTaskError("measure_run", "a traceback", InputError("the classes differ"))
+    tasks = Tasks(monkeypatch, {"t0000": 1}, error)
     with pytest.raises(InputError, match=r"^the classes differ$"):
         measure_runs(sweep[0], ["t0000"], resources=RESOURCES, cache_dir=None)
+    assert tasks.removed == [0]

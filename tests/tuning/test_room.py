@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
+from ray.util import get_placement_group, placement_group, remove_placement_group
 from ray_head import RayHead
 
 from hvqray.tuning import room
 from hvqray.tuning.resources import TrialResources
-from hvqray.tuning.room import AGAIN_S, LOOK_EVERY_S, PATIENCE_S, RoomWatch, what_is_wanting
+from hvqray.tuning.room import AGAIN_S, LOOK_EVERY_S, PATIENCE_S, RoomWatch, TrialsInWait, what_is_wanting
 
 ONE_CPU = TrialResources(1, 1.0, 0.0, 2)
 TWO_WORKERS = TrialResources(2, 1.0, 0.0, 1)
@@ -42,7 +42,7 @@ class Cluster:
             raise RuntimeError("the head\nis gone")
         return self.groups
 
-    def pass_time(self, watch: RoomWatch, seconds: float, *statuses: str) -> None:
+    def pass_time(self, watch: TrialsInWait, seconds: float, *statuses: str) -> None:
         """As many steps as Tune takes in that time."""
         trials = [SimpleNamespace(trial_id=str(i), status=status) for i, status in enumerate(statuses)]
         until = self.now + seconds
@@ -68,7 +68,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_a_wait_is_said_after_a_minute_and_then_rarely(cluster_of_others: Cluster, said: Any) -> None:
-    cluster, watch = cluster_of_others, RoomWatch(ONE_CPU)
+    cluster, watch = cluster_of_others, TrialsInWait(ONE_CPU)
     cluster.group("a", "PENDING")
     cluster.pass_time(watch, PATIENCE_S, "PENDING")
     assert said() == []
@@ -83,7 +83,7 @@ def test_a_wait_is_said_after_a_minute_and_then_rarely(cluster_of_others: Cluste
 
 
 def test_each_wait_is_said_and_one_that_soon_ends_is_not(cluster_of_others: Cluster, said: Any) -> None:
-    cluster, watch = cluster_of_others, RoomWatch(ONE_CPU)
+    cluster, watch = cluster_of_others, TrialsInWait(ONE_CPU)
     for name in "ab":
         cluster.group(name, "PENDING")
         cluster.pass_time(watch, 2 * PATIENCE_S, "PENDING")
@@ -101,7 +101,7 @@ def test_each_wait_is_said_and_one_that_soon_ends_is_not(cluster_of_others: Clus
 def test_nothing_is_asked_while_all_trials_run(
     cluster_of_others: Cluster, workers: int, states: list[str]
 ) -> None:
-    watch = RoomWatch(TrialResources(workers, 1.0, 0.0, 2))
+    watch = TrialsInWait(TrialResources(workers, 1.0, 0.0, 2))
     trial = SimpleNamespace(trial_id="0")
     watch.on_trial_start(1, [], trial)
     watch.on_trial_result(1, [], trial, {})
@@ -113,7 +113,7 @@ def test_nothing_is_asked_while_all_trials_run(
 def test_workers_are_waited_for_within_a_trial_that_runs(
     cluster_of_others: Cluster, said: Any, end: str
 ) -> None:
-    cluster, watch = cluster_of_others, RoomWatch(TWO_WORKERS)
+    cluster, watch = cluster_of_others, TrialsInWait(TWO_WORKERS)
     cluster.free = {"CPU": 1.0}
     cluster.group("driver", "CREATED", {"memory": 1.0})
     cluster.group("train", "PENDING", {"CPU": 1.0}, {"CPU": 1.0})
@@ -132,7 +132,7 @@ def test_workers_are_waited_for_within_a_trial_that_runs(
 def test_other_jobs_and_a_cluster_full_of_the_sweep_s_own_trials_are_passed_over(
     cluster_of_others: Cluster, said: Any
 ) -> None:
-    cluster, watch = cluster_of_others, RoomWatch(ONE_CPU)
+    cluster, watch = cluster_of_others, TrialsInWait(ONE_CPU)
     cluster.group("a", "PENDING", job="02000000")
     cluster.pass_time(watch, 2 * PATIENCE_S, "PENDING")
     for name in "bc":
@@ -149,11 +149,11 @@ def test_other_jobs_and_a_cluster_full_of_the_sweep_s_own_trials_are_passed_over
 def test_a_head_that_does_not_answer_ends_the_watch_and_not_the_sweep(
     cluster_of_others: Cluster, said: Any
 ) -> None:
-    cluster, watch = cluster_of_others, RoomWatch(ONE_CPU)
+    cluster, watch = cluster_of_others, TrialsInWait(ONE_CPU)
     cluster.broken = True
     cluster.pass_time(watch, 10 * PATIENCE_S, "PENDING")
     assert cluster.asked == 1
-    assert said() == ["hvqray: whether trials wait for room is told no more: the head"]
+    assert said() == ["hvqray: whether there is room is told no more: the head"]
 
 
 @pytest.mark.parametrize(
@@ -202,25 +202,30 @@ def test_what_is_wanting(
     assert what_is_wanting(resources, nodes, free, running) == line
 
 
+def test_other_work_has_its_own_name() -> None:
+    told = what_is_wanting(ONE_CPU, [{"CPU": 4.0}], {"CPU": 0.5}, 2, what="measurement")
+    assert told == (
+        "another measurement needs 1 CPU; in the cluster 0.5 of 4 CPUs are free; running: 2 measurements"
+    )
+
+
 @pytest.mark.ray
 def test_on_a_cluster_the_groups_of_this_job_alone_are_looked_at(
     cluster: RayHead, monkeypatch: pytest.MonkeyPatch, said: Any
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(room, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.0)
-    trials = [SimpleNamespace(trial_id="0", status="PENDING")]
     namespace = "room"
     ray.init(address=cluster.address, namespace=namespace, log_to_driver=False)
     try:
         ours = placement_group([{"CPU": 2}], name="full", lifetime="detached")
         ray.get(ours.ready(), timeout=60)
         placement_group([{"CPU": 1}], name="waits", lifetime="detached")
-        RoomWatch(ONE_CPU).on_step_end(1, trials)
+        RoomWatch(ONE_CPU).look()
         (line,) = (line for line in said() if "waiting for room" in line)
         ray.shutdown()
         ray.init(address=cluster.address, namespace=namespace, log_to_driver=False)
-        RoomWatch(ONE_CPU).on_step_end(1, trials)
+        RoomWatch(ONE_CPU).look()
         assert not [line for line in said() if line.startswith("hvqray")]
         for name in ("full", "waits"):
             remove_placement_group(get_placement_group(name))

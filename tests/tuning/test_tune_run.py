@@ -13,6 +13,7 @@ from small_images import write_space
 from hvqray.config.sweep_file import load_sweep
 from hvqray.results.events import TrialStart
 from hvqray.tuning.resources import TrialResources
+from hvqray.tuning.room import TrialsInWait
 from hvqray.tuning.tune_run import SearchPlan, run_on_tune, spec_of
 
 RESOURCES = TrialResources(2, 1.5, 0.5, 3, memory_per_worker=2**30)
@@ -52,4 +53,5 @@ def test_tune_is_told_the_sweep_s_limits(tmp_path: Path, monkeypatch: pytest.Mon
     run_on_tune(sweep, plan(tmp_path), name="s", callbacks=[], num_samples=5, time_budget_s=60.0)
     assert (told["num_samples"], told["time_budget_s"]) == (5, 60.0)
     assert (told["max_failures"], told["max_concurrent_trials"]) == (4, 3)
+    assert [type(each) for each in told["callbacks"]] == [TrialsInWait]
     assert not told["raise_on_failed_trial"], "one trial's failure is not the sweep's"
