@@ -40,7 +40,7 @@ Weights = Annotated[
     | Annotated[list[NonNegativeFloat], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
 ]
-MapSource = Literal["fine", "codes", "all"]
+MapSource = Literal["fine", "codes", "patches", "all"]
 MapSources = Annotated[
     Annotated[MapSource, Tag("one")] | Annotated[list[MapSource], Field(min_length=1), Tag("list")],
     Discriminator(_one_or_list),
@@ -57,12 +57,16 @@ ScoreSources = Annotated[
 class MapWeights(NamedTuple):
     """What counts in a map beside the distance of the error."""
 
+    source: MapSource
+    """The `map_from` that it comes of."""
     norm: float
     """Of the error's norm."""
     codes: float
     """Of a feature's distance from the nearest that are kept."""
+    patches: float
+    """Of the same of features averaged over 3 x 3 locations."""
     coarse: float
-    """Of the same two distances seen coarsely."""
+    """Of the distances of error and feature seen coarsely."""
 
 
 class QuantizerFields(Section):
@@ -102,7 +106,7 @@ class ErrorMapFields(Section):
     map_code_weight: Weights = 0.0
     """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list, as of `map_norm_weight`, together with which it is chosen."""
     map_from: MapSources = "all"
-    """What the map has in it beside the norm: the distance of the error alone (`fine`), with that of features (`codes`), or with both and what is seen coarsely (`all`), each as its weight says. Of a list, as of `map_norm_weight`; what comes to the same is tried once."""
+    """What the map has in it beside the norm: the distance of the error alone (`fine`), with that of features (`codes`), with that of features averaged over 3 x 3 locations instead, which are PatchCore's patches (`patches`: for grids finer than 16 pixels), or with that of features and what is seen coarsely (`all`), each as its weight says. Of a list, as of `map_norm_weight`; what comes to the same is tried once."""
     score_from: ScoreSources = "map"
     """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`; in a list it is left out where there are none). Of a list each class has the one that is best on `val`."""
     score_code_weight: NonNegativeFloat = 4.0
@@ -116,15 +120,14 @@ class ErrorMapFields(Section):
         """What `map_norm_weight`, `map_code_weight` and `map_from` leave to choose from for each class, every one once."""
         code_weights = _listed(self.map_code_weight) if self.feature_codes else [0.0]
         sources: list[MapSource] = _listed(self.map_from)
-        found = [
-            MapWeights(
-                norm=of_norm,
-                codes=0.0 if source == "fine" else of_codes,
-                coarse=self.map_coarse_weight if source == "all" else 0.0,
-            )
-            for of_norm, of_codes, source in product(_listed(self.map_norm_weight), code_weights, sources)
-        ]
-        return list(dict.fromkeys(found))
+        found: dict[tuple[float, ...], MapWeights] = {}
+        for of_norm, of_codes, source in product(_listed(self.map_norm_weight), code_weights, sources):
+            codes = of_codes if source in ("codes", "all") else 0.0
+            patches = of_codes if source == "patches" else 0.0
+            coarse = self.map_coarse_weight if source == "all" else 0.0
+            numbers = of_norm, codes, patches, coarse
+            found.setdefault(numbers, MapWeights(source, *numbers))
+        return list(found.values())
 
     def score_sources(self) -> list[ScoreSource]:
         """What each class's image score may be taken from; of a list without `codes` where no features are kept."""
@@ -168,9 +171,11 @@ class ErrorMapFields(Section):
                 f"score_from: {self.score_from} takes scores from a map of which {name} {getattr(self, name)}"
                 " leaves open which it is; take fine, coarse or both, or a single one"
             )
-        if self.map_from == "codes" and not any(weights.codes for weights in self.map_weights()):
+        if self.map_from in ("codes", "patches") and not any(
+            weights.codes + weights.patches for weights in self.map_weights()
+        ):
             raise ValueError(
-                "map_from: codes needs feature_codes and a map_code_weight above 0; set them, to 1000 and 4 for instance, or take fine"
+                f"map_from: {self.map_from} needs feature_codes and a map_code_weight above 0; set them, to 1000 and 4 for instance, or take fine"
             )
         if "codes" in self.score_sources() and not self.feature_codes:
             raise ValueError(

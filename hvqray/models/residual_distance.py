@@ -29,6 +29,8 @@ from hvqray.models.gaussians import (
 )
 from hvqray.models.map_ops import average_neighbourhood, coarse_side
 
+PATCH_SIDE = 3
+"""Locations along a side of a patch, as in PatchCore's paper."""
 ROUNDING = 1e-12
 """Share of the mean square below which a variance is float32's rounding and no spread."""
 
@@ -172,7 +174,7 @@ class ErrorMap(nn.Module):
     is taken, as PatchCore (Roth et al., 2022, arXiv 2106.08265) averages features: noise cancels, which serves image
     scores, and small defects blur, which harms maps. The norm may be added to the distance: it finds small defects
     better, and less of what is unusual at large; and so may the distance of the feature itself from the nearest of normal ones
-    (`FeatureCodes`), finely and coarsely seen. All are in units of their root mean square on normal images of the
+    (`FeatureCodes`), finely and coarsely seen, or that of a patch of features. All are in units of their root mean square on normal images of the
     route that they were not measured on, or of all routes where it has none. There is a map for each of several weights of these, of which each route has one.
     """
 
@@ -206,8 +208,12 @@ class ErrorMap(nn.Module):
         self.fine_codes = self.coarse_codes = None
         if any(weights.codes > 0 for weights in self.map_weights):
             self.fine_codes = FeatureCodes(num_routes, channels, config.feature_codes)
-        if config.keeps_coarse_features():
+        self.patch_codes = None
+        wants_patches = any(weights.patches > 0 for weights in self.map_weights)
+        if config.keeps_coarse_features() or (wants_patches and self.coarse_side == PATCH_SIDE):
             self.coarse_codes = FeatureCodes(num_routes, channels, config.feature_codes)
+        if wants_patches and self.coarse_side != PATCH_SIDE:
+            self.patch_codes = FeatureCodes(num_routes, channels, config.feature_codes)
         self.wants_norm = any(weights.norm > 0 for weights in self.map_weights)
         if self.wants_norm:
             self.register_buffer("norm_rms_R", torch.ones(num_routes))
@@ -220,7 +226,11 @@ class ErrorMap(nn.Module):
         count, square = 0, torch.zeros((), dtype=torch.float64, device=self.fine.scale_R.device)
         new_codes = [
             (codes, side)
-            for codes, side in ((self.fine_codes, 1), (self.coarse_codes, self.coarse_side))
+            for codes, side in (
+                (self.fine_codes, 1),
+                (self.patch_codes, PATCH_SIDE),
+                (self.coarse_codes, self.coarse_side),
+            )
             if codes is not None and not codes.has(routes)
         ]
         for error_BChw, features_BChw in errors:
@@ -257,7 +267,7 @@ class ErrorMap(nn.Module):
             return map_B1hw, map_B1hw
         fine_Bhw = self.fine(error_BChw, route_B, measured=measured)
         sources = {"fine": fine_Bhw}
-        of_norm_A, of_codes_A, of_coarse_A = zip(*self.map_weights, strict=True)
+        _, of_norm_A, of_codes_A, of_patches_A, of_coarse_A = zip(*self.map_weights, strict=True)
         beside: list[tuple[Sequence[float], Tensor]] = []
         if self.coarse is not None:
             coarse_BChw = average_neighbourhood(error_BChw, self.coarse_side)
@@ -273,8 +283,13 @@ class ErrorMap(nn.Module):
             averaged_BChw = average_neighbourhood(features_BChw, self.coarse_side)
             code_Bhw = self.coarse_codes(averaged_BChw, route_B, measured=measured)
             beside.append(([each.coarse * each.codes for each in self.map_weights], code_Bhw))
+            if self.coarse_side == PATCH_SIDE:
+                beside.append((of_patches_A, code_Bhw))
             if "codes" in self.score_sources:
                 sources["codes"] = sources["both"] + self.score_code_weight * code_Bhw
+        if self.patch_codes is not None:
+            patch_BChw = average_neighbourhood(features_BChw, PATCH_SIDE)
+            beside.append((of_patches_A, self.patch_codes(patch_BChw, route_B, measured=measured)))
         maps_BAhw = torch.stack([fine_Bhw] * len(self.map_weights), dim=1)
         for weights_A, part_Bhw in beside:
             if any(weights_A):

@@ -51,8 +51,8 @@ def _chosen_rules(config: RunConfig, data: PreparedData, model: AnomalyModel) ->
     weight_R = [weights[number] for number in model.map_choice.chosen_R.tolist()]
     applied: dict[str, list[Any]] = {
         "map_norm_weight": [weights.norm for weights in weight_R],
-        "map_code_weight": [weights.codes for weights in weight_R],
-        "map_coarse_weight": [weights.coarse for weights in weight_R],
+        "map_code_weight": [weights.codes + weights.patches for weights in weight_R],
+        "map_from": [weights.source for weights in weight_R],
         "score_from": [source for source, _ in rule_R],
         "score_top_fraction": [share for _, share in rule_R],
     }

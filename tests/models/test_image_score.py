@@ -82,11 +82,12 @@ def test_each_alternative_is_what_a_model_of_that_alone_says(config: object) -> 
 
 @pytest.mark.parametrize("config", [hvq, squad])
 def test_maps_of_several_parts_are_what_models_of_these_parts_say(config: object) -> None:
-    """Without what is seen coarsely, without kept features, and whole."""
+    """Of errors alone, of features or patches too, and whole."""
     batch, codes = make_batch(), {"feature_codes": 4, "map_code_weight": 3.0}
-    alone = [{}, codes, codes | {"map_coarse_weight": 0.5}]
-    fields = {"map_from": ["fine", "codes", "all"], "score_from": "fine"}
-    candidates = make_model(config(**LOCAL, **alone[2], **fields)).predict(batch).candidates  # type: ignore[operator]
+    whole = codes | {"map_coarse_weight": 0.5}
+    alone = [{}, codes, codes | {"map_from": "patches"}, whole]
+    fields = {"map_from": ["fine", "codes", "patches", "all"], "score_from": "fine"}
+    candidates = make_model(config(**LOCAL, **whole, **fields)).predict(batch).candidates  # type: ignore[operator]
     assert candidates is not None
     assert candidates.maps_BAHW.shape[1] == len(alone)
     for number, parts in enumerate(alone):

@@ -408,6 +408,37 @@ def test_the_distance_from_kept_features_is_added_to_map_and_score() -> None:
     torch.testing.assert_close(scored_BUhw, torch.cat([fine + coarse + 3 * distances[1], fine], dim=1))
 
 
+@pytest.mark.parametrize("grid_stride", [8, 16])
+def test_patches_are_averages_over_three_locations_on_any_grid(grid_stride: int) -> None:
+    """Where what is seen coarsely is wider, they have kept features of their own."""
+    side = 14
+    rng = torch.Generator().manual_seed(31)
+    fitted, asked = (torch.randn(n, CHANNELS, side, side, generator=rng) for n in (12, 3))
+    routes, weights = one_route(3), {"feature_codes": 9, "map_code_weight": 2.0, "map_coarse_weight": 0.5}
+
+    def maps(features: Tensor, **fields: Any) -> Tensor:
+        config = ErrorMapFields.model_validate({"map_distance": "mahalanobis", "score_from": "fine"} | fields)
+        shape = {"channels": CHANNELS, "grid_size": (side, side), "grid_stride": grid_stride}
+        made = ErrorMap(config, num_routes=1, **shape)  # type: ignore[arg-type]
+        assert made.coarse_side == (3 if grid_stride == 16 else 7)
+        made.fit([0], ((error, error / 2) for error in fitted.split(5)))
+        assert (made.patch_codes is None) == (grid_stride == 16 or "map_from" not in fields)
+        return made(asked, features, routes)[0]
+
+    codes = FeatureCodes(1, CHANNELS, 9)
+    codes.add(average(fitted / 2))
+    codes.finish([0])
+    expected = maps(asked / 2)[:, 0] + 2 * codes(average(asked / 2), routes)
+    found = maps(asked / 2, **weights, map_from=["fine", "codes", "patches", "all"])
+    torch.testing.assert_close(found[:, 2], expected)
+    torch.testing.assert_close(
+        found[:, [0, 1, 3]], maps(asked / 2, **weights, map_from=["fine", "codes", "all", "patches"])[:, :3]
+    )
+    assert not torch.allclose(found[:, 2], found[:, 1], atol=0.05)
+    alone = maps(asked / 2, **weights, map_from="patches")
+    torch.testing.assert_close(alone[:, 0], expected)
+
+
 def test_features_are_kept_once_and_errors_are_measured_anew() -> None:
     fitted, asked, routes = errors(20, seed=29), errors(3, seed=30), one_route(3)
     made = error_map(fitted, feature_codes=9, map_code_weight=2.0)
@@ -441,32 +472,35 @@ def test_a_score_of_a_map_that_is_still_to_be_chosen_is_refused() -> None:
         ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_code_weight=[0.0, 4.0])
     with pytest.raises(ValueError, match=r"of which map_from \['fine', 'all'\] leaves open"):
         ErrorMapFields(map_distance="mahalanobis", map_coarse_weight=0.5, map_from=["fine", "all"])
-    with pytest.raises(
-        ValueError, match=r"map_from: codes needs feature_codes and a map_code_weight above 0"
-    ):
-        ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_from="codes")
+    for source in ("codes", "patches"):
+        with pytest.raises(
+            ValueError, match=f"map_from: {source} needs feature_codes and a map_code_weight above 0"
+        ):
+            ErrorMapFields(map_distance="mahalanobis", feature_codes=9, map_from=source)
     with pytest.raises(ValueError, match=r"score_from: codes needs feature_codes; set it"):
         ErrorMapFields(map_distance="mahalanobis", score_from="codes")
     config = ErrorMapFields(
         map_distance="mahalanobis", map_code_weight=[0.0, 4.0], score_from=["fine", "codes"]
     )
-    assert (config.map_weights(), config.score_sources()) == ([(0.0, 0.0, 0.0)], ["fine"])
+    assert (config.map_weights(), config.score_sources()) == ([("all", 0.0, 0.0, 0.0, 0.0)], ["fine"])
     with pytest.raises(ValueError, match="names a weight twice"):
         ErrorMapFields(map_distance="mahalanobis", map_norm_weight=[1.0, 1.0], score_from="fine")
 
 
 def test_what_comes_to_the_same_map_is_tried_once() -> None:
-    def weights(**fields: Any) -> list[tuple[float, ...]]:
-        given = {"map_from": ["fine", "codes", "all"], "score_from": "fine"} | fields
+    def weights(**fields: Any) -> list[tuple[object, ...]]:
+        given = {"map_from": ["fine", "codes", "patches", "all"], "score_from": "fine"} | fields
         return [*map(tuple, ErrorMapFields(map_distance="mahalanobis", **given).map_weights())]
 
     codes = {"feature_codes": 9, "map_code_weight": 4.0}
-    assert weights(**codes, map_coarse_weight=0.5) == [(0, 0, 0), (0, 4, 0), (0, 4, 0.5)]
-    assert weights(**codes) == [(0, 0, 0), (0, 4, 0)]
-    assert weights(map_coarse_weight=0.5) == [(0, 0, 0), (0, 0, 0.5)]
-    assert weights(map_norm_weight=[0.0, 1.0], map_from="fine") == [(0, 0, 0), (1, 0, 0)]
+    three = [("fine", 0, 0, 0, 0), ("codes", 0, 4, 0, 0), ("patches", 0, 0, 4, 0)]
+    assert weights(**codes, map_coarse_weight=0.5) == [*three, ("all", 0, 4, 0, 0.5)]
+    assert weights(**codes) == three
+    assert weights(map_coarse_weight=0.5) == [("fine", 0, 0, 0, 0), ("all", 0, 0, 0, 0.5)]
+    normed = weights(map_norm_weight=[0.0, 1.0], map_from="fine")
+    assert normed == [("fine", 0, 0, 0, 0), ("fine", 1, 0, 0, 0)]
     several = codes | {"map_code_weight": [0.0, 4.0], "map_coarse_weight": 0.5, "map_from": "all"}
-    assert weights(**several) == [(0, 0, 0.5), (0, 4, 0.5)]
+    assert weights(**several) == [("all", 0, 0, 0, 0.5), ("all", 0, 4, 0, 0.5)]
 
 
 def test_averaged_features_are_kept_only_where_map_or_score_want_them() -> None:

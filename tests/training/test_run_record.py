@@ -66,9 +66,9 @@ def test_each_class_has_the_rules_that_it_was_given() -> None:
 
 def test_weights_are_told_as_they_count_in_the_map() -> None:
     weights = {"feature_codes": 4, "map_code_weight": 4.0, "map_coarse_weight": 0.5}
-    found = record(**LISTS | weights | {"map_norm_weight": 0.0, "map_from": ["fine", "all"]})
+    found = record(**LISTS | weights | {"map_norm_weight": 0.0, "map_from": ["fine", "codes", "patches"]})
     assert found["map_code_weight"] == {"bolt": 0.0, "cable": 4.0, "cookie": 4.0}
-    assert found["map_coarse_weight"] == {"bolt": 0.0, "cable": 0.5, "cookie": 0.5}
+    assert found["map_from"] == {"bolt": "fine", "cable": "patches", "cookie": "patches"}
 
 
 @pytest.mark.parametrize(("classes", "router"), [(("bolt",), "oracle"), (CONTEXT.class_names, "none")])
