@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hvqray.data.dataset import Dataset
 from hvqray.data.files import PARTS, choose_classes, subfolders
-from hvqray.data.mvtec import read_class_folder, validation_remarks
+from hvqray.data.mvtec import dataset_of_class_folders
 from hvqray.errors import InputError
 
 OK = "ok"
@@ -30,9 +30,7 @@ def read_btad(root: Path, classes: Sequence[str] | None = None) -> Dataset:
             field="data.root",
         )
     names = choose_classes(root, known, classes)
-    samples = tuple(sample for name in names for sample in read_class_folder(root / name, name, good=OK))
-    folders = tuple(root / name for name in names)
-    return Dataset(root, tuple(names), samples, folders=folders, remarks=validation_remarks(root, samples))
+    return dataset_of_class_folders(root, names, good=OK)
 
 
 def btad_classes(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hvqray.config.data_sections import BitDepth
 from hvqray.data.bit_depth import Largest, largest_of
 from hvqray.data.dataset import Dataset, Sample
-from hvqray.data.files import VALIDATION
+from hvqray.data.files import ALL_PARTS
 from hvqray.data.image_files import PAGES, Oddity, has_more_pages, told_of_files
 from hvqray.data.images import read_image
 from hvqray.data.layouts import LAYOUTS
@@ -115,7 +115,7 @@ def _class_faults(dataset: Dataset, name: str) -> Iterator[str]:
 def _equal_pictures(samples: Sequence[Sample], inspections: Sequence[_Inspection]) -> Iterator[str]:
     """Each picture that is there again, beside the first of it, which is one of train, or else of validation, where there is any."""
     firsts: dict[bytes, Sample] = {}
-    for part in ("train", VALIDATION, "test"):
+    for part in ALL_PARTS:
         for sample, inspection in zip(samples, inspections, strict=True):
             if sample.part != part or inspection.pixels is None:
                 continue

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hvqray.data.bit_depth import Largest, is_deep_colour, is_deep_grey, largest_of
 from hvqray.data.dataset import Dataset, Sample
-from hvqray.data.files import VALIDATION
+from hvqray.data.files import ALL_PARTS, VALIDATION
 from hvqray.data.image_files import open_image
 from hvqray.data.images import read_image
 from hvqray.errors import InputError
@@ -34,10 +34,7 @@ def describe_dataset(dataset: Dataset) -> tuple[Table, dict[str, Largest]]:
     largest: dict[str, Largest] = {}
     for name in dataset.class_names:
         samples = [sample for sample in dataset.samples if sample.class_name == name]
-        by_part = {
-            part: [sample for sample in samples if sample.part == part]
-            for part in ("train", VALIDATION, "test")
-        }
+        by_part = {part: [sample for sample in samples if sample.part == part] for part in ALL_PARTS}
         defects = {
             part: [sample for sample in found if sample.is_anomalous] for part, found in by_part.items()
         }

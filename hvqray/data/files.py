@@ -24,6 +24,7 @@ MASK_SUFFIXES = ("_mask", "_GT")
 PARTS = ("train", "test")
 VALIDATION = "validation"
 """The part that few datasets have beside `PARTS`."""
+ALL_PARTS = ("train", VALIDATION, "test")
 NORMAL_ONLY = "training is on normal images alone"
 """Why defective images of a training part are left out."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hvqray.data.dataset import GOOD, Dataset, Sample
 from hvqray.data.files import (
+    ALL_PARTS,
     PARTS,
     VALIDATION,
     choose_classes,
@@ -43,7 +44,12 @@ def read_mvtec(root: Path, classes: Sequence[str] | None = None) -> Dataset:
             f"{root} holds no class folder with train/good and test/good in it{hint}", field="data.root"
         )
     names = choose_classes(root, [folder.name for folder in known], classes)
-    samples = tuple(sample for name in names for sample in read_class_folder(root / name, name))
+    return dataset_of_class_folders(root, names)
+
+
+def dataset_of_class_folders(root: Path, names: Sequence[str], *, good: str = GOOD) -> Dataset:
+    """The images of these class folders of `root`; `good` and what is raised as of `read_class_folder`."""
+    samples = tuple(sample for name in names for sample in read_class_folder(root / name, name, good=good))
     folders = tuple(root / name for name in names)
     return Dataset(root, tuple(names), samples, folders=folders, remarks=validation_remarks(root, samples))
 
@@ -72,7 +78,7 @@ def read_class_folder(folder: Path, class_name: str, *, good: str = GOOD) -> lis
         InputError: a mask lies among the images, or a folder of normal images is called `good` but for the case.
     """
     samples = []
-    for part in ("train", VALIDATION, "test"):
+    for part in ALL_PARTS:
         for images in subfolders(folder / part):
             if part == VALIDATION and images.name == _MASKS:
                 continue
@@ -85,7 +91,9 @@ def read_class_folder(folder: Path, class_name: str, *, good: str = GOOD) -> lis
             masks = {} if is_good else _masks(folder, part, images.name)
             defect = GOOD if is_good else images.name
             paths = image_files(images)
-            refuse_masks_among(paths, None if is_good else folder / _MASKS / images.name)
+            # Beside those of `test` a mask of `validation` might have the name of another one.
+            place = folder / VALIDATION if part == VALIDATION else folder
+            refuse_masks_among(paths, None if is_good else place / _MASKS / images.name)
             samples += [Sample(path, class_name, part, defect, masks.get(path.stem)) for path in paths]
     return samples
 

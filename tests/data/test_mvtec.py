@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,12 @@ def test_check_and_describe_know_the_validation_part(with_validation: Path) -> N
         f"{own / 'good' / '01.png'} in validation; remove one of them",
     ]
     assert [line for line in found.remarks if "scratch" in line and "no image of this defect type" in line]
+
+
+def test_a_mask_beside_its_validation_image_is_told_where_it_belongs(with_validation: Path) -> None:
+    own = with_validation / "bolt" / "validation"
+    (own / "ground_truth" / "cut" / "00_mask.png").rename(own / "cut" / "00_mask.png")
+    with pytest.raises(
+        InputError, match=re.escape(f"move it to {own / 'ground_truth' / 'cut' / '00_mask.png'}")
+    ):
+        read_mvtec(with_validation)
