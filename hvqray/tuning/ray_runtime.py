@@ -69,7 +69,8 @@ def ray_session(
     down with it.
 
     Raises:
-        InputError: No cluster answers at `address`, or the one there cannot be joined.
+        InputError: No cluster answers at `address`, or the one there cannot be joined; or a local one does not start in
+            the time that Ray gives it (30 s), as on an overloaded machine.
     """
     _heed_sigterm()
     quieten_ray()
@@ -101,10 +102,17 @@ def ray_session(
                 # Else it waits for an idle worker a core: those that trials take start when there are trials.
                 _system_config={"prestart_worker_first_driver": False},
             )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        if not joined:
-            raise
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if not joined:
+            # Ray's own type for what did not come up in time; all else keeps its traceback.
+            if type(error) is not Exception:
+                raise
+            raise InputError(
+                f"Ray did not start on this machine ({reason}); try again when the machine is less busy, or join a cluster that runs (--address)"
+            ) from error
+        if not isinstance(error, (OSError, ValueError, RuntimeError, ray.exceptions.RayError)):
+            raise
         if isinstance(error, (OSError, ValueError)):
             mend = "start one with 'ray start --head', or leave the address out"
             told = f"no Ray cluster answers there ({reason}); {mend}"

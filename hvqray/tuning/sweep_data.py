@@ -14,11 +14,13 @@ from rich.console import Console
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.searched_data import data_configs
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
+from hvqray.data.cache import default_cache_dir
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.objectives import check_objective
-from hvqray.data.prepare import prepare_data
+from hvqray.data.prepare import open_dataset, prepare_data
 from hvqray.data.progress import Progress, progress_bar
+from hvqray.data.splits import make_splits
 from hvqray.environment import usable_cores
 from hvqray.errors import counted
 from hvqray.models.context import ModelContext
@@ -58,6 +60,10 @@ def prepare_for_sweep(
     """
     config, *searched = data_configs(sweep)
     with progress_bar(console) as progress:
+        if searched:  # a folder that is not there is told before backbones are built and their weights come
+            where = cache_dir or default_cache_dir()
+            dataset = open_dataset(config, cache_dir=where, progress=progress, remarks=False)
+            make_splits(dataset, config.validation)
         shapes = _feature_shapes(searched, progress)
     ahead = searched if len(searched) < most_ahead else []
     on_gpu = uses_gpu(sweep)

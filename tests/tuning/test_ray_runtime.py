@@ -193,6 +193,15 @@ def test_a_cluster_that_cannot_be_joined_is_the_user_s_to_mend(
         pass
 
 
+def test_a_local_ray_that_is_not_up_in_time_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_ray(monkeypatch, Exception("The current node timed out\nduring startup."))
+    with pytest.raises(InputError) as refused, ray_session(None, dashboard=False):
+        pass
+    assert str(refused.value).startswith(
+        "Ray did not start on this machine (The current node timed out during startup.); try again when"
+    )
+
+
 def test_where_nothing_listens_it_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = replace_ray(monkeypatch)
     port = unused_port()

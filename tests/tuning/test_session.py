@@ -183,6 +183,27 @@ def test_a_backbone_that_only_some_trials_would_have_is_refused_before_the_first
     assert not list(tmp_path.glob("cache/features-*")), "no work is done for a search that is refused"
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("data.classes=[pipe]", "pipe"),
+        ("data.validation={from: test, group: '(none)'}", "data.validation.group"),
+    ],
+)
+def test_data_at_fault_are_told_before_any_backbone_of_a_search_is_built(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, change: str, told: str
+) -> None:
+    overrides = [
+        "data.backbone.weights=random",
+        "parameters.data.backbone.name={values: [resnet18, resnet34]}",
+        change,
+    ]
+    one = begin(tmp_path, images, tmp_path / "cache", Search(0), monkeypatch, overrides=overrides)
+    with pytest.raises(InputError, match=re.escape(told)):
+        one.run()
+    assert "checking backbones" not in output_of(one)
+
+
 def test_features_of_what_is_searched_are_computed_ahead_but_for_more_than_there_are_trials(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
