@@ -15,6 +15,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ class LoadedModel:
 def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
     """Where a sweep's trial keeps its checkpoint and example maps."""
     return sweep_folder / ".state" / "trials" / trial_id
+
+
+def share_weights(source: Path, target: Path) -> None:
+    """Give the folder `target` the weights in `source`, without a copy where the file system has hard links: they are only ever replaced as a whole."""
+    try:
+        os.link(source / MODEL_FILE, target / MODEL_FILE)
+    except OSError:
+        shutil.copy(source / MODEL_FILE, target / MODEL_FILE)
 
 
 def save_config(folder: Path, config: RunConfig) -> None:

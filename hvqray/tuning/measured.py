@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import tempfile
@@ -14,7 +13,14 @@ from hvqray.config.sections import RunConfig
 from hvqray.errors import InputError
 from hvqray.results.confirm_store import read_confirm_starts
 from hvqray.results.stored_trials import read_starts
-from hvqray.training.checkpoint import CONFIG_FILE, METRICS_FILE, MODEL_FILE, save_config, trial_folder
+from hvqray.training.checkpoint import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    save_config,
+    share_weights,
+    trial_folder,
+)
 from hvqray.tuning.resources import TrialResources
 
 
@@ -167,10 +173,7 @@ def _measure(folder: Path, run_id: str, device: str, cache_dir: Path | None) -> 
         aside.chmod(0o755)
         for name in (CONFIG_FILE, METRICS_FILE):
             shutil.copy(target.parent / name, aside / name)
-        try:  # weights are only ever replaced as a whole, so two names may share them
-            os.link(target.parent / MODEL_FILE, aside / MODEL_FILE)
-        except OSError:  # some file systems have no hard links
-            shutil.copy(target.parent / MODEL_FILE, aside / MODEL_FILE)
+        share_weights(target.parent, aside)
         measure_on_test(aside, device=device, cache_dir=cache_dir)
         aside.rename(target)
     finally:

@@ -43,6 +43,7 @@ from hvqray.tuning.same_data import check_same_data, data_record
 from hvqray.tuning.session_checks import trials_in_all
 from hvqray.tuning.shared_folder import check_shared
 from hvqray.tuning.sweep_data import prepare_for_sweep
+from hvqray.tuning.taken_over import take_over
 from hvqray.tuning.tune_run import SearchPlan
 
 logger = logging.getLogger(__name__)
@@ -192,15 +193,17 @@ class SweepSession:
         runs = [run for runs in runs_of.values() for run in runs]
         seeds = ", ".join(map(str, confirm.seeds))
         self._say(f"confirming {', '.join(runs_of)} with seeds {seeds}: {counted(len(runs), 'run')}")
-        done = read_confirm_runs(self.folder)
-        ended = (done[run.trial_id] for run in runs if run.trial_id in done)
-        earlier = [run for run in ended if run.state != "FAIL"]  # those are tried again
         version = store.info.environment["code_version"]
-        with (
-            closing(ConfirmStore(self.folder, code_version=version)) as confirm_store,
-            closing(self._table("runs", len(runs), earlier)) as table,
-        ):
-            run_confirmation(self.sweep, plan, runs, confirm_store, [table, *([sink] if sink else [])])
+        sinks = [sink] if sink else []
+        with closing(ConfirmStore(self.folder, code_version=version)) as confirm_store:
+            taken = take_over(self.folder, runs, [confirm_store, *sinks], code_version=version)
+            for run_id, trial_id in taken.items():
+                self._say(f"{run_id} is {trial_id}, which was trained with this seed")
+            done = read_confirm_runs(self.folder)
+            ended = (done[run.trial_id] for run in runs if run.trial_id in done)
+            earlier = [run for run in ended if run.state != "FAIL"]  # those are tried again
+            with closing(self._table("runs", len(runs), earlier)) as table:
+                run_confirmation(self.sweep, plan, runs, confirm_store, [table, *sinks])
         complete = completed_runs(self.folder, runs)
         if pending := not_measured(self.folder, complete):
             self._say(f"measuring {counted(len(pending), 'run')} on test")

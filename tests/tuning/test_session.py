@@ -17,6 +17,7 @@ from fake_sweep import play, start_of
 from rich.console import Console
 from small_images import write_space
 
+from hvqray import environment
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.sweep_file import load_sweep
 from hvqray.data.dataset import PreparedData
@@ -396,7 +397,8 @@ class Retraining:
         self.trained: list[str] = []
 
     def run(self, sweep: Any, plan: SearchPlan, starts: Any, store: Any, listeners: Any) -> None:
-        for start in starts:
+        ended = read_confirm_runs(plan.folder)
+        for start in (start for start in starts if start.trial_id not in ended):
             self.trained.append(start.trial_id)
             state: Any = "FAIL" if start.trial_id in self._failing else "COMPLETE"
             # The second best configuration of the search turns out to be the better one.
@@ -457,6 +459,32 @@ def test_the_best_configurations_are_retrained_and_the_best_of_them_is_installed
     assert "confirming t0002, t0000 with seeds 1, 2: 4 runs" in output
     assert "4/4 runs ended" in output
     assert "measuring 4 runs on test" in output
+
+
+def test_a_trial_that_stands_for_a_run_is_not_trained_again(
+    tmp_path: Path, images: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_over(
+        folder: Path, runs: Sequence[TrialStart], listeners: Any, *, code_version: str
+    ) -> dict[str, str]:
+        asked.append((folder, code_version))
+        for listener in listeners:
+            listener.on_trial_start(runs[0])
+            listener.on_trial_end(TrialEnd(runs[0].trial_id, "COMPLETE", {"val/image_auroc": 0.9}, 2, 1.0))
+        return {runs[0].trial_id: "t0002"}
+
+    asked: list[tuple[Path, str]] = []
+    one, search, retraining = confirming(tmp_path, images, cache, monkeypatch)
+    monkeypatch.setattr(session, "take_over", take_over)
+    sink = Mock()
+    monkeypatch.setattr(one, "_wandb_sink", lambda *_: sink)
+    assert one.run()
+    assert asked == [(one.folder, environment.code_version())]
+    assert "t0002-s1 is t0002, which was trained with this seed" in output_of(one)
+    assert "4/4 runs ended" in output_of(one)
+    assert retraining.trained == ["t0002-s2", "t0000-s1", "t0000-s2"]
+    assert search.measured == ["t0002-s1", *retraining.trained]
+    assert sink.on_trial_end.call_args_list[3].args[0].trial_id == "t0002-s1", "after the search's three"
 
 
 def test_runs_that_were_measured_are_not_measured_again(
