@@ -26,7 +26,7 @@ def broken_pipe() -> Iterator[TextIO]:
 
 
 def lost_trial(_: Any) -> None:
-    trial = SimpleNamespace(config={}, get_error=lambda: None)
+    trial = SimpleNamespace(config={}, get_error=lambda: None, error_file=None)
     Relay(SimpleNamespace(), [], [], earlier={}).on_trial_recover(1, [], trial)
 
 

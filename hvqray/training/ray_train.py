@@ -250,7 +250,7 @@ class WorkerGroup:
                     return
                 ray.get(self._switchboard.decide.remote(index, epoch, True))
                 epoch = None
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             raise WorkersDied(
                 f"the switchboard of the workers was lost: {error}".partition("\n")[0]
             ) from error

@@ -130,6 +130,7 @@ def ray_session(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _heed_sigterm()  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
+    _bear_memory_that_runs_out()
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -173,6 +174,21 @@ def _start_tune_sooner(*, one_environment: bool) -> None:
         usage.tag_callbacks = _only_for_usage_statistics(usage.tag_callbacks)
     if one_environment and hasattr(class_cache, "DEFAULT_ENV_VARS"):
         class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+
+
+def _bear_memory_that_runs_out() -> None:
+    """Have Tune take a process that Ray ended because its node ran out of memory for a lost one, which it starts again.
+
+    Ray's own error for it is none of those that Tune knows of lost processes, and would end the whole sweep. There is no
+    setting for it, so this is done where this version of Ray allows it.
+    """
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.tune.execution import tune_controller
+
+    for module in (actor_manager, tune_controller):
+        if getattr(module, "RayActorError", None) is RayActorError:
+            module.RayActorError = (RayActorError, OutOfMemoryError)
 
 
 def _only_for_usage_statistics(count: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from hvqray.training.checkpoint import remove_resume_state
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.study_search import outcome
 from hvqray.tuning.trial import ERROR_KEY, FULL_DISK_KEY, TrialSpec, report_of
+
+_OUT_OF_MEMORY = re.compile(r"running low on memory\. Memory on the node .* was (\S+) used / (\S+) limit")
+"""What Ray says of a process that it has ended so that its node does not run out of memory, some forty lines."""
 
 
 class Relay(tune.Callback):
@@ -141,6 +146,19 @@ def _why(
 
 
 def _crash(trial: Any) -> str:
-    """The last line of what Tune has written down of a trial's crash."""
+    """What ended a trial's process, in a line, as far as Tune has written it down."""
+    if found := _OUT_OF_MEMORY.search(_latest_failure(trial)):
+        return (
+            f"its node ran out of memory ({found[1]} of {found[2]} in use), so Ray ended its process;"
+            " lower resources.max_concurrent_trials or train.batch_size"
+        )
     lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process died"
+
+
+def _latest_failure(trial: Any) -> str:
+    """The last part of Tune's own file, on this machine; what `get_error` reads is a copy, which is made later."""
+    with contextlib.suppress(OSError):
+        if trial.error_file:
+            return re.split(r"^Failure # ", Path(trial.error_file).read_text(), flags=re.MULTILINE)[-1]
+    return ""

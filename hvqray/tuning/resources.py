@@ -94,7 +94,7 @@ def plan_resources(
     mend = (
         f"lower it to {fitting_memory}"
         if fitting_memory
-        else "free some, or take a smaller model, fewer data.classes, or map_distance mahalanobis"
+        else "free some, or take a smaller model, a coarser grid, a smaller train.batch_size, fewer data.classes, or map_distance mahalanobis"
     )
     warning = (
         f"resources.max_concurrent_trials: {limit} at once may not fit into memory: a trial may take"

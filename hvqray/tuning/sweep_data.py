@@ -28,7 +28,7 @@ from hvqray.training.run_memory import slot_bytes
 from hvqray.tuning.node_caches import NodeCaches
 from hvqray.tuning.resources import TrialResources, plan_resources
 from hvqray.tuning.session_checks import check_fixed_model
-from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes
+from hvqray.tuning.trial_memory import gpu_warning, largest_map_bytes, largest_worker_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +130,13 @@ def _feature_shapes(configs: Sequence[DataConfig], progress: Progress) -> list[t
 def _heeding_memory(
     sweep: SweepFile, contexts: Sequence[ModelContext], nodes: Sequence[Mapping[str, float]]
 ) -> TrialResources:
-    maps = largest_map_bytes(sweep, contexts)
-    resources = plan_resources(sweep.resources, nodes, worker_bytes=WORKER_BYTES + maps)
+    on_gpu = plan_resources(sweep.resources, nodes).gpus_per_worker > 0
+    worker_bytes = largest_worker_bytes(sweep, contexts, on_gpu=on_gpu)
+    resources = plan_resources(sweep.resources, nodes, worker_bytes=worker_bytes)
     warnings = [resources.warning]
     if uses_gpu(sweep) and resources.gpus_per_worker:
         total = torch.cuda.get_device_properties(0).total_memory
+        maps = largest_map_bytes(sweep, contexts)
         warnings.append(gpu_warning(maps, total, resources.gpus_per_worker))
     for line in filter(None, warnings):
         logger.warning(line)

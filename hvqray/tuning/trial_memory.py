@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
+from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.models.build import map_bytes
 from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
 
 WORKER_BYTES = 2**30
-"""Of a worker beside its Gaussians, without the mapped files that processes share: the libraries' own, weights, and a step of the
-shipped search spaces (0.75 GB on a CPU without Ray, the same on any number of classes). Larger models take more, which is not told."""
+"""Of a worker beside its Gaussians, without the mapped files that processes share: the libraries' own, weights, and a step of a model
+without attention (0.9 GB on a CPU without Ray, 1.2 on 28 x 28 locations)."""
+_LIBRARY_BYTES = 600 * 2**20
+_ATTENTION_COPIES = 5
+"""Arrays as large as its weights that an attention with dropout holds in a step: 4.7 to 5.4 in steps on 14 x 14 to 28 x 28 locations."""
+_PER_WIDTH, _PER_HIDDEN = 57, 18
+"""Numbers that a location holds in a step, for each layer of encoder and decoder and each unit of their widths; likewise measured."""
+
+
+def largest_worker_bytes(sweep: SweepFile, contexts: Sequence[ModelContext], *, on_gpu: bool) -> int:
+    """Bytes of a worker that trains the largest model of the sweep's parameters, as if all of their values went together.
+
+    `on_gpu`: it computes on a GPU, so that a step takes no memory of the node. `contexts` are those of all data that trials can have.
+    """
+    step = 0 if on_gpu else _largest_step_bytes(sweep, contexts)
+    return max(WORKER_BYTES, _LIBRARY_BYTES + step) + largest_map_bytes(sweep, contexts)
+
+
+def _largest_step_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int:
+    """What a step of HVQ-Trans holds; 0 where there is none. An attention's weights grow with the square of the number of locations."""
+    names = _searched(sweep, "model.name") or [
+        sweep.model.get("name", HvqConfig.model_fields["name"].default)
+    ]
+    if "hvq" not in names:
+        return 0
+
+    def largest(field: str) -> Any:
+        fixed = sweep.model.get(field, HvqConfig.model_fields[field].default)
+        return max(_searched(sweep, f"model.{field}") or [fixed])
+
+    batch = sweep.train.get("batch_size", TrainConfig.model_fields["batch_size"].default)
+    batch = max(_searched(sweep, "train.batch_size") or [batch])
+    images = math.ceil(batch / sweep.resources.workers)
+    locations = max(math.prod(context.grid_size) for context in contexts)
+    weights = largest("num_heads") * locations**2 * _ATTENTION_COPIES if largest("dropout") > 0 else 0
+    states = locations * (largest("width") * _PER_WIDTH + largest("feedforward_width") * _PER_HIDDEN)
+    # An attention in each of the encoder's layers, two in each of the decoder's.
+    return int(4 * images * largest("hierarchy_depth") * (3 * weights + states))
 
 
 def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int:

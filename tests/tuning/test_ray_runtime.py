@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ import ray
 from ray import tune
 from ray._private import worker
 from ray.air._internal import usage
-from ray.tune.execution import class_cache
+from ray.air.execution._internal import actor_manager
+from ray.tune.execution import class_cache, tune_controller
 from ray_head import unused_port
 
 from hvqray.errors import InputError
@@ -51,6 +53,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     # As they are, so that they are again what they were after the test; all must be in this version of Ray.
     for module, name in (
+        (actor_manager, "RayActorError"),
+        (tune_controller, "RayActorError"),
         (usage, "tag_callbacks"),
         (class_cache, "DEFAULT_ENV_VARS"),
         (class_cache, "ENV_VARS_TO_PROPAGATE"),
@@ -156,6 +160,25 @@ def test_callbacks_are_counted_only_for_usage_statistics(
     with ray_session(None, dashboard=False):
         tune.tune.air_usage.tag_callbacks([tune.Callback()])
     assert bool(counts) == counted
+
+
+def test_a_process_that_ray_ends_for_want_of_memory_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise Tune raises what it does not expect, which ends the whole sweep."""
+    replace_ray(monkeypatch)
+    with ray_session(None, dashboard=False):
+        pass
+    manager = object.__new__(actor_manager.RayActorManager)
+    manager._failed_actor_ids = set()
+    monkeypatch.setattr(manager, "_cleanup_actor", lambda **_: None)
+    lost: list[Any] = []
+    actor = SimpleNamespace(actor_id="a", _on_error=lambda actor, error: lost.append(error))
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda actor, error: lost.append("task"))
+    error = ray.exceptions.OutOfMemoryError("1 worker(s) were killed")
+    manager._actor_task_failed(task, error)
+    assert lost == [error, "task"]
+    assert isinstance(error, tune_controller.RayActorError)
+    with pytest.raises(RuntimeError, match="unexpected"):
+        manager._actor_task_failed(task, ValueError("unexpected"))
 
 
 @pytest.mark.usefixtures("listening")

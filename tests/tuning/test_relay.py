@@ -59,6 +59,14 @@ def result_of(report: EpochReport) -> dict[str, Any]:
     return {"epoch": report.epoch, "done": report.is_last, REPORT_KEY: json.dumps(asdict(report))}
 
 
+OUT_OF_MEMORY = """Failure # 2 (occurred at 2026-11-23_19-21-00)
+1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 63b9) was 22.42GB used / 23.54GB limit (0.952273)
+OOM kill reason: Memory usage 24061308928B exceeded threshold of 24012687360B (95.0% of 25276514304B limit)
+Refer to the documentation on how to address the out of memory issue: set the environment variable `RAY_x`.
+"""
+"""The first and the last lines of what Ray tells, as Tune writes it down."""
+
+
 class TuneTrial:
     """What the relay sees of one of Tune's trials."""
 
@@ -72,6 +80,7 @@ class TuneTrial:
         self.config = spec.to_config()
         self.last_result: dict[str, Any] | None = None
         self.error: str | None = None
+        self.error_file: str | None = None
 
     def get_error(self) -> str | None:
         return self.error
@@ -208,6 +217,29 @@ def test_a_crashed_trial_has_one_line_even_where_its_last_result_was_good(
     relay.on_trial_error(1, [], trial)
     (end,) = ends(heard)
     assert (end.state, end.error) == ("FAIL", line)
+
+
+def test_a_trial_whose_node_ran_out_of_memory_says_so(tmp_path: Path) -> None:
+    lost = "Failure # 1 (occurred at 10:00)\nan actor died\n"
+    file = tmp_path / "error.txt"
+    told = [
+        (None, "its process died"),
+        (
+            lost + OUT_OF_MEMORY,
+            "its node ran out of memory (22.42GB of 23.54GB in use), so Ray ended its process;"
+            " lower resources.max_concurrent_trials or train.batch_size",
+        ),
+        (OUT_OF_MEMORY + lost, "its process died"),
+    ]
+    for number, (text, line) in enumerate(told):
+        heard: list[tuple[Any, ...]] = []
+        relay, trial = make_relay(heard), TuneTrial(tmp_path, f"t{number:04d}")
+        trial.error_file = str(file)
+        if text:
+            file.write_text(text)
+        relay.on_trial_error(1, [], trial)
+        (end,) = ends(heard)
+        assert (end.state, end.error) == ("FAIL", line)
 
 
 def test_a_trial_that_starts_again_is_told_in_one_line_and_goes_on(

@@ -12,9 +12,10 @@ from torch import nn
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.errors import InputError
+from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
 from hvqray.models.context import ModelContext
-from hvqray.tuning.trial_memory import gpu_warning, largest_map_bytes
+from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes, largest_worker_bytes
 
 CONTEXT = ModelContext(("bolt", "cable", "cookie"), 24, (4, 4), 64)
 LOCAL = {"map_distance": "local_mahalanobis"}
@@ -83,6 +84,74 @@ def test_it_is_what_a_model_holds(config: HvqConfig | SquadConfig) -> None:
     halves = [tensor for tensor in model.buffers() if tensor.dtype is torch.float16]
     expected = largest_map_bytes(sweep(config.model_dump()), [CONTEXT])
     assert sum(tensor.nbytes for tensor in halves) == expected
+
+
+FINE = replace(CONTEXT, grid_size=(28, 28))
+LIBRARIES = 600 * 2**20
+OF_ATTENTION = 4 * 16 * 5 * 3 * 2 * 8 * 784**2
+"""Batch 16, depth 2, 8 heads: of the three attentions of each of two layers five times the weights."""
+OF_STATES = 4 * 16 * 784 * 2 * (57 * 128 + 18 * 512)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "workers", "expected"),
+    [
+        ({"width": 128}, None, 1, LIBRARIES + OF_ATTENTION + OF_STATES),
+        ({"width": 128}, None, 2, LIBRARIES + (OF_ATTENTION + OF_STATES) // 2),
+        ({"width": 128}, None, 5, LIBRARIES + (OF_ATTENTION + OF_STATES) // 4),
+        ({"width": 128, "dropout": 0.0}, None, 1, LIBRARIES + OF_STATES),
+        ({"width": 128, "num_heads": 4}, None, 1, LIBRARIES + OF_ATTENTION // 2 + OF_STATES),
+        (
+            {"width": 128},
+            {"model.hierarchy_depth": {"values": [1, 4]}, "train.batch_size": {"values": [4, 8]}},
+            1,
+            LIBRARIES + OF_ATTENTION + OF_STATES,
+        ),
+        (
+            {"width": 128, "dropout": 0.0},
+            {"model.dropout": {"min": 0.0, "max": 0.1}},
+            1,
+            LIBRARIES + OF_ATTENTION + OF_STATES,
+        ),
+        ({"name": "squad"}, None, 1, WORKER_BYTES),
+        ({}, {"model.name": {"values": ["squad"]}}, 1, WORKER_BYTES),
+    ],
+)
+def test_a_worker_holds_the_largest_step_beside_the_largest_map(
+    model: dict[str, Any], parameters: dict[str, Any] | None, workers: int, expected: int
+) -> None:
+    of = sweep(model, parameters)
+    of = of.model_copy(update={"resources": of.resources.model_copy(update={"workers": workers})})
+    assert largest_worker_bytes(of, [CONTEXT, FINE], on_gpu=False) == expected
+    assert largest_worker_bytes(of, [CONTEXT, FINE], on_gpu=True) == WORKER_BYTES
+    assert largest_worker_bytes(of, [CONTEXT], on_gpu=False) == WORKER_BYTES, "a small one is within it"
+
+
+def test_the_gaussians_are_counted_beside_the_step() -> None:
+    without = largest_worker_bytes(sweep({"width": 128}), [FINE], on_gpu=False)
+    local = largest_worker_bytes(sweep({"width": 128} | LOCAL), [FINE], on_gpu=False)
+    assert local - without == 49 * 3 * ONE
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+def test_a_step_holds_what_it_is_reckoned_to_hold(dropout: float) -> None:
+    """What autograd keeps for the backward pass is most of it."""
+    fields = {"width": 64, "feedforward_width": 64, "dropout": dropout, "codebook_size": 8}
+    context = replace(CONTEXT, grid_size=(24, 24))
+    model = build_model(HvqConfig.model_validate(fields), context)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    batch = Batch(torch.randn(16, 24, 24, 24), torch.zeros(16, dtype=torch.int64))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        (objective,) = model.objectives
+        loss = objective.loss(batch, 0.5)["loss"]
+    assert loss.requires_grad
+    reckoned = largest_worker_bytes(sweep(fields), [context], on_gpu=False) - LIBRARIES
+    assert 0.4 * reckoned < sum(kept.values()) < reckoned
 
 
 def test_matrices_that_no_slot_of_a_gpu_holds_are_warned_of() -> None:
