@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hvqray.config.sections import ResourcesConfig
-from hvqray.errors import InputError
+from hvqray.errors import InputError, counted
 
 DRIVER_MEMORY_BYTES = 64 * 2**20
 """What the actor that minds a worker group reserves: some memory, so that every core is left to the workers."""
@@ -86,9 +86,9 @@ def plan_resources(
         # Ray places by what is reserved: else a node that is short might get more than its memory holds.
         is_short = any(held < slots_on(node, cpus, gpus) for held, node in zip(in_memory, nodes, strict=True))
         reserved = worker_bytes if is_short else 0
-        return TrialResources(
-            config.workers, cpus, gpus, min(limit, fitting_memory), memory_per_worker=reserved
-        )
+        limit = min(limit, fitting_memory)
+        idle = _idle_cores(config, nodes, limit) if wanted == "auto" and not gpus else None
+        return TrialResources(config.workers, cpus, gpus, limit, memory_per_worker=reserved, warning=idle)
     limit = 1 if wanted == "auto" else limit
     have = ", ".join(f"{node['memory'] / 1e9:.1f} GB" for node in nodes if "memory" in node)
     mend = (
@@ -101,6 +101,21 @@ def plan_resources(
         f" {config.workers * worker_bytes / 1e9:.1f} GB, nodes have {have}; {mend}"
     )
     return TrialResources(config.workers, cpus, gpus, limit, warning=warning)
+
+
+def _idle_cores(config: ResourcesConfig, nodes: Sequence[Mapping[str, float]], limit: int) -> str | None:
+    """What to say where memory holds so few trials of a core a worker that others would have room for another thread."""
+    if config.cpus_per_worker != "auto" or len(nodes) > 1:
+        return None
+    cores = int(nodes[0].get("CPU", 0))
+    share = cores // (limit * config.workers)
+    if share < 2:
+        return None
+    # Not done unasked: with other threads a trial's last bits change, by which it could not be repeated elsewhere.
+    return (
+        f"resources.cpus_per_worker: memory holds {counted(limit, 'trial')} at once, so {cores - limit * config.workers} of {cores} cores"
+        f" stay idle; {share} would give them to the trials"
+    )
 
 
 def slots_on(node: Mapping[str, float], cpus: float, gpus: float, memory: int = 0) -> int:

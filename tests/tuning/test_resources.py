@@ -60,10 +60,11 @@ GB = 10**9
         ({}, [{"CPU": 4, "memory": 7.9 * GB}], 3, 2 * GB, None),
         ({}, [{"CPU": 4}], 4, 0, None),
         ({}, [{"CPU": 4, "memory": 3 * GB}, {"CPU": 1, "memory": 9 * GB}], 2, 2 * GB, None),
-        ({"workers": 2}, [{"CPU": 8, "memory": 10 * GB}], 2, 2 * GB, None),
+        ({"workers": 2}, [{"CPU": 8, "memory": 10 * GB}], 2, 2 * GB, "holds 2 trials at once, so 4 of 8 cores stay idle; 2 would"),
         # what minds a group of workers reserves some too
-        ({"workers": 2}, [{"CPU": 8, "memory": 8 * GB}], 1, 2 * GB, None),
-        ({"workers": 2}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, None),
+        ({"workers": 2}, [{"CPU": 8, "memory": 8 * GB}], 1, 2 * GB, "holds 1 trial at once, so 6 of 8 cores stay idle; 4 would"),
+        ({"workers": 2}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, "resources.cpus_per_worker: memory holds 2 trials"),
+        ({"workers": 2, "cpus_per_worker": 1}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, None),
         ({"gpus_per_worker": 0.25}, [{"CPU": 8, "GPU": 1, "memory": 6 * GB}], 3, 2 * GB, None),
         ({"max_concurrent_trials": 3}, [{"CPU": 4, "memory": 6 * GB}], 3, 2 * GB, None),
         # one node must not be given all eight, for which it has the cores
@@ -81,7 +82,7 @@ def test_memory_bounds_how_many_trials_run_at_once(
         assert plan.warning is None
     else:
         assert plan.warning is not None
-        assert plan.warning.startswith("resources.max_concurrent_trials: ")
+        assert plan.warning.startswith("resources.")
         assert re.search(warning, plan.warning)
 
 
