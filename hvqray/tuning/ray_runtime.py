@@ -130,7 +130,7 @@ def ray_session(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _heed_sigterm()  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
-    _bear_memory_that_runs_out()
+    _bear_lost_processes()
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -176,19 +176,26 @@ def _start_tune_sooner(*, one_environment: bool) -> None:
         class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
 
 
-def _bear_memory_that_runs_out() -> None:
-    """Have Tune take a process that Ray ended because its node ran out of memory for a lost one, which it starts again.
+def _bear_lost_processes() -> None:
+    """Have Tune start a trial again whose process Ray ended because its node ran out of memory, or whose process or node is gone in some other way.
 
-    Ray's own error for it is none of those that Tune knows of lost processes, and would end the whole sweep. There is no
-    setting for it, so this is done where this version of Ray allows it.
+    Ray has errors of their own for these, which are none that Tune knows of lost processes; they would end the whole sweep. There
+    is no setting for it, so this is done where this version of Ray allows it.
     """
+    from ray import exceptions
     from ray.air.execution._internal import actor_manager
-    from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.tune.execution import tune_controller
 
+    lost = (
+        exceptions.RayActorError,
+        exceptions.OutOfMemoryError,
+        exceptions.NodeDiedError,
+        exceptions.WorkerCrashedError,
+        exceptions.ObjectLostError,
+    )
     for module in (actor_manager, tune_controller):
-        if getattr(module, "RayActorError", None) is RayActorError:
-            module.RayActorError = (RayActorError, OutOfMemoryError)
+        if getattr(module, "RayActorError", None) is exceptions.RayActorError:
+            module.RayActorError = lost
 
 
 def _only_for_usage_statistics(count: Callable[[Any], bool]) -> Callable[[Any], bool]:

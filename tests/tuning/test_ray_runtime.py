@@ -162,7 +162,18 @@ def test_callbacks_are_counted_only_for_usage_statistics(
     assert bool(counts) == counted
 
 
-def test_a_process_that_ray_ends_for_want_of_memory_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.exceptions.OutOfMemoryError("1 worker(s) were killed"),
+        ray.exceptions.NodeDiedError("it does not answer"),
+        ray.exceptions.WorkerCrashedError(),
+        ray.exceptions.ActorDiedError(),
+    ],
+)
+def test_a_process_that_ray_ends_for_want_of_memory_counts_as_lost(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """Otherwise Tune raises what it does not expect, which ends the whole sweep."""
     replace_ray(monkeypatch)
     with ray_session(None, dashboard=False):
@@ -173,12 +184,11 @@ def test_a_process_that_ray_ends_for_want_of_memory_counts_as_lost(monkeypatch: 
     lost: list[Any] = []
     actor = SimpleNamespace(actor_id="a", _on_error=lambda actor, error: lost.append(error))
     task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda actor, error: lost.append("task"))
-    error = ray.exceptions.OutOfMemoryError("1 worker(s) were killed")
     manager._actor_task_failed(task, error)
     assert lost == [error, "task"]
     assert isinstance(error, tune_controller.RayActorError)
     with pytest.raises(RuntimeError, match="unexpected"):
-        manager._actor_task_failed(task, ValueError("unexpected"))
+        manager._actor_task_failed(task, ray.exceptions.LocalRayletDiedError("unexpected"))
 
 
 @pytest.mark.usefixtures("listening")
