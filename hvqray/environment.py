@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     import torch
 
 
+DIRTY = ".dirty"
+"""What the version of a checkout with uncommitted changes ends in: it is no other version when these change again."""
+
+
 @functools.cache
 def code_version() -> str:
-    """`0.1.0`, or `0.1.0+gSHA` (`.dirty` with uncommitted changes) where the package lies in its git checkout."""
+    """`0.1.0`, or `0.1.0+gSHA` (`DIRTY` behind it with uncommitted changes) where the package lies in its git checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return __version__
     try:
         sha = _git(root, "rev-parse", "--short=10", "HEAD")
-        dirty = ".dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
+        dirty = DIRTY if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__}+g{sha}{dirty}"

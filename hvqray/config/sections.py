@@ -91,7 +91,7 @@ class ConfirmConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """How many of the best configurations are retrained; 0 retrains none."""
     seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
-    """Seeds of the retraining runs; for one that the trial had itself the trial stands."""
+    """Seeds of the retraining runs; a trial that had one of them itself stands for that run."""
 
     @field_validator("seeds")
     @classmethod

@@ -87,6 +87,10 @@ class FiledRuns:
         """Whether it was opened, and not finished since."""
         return run_id in self._open
 
+    def knows(self, run_id: str) -> bool:
+        """Whether it was ever opened."""
+        return run_id in self._open or run_id in self._models
+
     def is_whole(self, run_id: str) -> bool:
         return run_id in self._models
 

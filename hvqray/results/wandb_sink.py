@@ -94,7 +94,9 @@ class WandbSink:
         if mode == "offline":
             self._thread.put(functools.partial(remove_empty_logs, self._folder / "wandb"))
         for run_id, run in earlier.items():
-            if run.end and self._runs.filed.is_open(run_id):
+            # Of a retraining run that a trial stands for all is told at once, so that a process may have ended before W&B opened it.
+            filed, confirms = self._runs.filed, run.start.confirms
+            if run.end and (filed.is_open(run_id) or (confirms and filed.knows(confirms))):
                 self._thread.put(functools.partial(self._take_up, run, run.end))
 
     def on_trial_start(self, event: TrialStart) -> None:

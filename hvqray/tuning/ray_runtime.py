@@ -106,7 +106,7 @@ def ray_session(
         reason = " ".join(str(error).split())[:200]
         if not joined:
             # Ray's own type for what did not come up in time; all else keeps its traceback.
-            if type(error) is not Exception:
+            if type(error) is not Exception or "timed out" not in reason:
                 raise
             raise InputError(
                 f"Ray did not start on this machine ({reason}); try again when the machine is less busy, or join a cluster that runs (--address)"

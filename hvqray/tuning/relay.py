@@ -150,7 +150,7 @@ def _crash(trial: Any) -> str:
     if found := _OUT_OF_MEMORY.search(_latest_failure(trial)):
         return (
             f"its node ran out of memory ({found[1]} of {found[2]} in use), so Ray ended its process;"
-            " lower resources.max_concurrent_trials or train.batch_size"
+            " lower resources.max_concurrent_trials"
         )
     lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
     return lines[-1][:500] if lines else "its process died"

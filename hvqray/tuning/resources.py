@@ -23,7 +23,7 @@ class TrialResources:
     memory_per_worker: int = 0
     """Bytes that each worker reserves of its node, where a node's memory holds fewer workers than its cores and GPUs; else 0."""
     warning: str | None = None
-    """What may go wrong for want of memory."""
+    """What may go wrong for want of memory, or lies idle for it."""
 
     @property
     def threads_per_worker(self) -> int:
@@ -94,7 +94,7 @@ def plan_resources(
     mend = (
         f"lower it to {fitting_memory}"
         if fitting_memory
-        else "free some, or take a smaller model, a coarser grid, a smaller train.batch_size, fewer data.classes, or map_distance mahalanobis"
+        else "free some, or take a smaller model, a coarser grid, a smaller train.batch_size, model.dropout 0 (hvq), fewer data.classes, or map_distance mahalanobis"
     )
     warning = (
         f"resources.max_concurrent_trials: {limit} at once may not fit into memory: a trial may take"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hvqray.environment import DIRTY
 from hvqray.results.confirm_store import read_confirm_runs
 from hvqray.results.events import SweepListener, TrialStart
 from hvqray.results.stored_trials import read_trials
@@ -30,11 +31,14 @@ def take_over(
 ) -> dict[str, str]:
     """Have trials stand for those of `runs` that have not begun and are of the same configuration and seed; run id to trial id.
 
-    A trial does if it was trained to the end by this very `code_version` and still has its weights. The run gets a folder of its own, and the
-    listeners, the store of the runs first, hear of it as if it had been trained now.
+    A trial does if it was trained to the end by this very `code_version`, which is not that of a checkout with changes of its own, and
+    still has its weights. The run gets a folder of its own, and the listeners, the store of the runs first, hear of it as if it
+    had been trained now.
     """
+    if code_version.endswith(DIRTY):
+        return {}
     begun = read_confirm_runs(folder).keys() | {
-        run.trial_id for run in runs if trial_folder(folder, run.trial_id).exists()
+        run.trial_id for run in runs if (trial_folder(folder, run.trial_id) / RESUME_FILE).exists()
     }
     trial_of = {
         trial.config_hash: trial.trial_id
@@ -52,22 +56,25 @@ def take_over(
         if run.trial_id not in begun and run.config_hash in trial_of
     }
     earlier = read_earlier_runs(folder, set(taken.values()).__contains__) if taken else {}
+    for run_id, trial_id in taken.items():
+        _copy_folder(folder, trial_id, run_id)
     for run in runs:
         if run.trial_id in taken:
-            _copy_folder(folder, taken[run.trial_id], run.trial_id)
             _tell(listeners, run, earlier[taken[run.trial_id]], trial_folder(folder, run.trial_id))
     return taken
 
 
 def _copy_folder(folder: Path, trial_id: str, run_id: str) -> None:
-    """All of the trial's folder but what it goes on from and what was measured on `test`, under the run's name."""
+    """All of the trial's folder but what it goes on from and what was measured on `test`, under the run's name.
+
+    The weights are the same file, in whose header the trial's name stays.
+    """
     source, target = trial_folder(folder, trial_id), trial_folder(folder, run_id)
     measured = measured_folder(folder, trial_id).name
     for stale in target.parent.glob(f".{run_id}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{run_id}."))
     try:
-        aside.chmod(0o755)
         shutil.copytree(
             source,
             aside,
@@ -78,6 +85,7 @@ def _copy_folder(folder: Path, trial_id: str, run_id: str) -> None:
         record = json.loads((source / METRICS_FILE).read_text(encoding="utf-8"))
         text = json.dumps({**record, "trial_id": run_id}, indent=2, allow_nan=False)
         (aside / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)  # of a process that was killed before the run was on record
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -93,8 +101,6 @@ def _tell(listeners: Sequence[SweepListener], run: TrialStart, trial: EarlierRun
             metrics=metrics,
             duration_s=end.duration_s if duration_s is None else duration_s,
             is_last=epoch == end.epochs,
-            best_epoch=end.best_epoch,
-            selected=end.metrics,
         )
         for epoch, (metrics, duration_s) in sorted(trial.epochs.items())
     ]

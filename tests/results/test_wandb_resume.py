@@ -230,6 +230,31 @@ def test_a_retraining_run_that_was_not_measured_yet_gets_its_results(tmp_path: P
     assert epochs_in(run.history) == ALL_EPOCHS[:1]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_retraining_run_that_wandb_never_opened_is_told_where_it_has_the_trial(
+    tmp_path: Path, server: Server, known: bool
+) -> None:
+    """Runs that trials stand for end within a moment, and a process may be killed before W&B has opened them."""
+    folder = tmp_path / "sweep"
+    start = replace(start_of(0), trial_id="t0000-s0", confirms="t0000")
+    with process(folder, "online", killed=True) as (listeners, _):
+        for listener in listeners if known else listeners[:1]:
+            play(listener, 0)
+        confirm = ConfirmStore(folder, code_version="1.0")
+        confirm.on_trial_start(start)
+        confirm.on_epoch("t0000-s0", report(1, 0))
+        confirm.on_trial_end(TrialEnd("t0000-s0", "COMPLETE", {OBJECTIVE: 0.75}, 1, 10.0))
+        confirm.close()
+    with process(folder, "online", killed=False) as (_, sink):
+        metrics = {"test/mad": Spread([0.5], 0.5, None)}
+        sink.log_confirmed([ConfirmedConfiguration("t0000", [0], ["t0000-s0"], metrics, {})])
+    assert ("t0000-s0" in server.runs) == known, "what W&B was never told of it is not told of later"
+    if known:
+        run = server.runs["t0000-s0"]
+        assert run.summary["test/mad"] == 0.5
+        assert epochs_in(run.history) == ALL_EPOCHS[:1]
+
+
 def test_a_retraining_run_that_failed_is_filed_as_its_second_attempt(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     start = replace(start_of(0), trial_id="t0000-s1", confirms="t0000")

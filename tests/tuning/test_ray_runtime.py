@@ -226,6 +226,14 @@ def test_a_cluster_that_cannot_be_joined_is_the_user_s_to_mend(
         pass
 
 
+@pytest.mark.usefixtures("listening")
+def test_what_nobody_foresaw_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("10.0.0.1:6379", None):
+        replace_ray(monkeypatch, Exception("Cannot include dashboard with missing packages"))
+        with pytest.raises(Exception, match="Cannot include"), ray_session(address, dashboard=False):
+            pass
+
+
 def test_a_local_ray_that_is_not_up_in_time_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_ray(monkeypatch, Exception("The current node timed out\nduring startup."))
     with pytest.raises(InputError) as refused, ray_session(None, dashboard=False):

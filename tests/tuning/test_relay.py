@@ -227,7 +227,7 @@ def test_a_trial_whose_node_ran_out_of_memory_says_so(tmp_path: Path) -> None:
         (
             lost + OUT_OF_MEMORY,
             "its node ran out of memory (22.42GB of 23.54GB in use), so Ray ended its process;"
-            " lower resources.max_concurrent_trials or train.batch_size",
+            " lower resources.max_concurrent_trials",
         ),
         (OUT_OF_MEMORY + lost, "its process died"),
     ]

@@ -67,6 +67,7 @@ GB = 10**9
         ({"workers": 2, "cpus_per_worker": 1}, [{"CPU": 8, "memory": 8.3 * GB}], 2, 2 * GB, None),
         ({"gpus_per_worker": 0.25}, [{"CPU": 8, "GPU": 1, "memory": 6 * GB}], 3, 2 * GB, None),
         ({"max_concurrent_trials": 3}, [{"CPU": 4, "memory": 6 * GB}], 3, 2 * GB, None),
+        ({"max_concurrent_trials": 1}, [{"CPU": 8, "memory": 6 * GB}], 1, 2 * GB, None),
         # one node must not be given all eight, for which it has the cores
         ({"max_concurrent_trials": 8}, [{"CPU": 8, "memory": 8.6 * GB}] * 2, 8, 2 * GB, None),
         ({"max_concurrent_trials": 9}, [{"CPU": 4, "memory": 6 * GB}], 4, 0, "4 at once .* may take 2.0 GB, nodes have 6.0 GB; lower it to 3"),

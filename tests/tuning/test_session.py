@@ -575,5 +575,8 @@ def test_what_the_data_tell_of_a_trial_s_memory_bounds_how_many_run_at_once(
         told.append(output_of(one))
     assert "3 trials; 1 trial at once, each 1 worker with 1 CPU and 1.1 GB of memory" in told[0]
     assert "3 trials; 2 trials at once, each 1 worker with 1 CPU\n" in told[1]
-    (warning,) = caplog.messages
+    idle, warning = caplog.messages
+    assert idle.startswith(
+        "resources.cpus_per_worker: memory holds 1 trial at once, so 1 of 2 cores stay idle; 2 would"
+    )
     assert warning.startswith("resources.max_concurrent_trials: 2 at once may not fit into memory")

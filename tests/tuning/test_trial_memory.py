@@ -15,6 +15,7 @@ from hvqray.errors import InputError
 from hvqray.models.batch import Batch
 from hvqray.models.build import build_model
 from hvqray.models.context import ModelContext
+from hvqray.tuning import trial_memory
 from hvqray.tuning.trial_memory import WORKER_BYTES, gpu_warning, largest_map_bytes, largest_worker_bytes
 
 CONTEXT = ModelContext(("bolt", "cable", "cookie"), 24, (4, 4), 64)
@@ -136,8 +137,8 @@ def test_the_gaussians_are_counted_beside_the_step() -> None:
 @pytest.mark.parametrize("dropout", [0.1, 0.0])
 def test_a_step_holds_what_it_is_reckoned_to_hold(dropout: float) -> None:
     """What autograd keeps for the backward pass is most of it."""
-    fields = {"width": 64, "feedforward_width": 64, "dropout": dropout, "codebook_size": 8}
-    context = replace(CONTEXT, grid_size=(24, 24))
+    fields = {"width": 128, "hierarchy_depth": 1, "dropout": dropout, "codebook_size": 8}
+    context = replace(CONTEXT, grid_size=(20, 20))
     model = build_model(HvqConfig.model_validate(fields), context)
     kept: dict[int, int] = {}
 
@@ -145,12 +146,13 @@ def test_a_step_holds_what_it_is_reckoned_to_hold(dropout: float) -> None:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    batch = Batch(torch.randn(16, 24, 24, 24), torch.zeros(16, dtype=torch.int64))
+    batch = Batch(torch.randn(2, 24, 20, 20), torch.zeros(2, dtype=torch.int64))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         (objective,) = model.objectives
         loss = objective.loss(batch, 0.5)["loss"]
     assert loss.requires_grad
-    reckoned = largest_worker_bytes(sweep(fields), [context], on_gpu=False) - LIBRARIES
+    of = sweep(fields, {"train.batch_size": {"values": [2]}})
+    reckoned = trial_memory._largest_step_bytes(of, [context])
     assert 0.4 * reckoned < sum(kept.values()) < reckoned
 
 
