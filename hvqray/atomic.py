@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,22 @@ def replacing(target: Path) -> Iterator[Path]:
             error.filename = str(target)
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target`; it takes `target`'s place when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    new, old = workspace / "new", workspace / "old"
+    try:
+        new.mkdir()
+        yield new
+        if target.exists():
+            os.replace(target, old)
+        os.replace(new, target)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def remove_unfinished(target: Path) -> None:

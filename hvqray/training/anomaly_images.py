@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +9,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from hvqray.atomic import replacing_folder
 from hvqray.data.dataset import Split
 from hvqray.models.context import ModelContext
 from hvqray.models.interface import AnomalyModel
@@ -60,7 +56,7 @@ def save_examples(
 
     Returns the files written, sorted.
     """
-    with evaluating(model), _replacing_folder(folder) as aside:
+    with evaluating(model), replacing_folder(folder) as aside:
         for class_index, positions in split.by_class():
             if len(positions):
                 chosen = _choose(model, split, positions, per_class, scores_n)
@@ -102,19 +98,3 @@ def _save_class(model: AnomalyModel, split: Split, chosen: np.ndarray, folder: P
 def _device(model: AnomalyModel) -> torch.device:
     assert isinstance(model, torch.nn.Module)
     return next(model.parameters()).device
-
-
-@contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target`; it takes `target`'s place when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    new, old = workspace / "new", workspace / "old"
-    try:
-        new.mkdir()
-        yield new
-        if target.exists():
-            os.replace(target, old)
-        os.replace(new, target)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)

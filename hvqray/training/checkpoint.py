@@ -66,6 +66,11 @@ def trial_folder(sweep_folder: Path, trial_id: str) -> Path:
     return sweep_folder / ".state" / "trials" / trial_id
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether all the files are in `folder` that training leaves."""
+    return all((folder / name).is_file() for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE))
+
+
 def share_weights(source: Path, target: Path) -> None:
     """Give the folder `target` the weights in `source`, without a copy where the file system has hard links: they are only ever replaced as a whole."""
     try:

@@ -16,7 +16,7 @@ from hvqray.results.stored_trials import read_starts
 from hvqray.training.checkpoint import (
     CONFIG_FILE,
     METRICS_FILE,
-    MODEL_FILE,
+    is_whole,
     save_config,
     share_weights,
     trial_folder,
@@ -118,14 +118,7 @@ def measure_run(folder: Path, run_id: str, threads: int, gpus: float, cache_dir:
 def _check_checkpoints(folder: Path, run_ids: Sequence[str], cache_dir: Path | None) -> None:
     """Raise InputError where files are gone that training left. A configuration that is gone is taken from the journal again, since
     the mend takes it."""
-    gone = [
-        run_id
-        for run_id in run_ids
-        if not all(
-            (trial_folder(folder, run_id) / name).is_file()
-            for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE)
-        )
-    ]
+    gone = [run_id for run_id in run_ids if not is_whole(trial_folder(folder, run_id))]
     if not gone:
         return
     starts = read_starts(folder) | read_confirm_starts(folder)

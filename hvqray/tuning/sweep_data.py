@@ -107,7 +107,7 @@ def prepare_for_sweep(
     for each, (channels, height, width) in zip(searched, shapes, strict=True):
         size: dict[str, Any] = {"grid_size": (height, width), "image_size": each.image_size}
         contexts.append(replace(data.context, feature_channels=channels, **size))
-    return data, _heeding_memory(sweep, contexts, nodes)
+    return data, _heeding_memory(sweep, contexts, nodes, on_gpu=resources.gpus_per_worker > 0)
 
 
 def _feature_shapes(configs: Sequence[DataConfig], progress: Progress) -> list[tuple[int, int, int]]:
@@ -128,9 +128,8 @@ def _feature_shapes(configs: Sequence[DataConfig], progress: Progress) -> list[t
 
 
 def _heeding_memory(
-    sweep: SweepFile, contexts: Sequence[ModelContext], nodes: Sequence[Mapping[str, float]]
+    sweep: SweepFile, contexts: Sequence[ModelContext], nodes: Sequence[Mapping[str, float]], *, on_gpu: bool
 ) -> TrialResources:
-    on_gpu = plan_resources(sweep.resources, nodes).gpus_per_worker > 0
     worker_bytes = largest_worker_bytes(sweep, contexts, on_gpu=on_gpu)
     resources = plan_resources(sweep.resources, nodes, worker_bytes=worker_bytes)
     warnings = [resources.warning]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hvqray.atomic import replacing_folder
 from hvqray.environment import DIRTY
 from hvqray.results.confirm_store import read_confirm_runs
 from hvqray.results.events import SweepListener, TrialStart
 from hvqray.results.stored_trials import read_trials
 from hvqray.results.wandb_earlier import EarlierRun, read_earlier_runs
 from hvqray.training.checkpoint import (
-    CONFIG_FILE,
     METRICS_FILE,
     MODEL_FILE,
     RESUME_FILE,
+    is_whole,
     share_weights,
     trial_folder,
+    write_record,
 )
 from hvqray.training.epoch_report import EpochReport
 from hvqray.tuning.measured import measured_folder
@@ -45,10 +46,7 @@ def take_over(
         for trial in reversed(read_trials(folder))
         if trial.state == "COMPLETE"
         and trial.code_version == code_version
-        and all(
-            (trial_folder(folder, trial.trial_id) / name).is_file()
-            for name in (CONFIG_FILE, METRICS_FILE, MODEL_FILE)
-        )
+        and is_whole(trial_folder(folder, trial.trial_id))
     }
     taken = {
         run.trial_id: trial_of[run.config_hash]
@@ -73,8 +71,7 @@ def _copy_folder(folder: Path, trial_id: str, run_id: str) -> None:
     measured = measured_folder(folder, trial_id).name
     for stale in target.parent.glob(f".{run_id}.*"):
         shutil.rmtree(stale, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{run_id}."))
-    try:
+    with replacing_folder(target) as aside:
         shutil.copytree(
             source,
             aside,
@@ -83,12 +80,7 @@ def _copy_folder(folder: Path, trial_id: str, run_id: str) -> None:
         )
         share_weights(source, aside)
         record = json.loads((source / METRICS_FILE).read_text(encoding="utf-8"))
-        text = json.dumps({**record, "trial_id": run_id}, indent=2, allow_nan=False)
-        (aside / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # of a process that was killed before the run was on record
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        write_record(aside, {**record, "trial_id": run_id})
 
 
 def _tell(listeners: Sequence[SweepListener], run: TrialStart, trial: EarlierRun, path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
+from hvqray.config.section import Section
 from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile
 from hvqray.models.build import map_bytes
@@ -34,18 +35,13 @@ def largest_worker_bytes(sweep: SweepFile, contexts: Sequence[ModelContext], *, 
 
 def _largest_step_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int:
     """What a step of HVQ-Trans holds; 0 where there is none. An attention's weights grow with the square of the number of locations."""
-    names = _searched(sweep, "model.name") or [
-        sweep.model.get("name", HvqConfig.model_fields["name"].default)
-    ]
-    if "hvq" not in names:
+    if "hvq" not in _values(sweep, "model.name", HvqConfig):
         return 0
 
     def largest(field: str) -> Any:
-        fixed = sweep.model.get(field, HvqConfig.model_fields[field].default)
-        return max(_searched(sweep, f"model.{field}") or [fixed])
+        return max(_values(sweep, f"model.{field}", HvqConfig))
 
-    batch = sweep.train.get("batch_size", TrainConfig.model_fields["batch_size"].default)
-    batch = max(_searched(sweep, "train.batch_size") or [batch])
+    batch = max(_values(sweep, "train.batch_size", TrainConfig))
     images = math.ceil(batch / sweep.resources.workers)
     locations = max(math.prod(context.grid_size) for context in contexts)
     weights = largest("num_heads") * locations**2 * _ATTENTION_COPIES if largest("dropout") > 0 else 0
@@ -62,8 +58,7 @@ def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int
     model = SquadConfig if sweep.model.get("name") == "squad" else HvqConfig
 
     def values(field: str) -> list[Any]:
-        fixed = sweep.model.get(field, model.model_fields[field].default)
-        return _searched(sweep, f"model.{field}") or [fixed]
+        return _values(sweep, f"model.{field}", model)
 
     if "local_mahalanobis" not in values("map_distance"):
         return 0
@@ -83,9 +78,12 @@ def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int
     )
 
 
-def _searched(sweep: SweepFile, name: str) -> list[Any]:
-    """Values of a parameter that stand for all; none where it is not searched."""
-    return sweep.parameters[name].domain().samples() if name in sweep.parameters else []
+def _values(sweep: SweepFile, name: str, config: type[Section]) -> list[Any]:
+    """Values of a field that stand for all that it can have: of the parameter it is, else the fixed one or the default in `config`."""
+    if name in sweep.parameters:
+        return sweep.parameters[name].domain().samples()
+    section, field = name.split(".")
+    return [getattr(sweep, section).get(field, config.model_fields[field].default)]
 
 
 def gpu_warning(map_bytes: int, total_bytes: int, gpus: float) -> str | None:
