@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -9,6 +11,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+QUIET_S = 60.0
+"""How long work says nothing where there is no terminal: logs of jobs should tell slow work from work that hangs."""
 
 
 class Progress(Protocol):
@@ -25,7 +30,8 @@ def silent(description: str, done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """A progress callback that draws one bar per description on stderr; without a terminal, a line as each work begins and ends."""
+    """A progress callback that draws one bar per description on stderr; without a terminal, a line as each work begins and ends, and every
+    `QUIET_S` seconds in between."""
     console = console or Console(stderr=True, markup=False, emoji=False)
     if not console.is_terminal:
         yield _plain_lines(console)
@@ -50,16 +56,23 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
 
 
 def _plain_lines(console: Console) -> Progress:
-    begun: set[str] = set()
+    begun_at: dict[str, float] = {}
+    told_at: dict[str, float] = {}
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
 
     def show(description: str, done: int, total: int) -> None:
-        if description not in begun:
-            begun.add(description)
-            console.print(
-                f"{description} ({total})" if total else description, highlight=False, soft_wrap=True
-            )
+        now = time.monotonic()
+        if description not in begun_at:
+            begun_at[description] = told_at[description] = now
+            tell(f"{description} ({total})" if total else description)
         if total and done >= total:
-            begun.discard(description)
-            console.print(f"{description}: done", highlight=False, soft_wrap=True)
+            del begun_at[description]
+            tell(f"{description}: done")
+        elif done and now - told_at[description] >= QUIET_S:
+            told_at[description] = now
+            left_s = (now - begun_at[description]) * (total - done) / done
+            tell(f"{description}: {done} of {total}, about {math.ceil(left_s / 60)} min left")
 
     return show

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import time
 
+import pytest
 from rich.console import Console
 
-from hvqray.data.progress import progress_bar
+from hvqray.data.progress import QUIET_S, progress_bar
 
 
 def test_the_same_work_done_again_is_told_again() -> None:
@@ -17,6 +19,40 @@ def test_the_same_work_done_again_is_told_again() -> None:
                 progress("computing", done, 2)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == ["computing (2)", "computing: done"] * 2
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress_bar(console) as progress:
+        for done in range(41):
+            progress("computing", done, 40)
+            now += QUIET_S / 10
+        progress("computing", 0, 40)  # once more: it begins anew
+        now += QUIET_S - 1
+        progress("computing", 20, 40)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "computing (40)",
+        "computing: 10 of 40, about 3 min left",
+        "computing: 20 of 40, about 2 min left",
+        "computing: 30 of 40, about 1 min left",
+        "computing: done",
+        "computing (40)",
+    ]
+
+
+def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress_bar(console) as progress:
+        for _ in range(3):
+            progress("waiting for the cache", 0, 0)
+            now += QUIET_S
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == ["waiting for the cache"]
 
 
 def test_the_bar_of_the_same_work_starts_again() -> None:
