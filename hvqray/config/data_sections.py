@@ -22,19 +22,19 @@ class BackboneConfig(Section):
     """The frozen, pretrained feature extractor."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm backbone that gives feature maps."""
+    """Any timm backbone that returns feature maps."""
     weights: str = "auto"
-    """`auto` (the bundled package where it has this backbone, else the hub), `bundled`, `hub`, `random`, or a file (.safetensors, .pth)."""
+    """`auto` (the bundled package if it has this backbone, else the hub), `bundled`, `hub`, `random`, or a file (.safetensors, .pth)."""
     strides: list[Literal[2, 4, 8, 16, 32]] = Field(default=[2, 4, 8, 16], min_length=1)
     """Strides of the stages used (ignored by plain ViTs, whose blocks share one grid)."""
     grid_stride: Literal[4, 8, 16, 32] = 16
-    """Pixels of the image per location of the grid that the stages are resized to: 8 outlines small defects better, for four times the time and memory, and more time with HVQ-Trans (ignored by plain ViTs)."""
+    """Pixels per location of the feature grid, to which the stages are resized. 8 outlines small defects better than 16, at four times the time and memory, and more time with HVQ-Trans (ignored by plain ViTs)."""
     blocks: list[BlockIndex | Annotated[list[BlockIndex], Field(min_length=1)]] | None = Field(
         default=None, min_length=1
     )
-    """Blocks of a plain ViT that are used, 0 the first; those of an inner list are averaged. null: the last four."""
+    """Blocks of a plain ViT that are used, counted from 0; those of an inner list are averaged. null: the last four."""
     padding: Literal["timm", "published"] = "timm"
-    """Padding that depends on the image size (`tf_` backbones): as timm has it, or as the HVQ-Trans code fixes it."""
+    """How `tf_` backbones pad, which depends on the image size: as in timm, or fixed as in the HVQ-Trans code."""
 
     @field_validator("strides")
     @classmethod
@@ -73,13 +73,13 @@ class ValidationConfig(Section):
     """How a validation split is made where the dataset has none."""
 
     from_: Literal["test", "synthetic", "none"] = Field(default="test", alias="from")
-    """`test`: stratified disjoint halves; `synthetic`: held-out normal images with synthetic defects; `none`: choose on test."""
+    """Where `val` comes from. `test`: a stratified part of the test images; `synthetic`: held-out normal images, half of them with synthetic defects; `none`: the test images themselves, so that the model is selected on test."""
     fraction: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=None, validate_default=True)
-    """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`; null: 0.5 of the former, 0.2 of the latter."""
+    """Share of the test images (`from: test`) or of the normal training images (`from: synthetic`) that become `val`; null: 0.5 of the test images, 0.2 of the training images."""
     seed: Seed = 0
     """Seed of the split."""
     group: str | None = None
-    """Regular expression for file names (without suffix): images for which its first parenthesis (or all of it) matches the same text go to one side together, such as crops of one photograph, and are resampled together by the confirmation. null: the groups that the layout tells of (Real-IAD: the views of an object)."""
+    """Regular expression for file names (without suffix). Images for which its parenthesis (or else the whole match) has the same text are one group, such as crops of one photograph: they go to one side of the split, and the intervals of `confirm` resample them together. null: the groups that the layout defines (Real-IAD: the views of an object)."""
 
     @field_validator("fraction")
     @classmethod
@@ -111,15 +111,15 @@ class DataConfig(Section):
     root: str | None = None
     """Folder of the dataset; null means the built-in synthetic set."""
     layout: LayoutName = "auto"
-    """How the dataset lies on disk (docs/data.md); `auto` recognises it by what the folder holds."""
+    """How the dataset is arranged on disk (docs/data.md); `auto` recognises it from the contents of the folder."""
     classes: list[str] | None = None
-    """Product classes to use; null means all."""
+    """Product classes to use; null means all of them."""
     backbone: BackboneConfig = BackboneConfig()
     """The frozen feature extractor."""
     image_size: Annotated[int, Field(ge=32, le=2048)] = 224
     """Side of the square to which images and masks are resized, in pixels: a multiple of the backbone's `grid_stride`, or of a ViT's patch."""
     bit_depth: BitDepth | None = None
-    """Bits of the camera that wrote grey images into 16-bit files: values are divided by 2 ** (bit_depth - 8), larger ones are an error. null: all 16."""
+    """Bits of the camera that wrote grey images as 16-bit files: values are divided by 2 ** (bit_depth - 8), larger ones are an error. null: all 16 bits."""
     adapt_batchnorm: bool = False
     """Re-estimate the backbone's batch statistics once on the training images before features are cached."""
     validation: ValidationConfig = ValidationConfig()

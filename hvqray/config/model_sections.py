@@ -73,48 +73,48 @@ class QuantizerFields(Section):
     """What both models say about their discrete codes."""
 
     quantizer: LevelQuantizers = "vq"
-    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline); or a list, one for each level from the top."""
+    """`vq` learns codebooks by EMA, `fsq` rounds to fixed levels, `none` leaves the latents continuous (a baseline). Or a list with one entry per level, from the top."""
     codebook_size: LevelSizes = 128
-    """Codes per codebook, K; or a list, one for each level from the top, `top, q{N-1}, ..., q0` (used with `quantizer: vq`, at levels that have it)."""
+    """Codes per codebook, K. Or a list with one entry per level, from the top: `top, q{N-1}, ..., q0` (used at levels with `quantizer: vq`)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay per step of the codebooks' moving averages (used with `quantizer: vq`)."""
     commitment_weight: NonNegativeFloat = 0.25
     """Weight of the commitment term, summed over levels (used with `quantizer: vq`)."""
     codebook_init: Literal["kmeans", "normal"] = "kmeans"
-    """Codes start at k-means centres of training tokens, or at N(0, 1) draws (used with `quantizer: vq`)."""
+    """How codes are initialised: k-means centres of training tokens, or draws from N(0, 1) (used with `quantizer: vq`)."""
     revive_dead_codes: bool = False
-    """Let codes unused for `revive_after` steps split the busiest codes of the step (used with `quantizer: vq`)."""
+    """Re-initialise codes that were not used for `revive_after` steps, by splitting the busiest codes of the step (used with `quantizer: vq`)."""
     revive_after: PositiveInt = 100
-    """Steps without use after which a code counts as dead (used with `revive_dead_codes`)."""
+    """Number of steps without use after which a code is dead (used with `revive_dead_codes`)."""
     fsq_levels: FsqLevels = Field(default=[8, 5, 5, 5])
-    """Levels per FSQ dimension, each at least 3, of at most 10 dimensions (used with `quantizer: fsq`)."""
+    """Levels of each FSQ dimension: at least 3 levels, at most 10 dimensions (used with `quantizer: fsq`)."""
 
 
 class ErrorMapFields(Section):
     """How both models turn the error of the reconstructed features into a map, and the map into an image's score."""
 
     map_distance: Literal["l2", "mahalanobis", "local_mahalanobis"] = "l2"
-    """Size of a location's error: its norm, or its distance from normal images' errors, of all locations or of its own."""
+    """How the reconstruction error at a location becomes one number: `l2`, its norm; `mahalanobis`, its distance from the errors of normal images at all locations; `local_mahalanobis`, from those at the same location (docs/models.md)."""
     map_shrinkage: Fraction | Literal["oas"] = "oas"
-    """Share of the class's covariance in each location's own, or OAS's estimate of the best (with `local_mahalanobis`)."""
+    """Shrinkage of each location's covariance towards the covariance of the class, from 0 to 1; `oas` estimates it (used with `local_mahalanobis`)."""
     map_coarse_weight: NonNegativeFloat = 0.0
-    """Weight in the map of what is seen coarsely, over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels a location): the distance of errors averaged so, and `map_code_weight` times that of features averaged so from the nearest of `feature_codes` (not with `map_distance: l2`)."""
+    """Weight of the coarse scale in the map. Errors and features are averaged over 3 x 3 locations (on finer grids more: 7 x 7 at 8 pixels per location). The coarse term is the distance of the averaged errors, plus `map_code_weight` times the coreset distance of the averaged features (not with `map_distance: l2`)."""
     map_norm_weight: Weights = 0.0
-    """Weight in the map of the error's plain norm beside its distance (not with `map_distance: l2`, which is that norm). Of a list, which wants a `score_from` other than `map`, each class that the router tells apart has the weight whose map is best on `val`."""
+    """Weight of the error's plain norm in the map, added to its distance (not with `map_distance: l2`, which is that norm). Of a list, each class that the router distinguishes gets the weight with the best map on `val`; a list needs a `score_from` other than `map`."""
     feature_codes: Annotated[int, Field(ge=0, le=MOST_CODES)] = 0
-    """Features of normal images that are kept for each class, as evenly spread as can be; how far a feature lies from the nearest of them, as in PatchCore, may count in map and score. 0 keeps none (not with `map_distance: l2`)."""
+    """Size of the coreset: how many features of normal images are kept per class, chosen to cover them evenly. The distance of a feature from the nearest one (the coreset distance, as in PatchCore) can count in map and score. 0 keeps none (not with `map_distance: l2`)."""
     map_code_weight: Weights = 0.0
-    """Weight in the map of a feature's distance from the nearest of `feature_codes`. Of a list, as of `map_norm_weight`, together with which it is chosen."""
+    """Weight of the coreset distance in the map (used with `feature_codes`). A list works like one of `map_norm_weight`; both are chosen together."""
     map_from: MapSources = "all"
-    """What the map has in it beside the norm: the distance of the error alone (`fine`), with that of features (`codes`), with that of features averaged over 3 x 3 locations instead, which are PatchCore's patches (`patches`: for grids finer than 16 pixels), or with that of features and what is seen coarsely (`all`), each as its weight says. Of a list, as of `map_norm_weight`; what comes to the same is tried once."""
+    """What the map contains beside the norm: `fine`, the distance of the error; `codes`, that and the coreset distance; `patches`, that and the coreset distance of features averaged over 3 x 3 locations, PatchCore's patches (for grids finer than 16 pixels per location); `all`, that, the coreset distance and the coarse scale. Each has its own weight. A list works like one of `map_norm_weight`; options that amount to the same are tried once."""
     score_from: ScoreSources = "map"
-    """What the image score is taken from: the map, the distance alone (`fine`), the distance of errors averaged over 3 x 3 locations (`coarse`; on finer grids more: 7 x 7 at 8 pixels a location), the sum of these two (`both`), or of these two and the distance of features so averaged from the nearest of `feature_codes` (`codes`; in a list it is left out where there are none). Of a list each class has the one that is best on `val`."""
+    """What the image score is computed from: `map`, the map; `fine`, the distance of the error; `coarse`, the distance of averaged errors (averaged as for `map_coarse_weight`); `both`, the sum of these two; `codes`, the sum of these two and the coreset distance of averaged features (skipped in a list if `feature_codes` is 0). Of a list, each class gets the one that is best on `val`."""
     score_code_weight: NonNegativeFloat = 4.0
-    """Weight of the distance from the nearest of `feature_codes` in `score_from: codes`."""
+    """Weight of the coreset distance in `score_from: codes`."""
     score_pool_size: PositiveInt = 16
-    """Side of the average-pooling window (pixels, stride 1) before the image score is taken."""
+    """Side of the average-pooling window (pixels, stride 1) that is applied before the image score is computed."""
     score_top_fraction: Fractions = 0.0
-    """Image score: mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list each class that the router tells apart has the share that is best on `val`."""
+    """The image score is the mean of this share of the pooled map's highest values; 0 takes the maximum (HVQ-Trans). Of a list, each class that the router distinguishes gets the share that is best on `val`."""
 
     def map_weights(self) -> list[MapWeights]:
         """What `map_norm_weight`, `map_code_weight` and `map_from` leave to choose from for each class, every one once."""
@@ -196,9 +196,9 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Embedding width D; the paper's is 256."""
     hierarchy_depth: Annotated[int, Field(ge=1, le=8)] = 2
-    """Encoder layers = decoder layers = quantised lower levels, N; the paper's is 4."""
+    """Number of encoder layers, of decoder layers, and of quantised levels below the top, N; the paper's is 4."""
     codebook_growth: PositiveInt = 1
-    """Codes of each lower level over those of the level above it, beside one `codebook_size` for the top; the paper has as many at all; q0 may have 65536 (used with `quantizer: vq`)."""
+    """Factor by which the codebook grows from each level to the one below; `codebook_size` is then the size at the top. The paper has the same size at all levels (1); q0 may have at most 65536 codes (used with `quantizer: vq`)."""
     num_heads: PositiveInt = 8
     """Attention heads; must divide `width`."""
     feedforward_width: PositiveInt = 512
@@ -206,15 +206,15 @@ class HvqConfig(ErrorMapFields, QuantizerFields):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout probability in attention and feed-forward layers."""
     standardize_features: bool = True
-    """Reconstruct features scaled to zero mean and unit variance per channel (training images); the paper does not."""
+    """Reconstruct features that are scaled to zero mean and unit variance per channel, measured on the training images; the paper does not."""
     feature_noise: NonNegativeFloat = 0.0
-    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    """Standard deviation of Gaussian noise on the input features in training, relative to that of the channel."""
     router: Literal["oracle", "predicted", "none"] = "oracle"
-    """What picks codebooks and output expert: the true class, the nearest class prototype, or nothing (one shared set)."""
+    """What selects codebooks and output layer: `oracle`, the true class; `predicted`, the nearest class prototype; `none`, nothing (one shared set)."""
     ot_weight: NonNegativeFloat = 80.0
-    """Weight of the OT cost in the anomaly map (used with `quantizer: vq`)."""
+    """Weight of the optimal-transport (OT) cost in the anomaly map (used with `quantizer: vq`)."""
     ot_levels: list[Annotated[int, Field(ge=0)]] = Field(default=[0])
-    """Lower levels i at which OT is scored, q_i; the paper scores [0] (used with `quantizer: vq`)."""
+    """Indices i of the levels q_i whose OT cost counts; the paper's is [0] (used with `quantizer: vq`)."""
 
     @field_validator("ot_levels")
     @classmethod
@@ -284,27 +284,27 @@ class SquadConfig(ErrorMapFields, QuantizerFields):
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 128
     """Channels D of the encoder and decoder blocks."""
     num_residual_blocks: Annotated[int, Field(ge=0, le=8)] = 2
-    """Residual convolution blocks in the encoder and in the feature decoder, each."""
+    """Number of residual convolution blocks, in the encoder and in the feature decoder each."""
     router: Literal["oracle", "predicted", "none"] = "none"
-    """What picks the class's normal errors that a map is judged by: the true class, the nearest prototype, or nothing."""
+    """Whose normal errors a map is judged by: `oracle`, those of the true class; `predicted`, of the class with the nearest prototype; `none`, of all classes together."""
     hierarchy: Literal["resolutions", "residual"] = "resolutions"
-    """Coarse codes condition finer ones at halved resolutions (as VQ-VAE-2), or residual quantisation on one grid."""
+    """`resolutions`: coarse codes condition finer ones, each level at half the resolution of the next (as VQ-VAE-2); `residual`: residual quantisation on one grid."""
     hierarchy_depth: Annotated[int, Field(ge=1, le=4)] = 2
     """Number of quantised levels."""
     standardize_features: bool = True
-    """Reconstruct features scaled to zero mean and unit variance per channel (training images)."""
+    """Reconstruct features that are scaled to zero mean and unit variance per channel, measured on the training images."""
     feature_noise: NonNegativeFloat = 0.0
-    """Standard deviation of Gaussian noise on the input features in training, in units of the channel's own."""
+    """Standard deviation of Gaussian noise on the input features in training, relative to that of the channel."""
     image_head: bool = True
     """Whether a second decoder head reconstructs the image; without it there is no discriminator either."""
     image_scale: Literal[1, 2, 4] = 4
-    """The image head works at image size divided by this."""
+    """The image head reconstructs the image at its size divided by this."""
     image_width: Annotated[int, Field(ge=4, multiple_of=4)] = 32
     """Channels of the image head's last block and of the discriminator's first."""
     discriminator: bool = True
     """Whether a PatchGAN discriminator judges the reconstructed image."""
     discriminator_start: Fraction = 0.3
-    """Share of all training steps after which the discriminator joins in."""
+    """Share of all training steps after which the discriminator starts."""
     feature_mse_weight: NonNegativeFloat = 1.0
     """Weight of the features' mean squared error in the loss."""
     feature_cosine_weight: NonNegativeFloat = 1.0
@@ -314,11 +314,11 @@ class SquadConfig(ErrorMapFields, QuantizerFields):
     image_ssim_weight: NonNegativeFloat = 0.5
     """Weight of the image's 1 - SSIM in the loss."""
     adversarial_weight: NonNegativeFloat = 0.1
-    """Weight of the generator's adversarial term, on top of the adaptive one."""
+    """Weight of the generator's adversarial term, multiplied by the adaptive weight."""
     map_cosine_weight: NonNegativeFloat = 1.0
     """Weight of the features' cosine distance in the anomaly map."""
     map_l2_weight: NonNegativeFloat = 1.0
-    """Weight of the size of the features' error (`map_distance`) in the anomaly map."""
+    """Weight of the features' error, as `map_distance` measures it, in the anomaly map."""
     map_image_weight: NonNegativeFloat = 0.1
     """Weight of the image's SSIM error in the anomaly map."""
     map_discriminator_weight: NonNegativeFloat = 0.1

@@ -25,15 +25,15 @@ class TrainConfig(Section):
     epochs: PositiveInt = 8
     """Passes over the training images (see `images_per_epoch`)."""
     images_per_epoch: PositiveInt | None = None
-    """Training images drawn per epoch, without repetition while they last; null means all."""
+    """Training images drawn per epoch, without repetition until all have been drawn; null means all."""
     class_balance: Fraction = 0.0
-    """0 draws images uniformly, 1 draws every class equally often; between, class shares n_c ** (1 - class_balance)."""
+    """0 draws images uniformly, 1 draws every class equally often. In between, a class with n_c images is drawn in proportion to n_c ** (1 - class_balance)."""
     batch_size: PositiveInt = 16
-    """Images per optimisation step, over all workers; an incomplete last batch of an epoch is left out, unless the epoch has fewer images than a batch."""
+    """Images per optimisation step, over all workers. The incomplete last batch of an epoch is dropped, unless the epoch has fewer images than a batch."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "step", "cosine"] = "cosine"
-    """Learning rate over the run: constant, x0.1 at 80 % of the steps (the paper's), or cosine to 1 % after warm-up."""
+    """Learning rate over the run: `constant`; `step`, x0.1 at 80 % of the steps (the paper's); `cosine`, to 1 % after the warm-up."""
     warmup_fraction: Fraction = 0.05
     """Share of all steps in which the learning rate rises linearly from 0 (not with `step`)."""
     weight_decay: NonNegativeFloat = 1e-4
@@ -41,17 +41,17 @@ class TrainConfig(Section):
     gradient_clip: PositiveFloat | None = 1.0
     """Largest gradient norm; the paper's is 0.1; null switches clipping off."""
     calibration_images: PositiveInt | None = 48
-    """Normal training images per class on which a model measures its map, spread evenly; null means all."""
+    """Normal training images per class, spread evenly, on which the map is calibrated (the errors of normal images, the coreset); null means all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the trained model; `auto` is bf16 where the processor multiplies it natively, else fp32."""
+    """Arithmetic of the trained model; `auto` is bf16 if the processor multiplies it natively, else fp32."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on `val` (the last epoch is always evaluated)."""
     pixel_metrics: Literal["always", "last"] = "always"
-    """Pixel metrics at every evaluation, or at the last epoch only (they cost the most), which wants `checkpoint: last`; always where the first metric is one, or `mad`, which is made of them."""
+    """Whether pixel metrics, which cost the most, are computed at every evaluation or only at the last epoch. `last` needs `checkpoint: last`; it has no effect if the first metric is a pixel metric or `mad`."""
     checkpoint: Literal["best", "last"] = "best"
     """Which epoch's weights and metrics count: the best on `val` by the sweep's metric, or the last."""
     seed: Seed = 0
-    """Seed of initialisation, order, dropout and noise."""
+    """Seed of the initialisation, the order of images, dropout and noise."""
 
     @model_validator(mode="after")
     def _kept_epoch_is_measured(self) -> TrainConfig:
@@ -67,15 +67,15 @@ class ResourcesConfig(Section):
     """What one trial takes."""
 
     workers: PositiveInt = 1
-    """Processes that train one trial together (DDP); 1 trains in the trial's own process."""
+    """Processes that train one trial together (DDP); with 1, the trial trains in its own process."""
     cpus_per_worker: PositiveFloat | Literal["auto"] = "auto"
-    """CPU cores per worker; also its number of threads. `auto`: 1, or an even share of the CPUs per GPU where there are GPUs."""
+    """CPU cores per worker, and its number of threads. `auto`: 1, or with GPUs an even share of the CPUs per GPU."""
     gpus_per_worker: NonNegativeFloat | Literal["auto"] = "auto"
-    """GPUs per worker, fractions included; `auto`: 1 where Ray has any, else 0."""
+    """GPUs per worker, which may be a fraction of one; `auto`: 1 if Ray has any, else 0."""
     max_concurrent_trials: PositiveInt | Literal["auto"] = "auto"
-    """Upper limit of trials at once; `auto`: as many as cores, GPUs and memory hold (docs/cluster.md)."""
+    """Largest number of trials at once; `auto`: as many as cores, GPUs and memory hold (docs/cluster.md)."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """Restarts of a trial whose process died, from its last checkpoint."""
+    """How often a trial whose process died is restarted from its last checkpoint."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -91,7 +91,7 @@ class ConfirmConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """How many of the best configurations are retrained; 0 retrains none."""
     seeds: list[Seed] = Field(default=[0, 1, 2], min_length=1)
-    """Seeds of the retraining runs; a trial that had one of them itself stands for that run."""
+    """Seeds of the retraining runs. A trial that already had one of these seeds is taken as that run."""
 
     @field_validator("seeds")
     @classmethod
