@@ -62,11 +62,11 @@ class MapWeights(NamedTuple):
     norm: float
     """Of the error's norm."""
     codes: float
-    """Of a feature's distance from the nearest that are kept."""
+    """Of the coreset distance."""
     patches: float
-    """Of the same of features averaged over 3 x 3 locations."""
+    """Of the coreset distance of features averaged over 3 x 3 locations."""
     coarse: float
-    """Of the distances of error and feature seen coarsely."""
+    """Of the coarse scale, the distances of averaged errors and features."""
 
 
 class QuantizerFields(Section):

@@ -1,7 +1,7 @@
-"""How far a feature lies from the nearest of the normal features that are kept: the error of quantising the feature itself.
+"""The coreset distance: how far a feature lies from the nearest feature of a coreset of normal ones.
 
-What PatchCore (Roth et al., 2022, arXiv 2106.08265) takes for a location's anomaly. A reconstruction also gets right some
-of what it never saw; of what is kept nothing is made up.
+It is PatchCore's anomaly score of a location (Roth et al., 2022, arXiv 2106.08265), and the error of quantising the feature itself.
+A reconstruction also gets right some of what it never saw; a coreset holds only features that were seen.
 
 Shapes: B batch, C feature channels, h x w feature grid, R routes (classes, or one for all), K codes a route, n sampled features.
 """

@@ -66,7 +66,7 @@ def average_neighbourhood(x_BChw: Float[Tensor, "B C h w"], side: int) -> Float[
 
 
 def coarse_side(grid_stride: int, grid_side: int) -> int:
-    """Locations along a side of the neighbourhood that is seen coarsely, an odd number.
+    """Locations along a side of the coarse scale's neighbourhood, an odd number.
 
     3 at 14 and 16 pixels a location, and on other grids as many as have about that width; at most half of the grid, and 3 at least.
     """
