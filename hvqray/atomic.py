@@ -15,6 +15,14 @@ from pathlib import Path
 from hvqray.errors import InputError
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` and `~NAME` as a shell has them: where nobody is called so, it is a file's name like any other.
+
+    `Path.expanduser` ends a command there with an error of the program's own.
+    """
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Give a path beside `target` to write to; it takes `target`'s place when the block ends without an error.
@@ -107,7 +115,7 @@ def check_file(target: Path, *, option: str) -> None:
 def check_folder_can_be_made(folder: Path, *, option: str) -> None:
     """See that `make_folder` could make `folder`, before any work is done for it. Raises InputError as it does."""
     try:
-        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+        nearest = next(each for each in (folder, *folder.parents) if each.exists() or each.is_symlink())
         reason = _unwritable(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
     except OSError as error:
         reason = error.strerror

@@ -107,8 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in read
         ]
         if predictions:
-            named = {path.resolve() for path in paths}
-            earlier = [path for path in earlier_maps(arguments.out / CSV_FILE) if path.resolve() not in named]
+            named = set(map(os.path.realpath, paths))  # Path.resolve fails at links in a circle
+            earlier = [
+                path for path in earlier_maps(arguments.out / CSV_FILE) if os.path.realpath(path) not in named
+            ]
             # Before the maps, each of which can fail: what the model says is worth more.
             write_atomically(arguments.out / CSV_FILE, csv_text(predictions, loaded.selected_on_test))
             for path in earlier:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hvqray.atomic import check_folder_can_be_made, expanded
 from hvqray.command_line import (
     DONE,
     FAILED,
@@ -67,13 +69,14 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
 
     limit = arguments.cache_limit
     limit_bytes = parse_bytes(limit, field="--cache-limit") if limit is not None else None
-    out = Path(arguments.out).expanduser().resolve()
+    out = Path(os.path.realpath(expanded(arguments.out)))  # Path.resolve fails at links in a circle
     cache_dir = chosen_cache_dir(arguments.cache_dir)
     folder, sweeps = out / sweep.name, [sweep]
     if arguments.per_class:
         from hvqray.tuning.per_class import class_sweeps, search_classes
 
         sweeps, out = class_sweeps(sweep, folder, cache_dir=cache_dir), folder
+    check_folder_can_be_made(folder, option="--out")  # whose files are looked at next
     # Of sweeps of a class each, those that an earlier start did not come to begin now.
     resumed = [
         each.name

@@ -14,6 +14,7 @@ from full_disk import files_of_at_most
 from hvqray.atomic import (
     check_file,
     check_folder_can_be_made,
+    expanded,
     make_folder,
     naming,
     remove_empty,
@@ -136,6 +137,12 @@ def test_a_folder_that_cannot_be_made_is_told_before(tmp_path: Path, monkeypatch
                 refuse(tmp_path / name, option="--out")
             told = f"--out {tmp_path / name}: cannot be written to ({reason}); name another folder"
             assert str(refused.value) == told
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for refuse in (check_folder_can_be_made, make_folder):
+        with pytest.raises(InputError, match="circle/new: cannot be written to"):
+            refuse(circle / "new", option="--out")
+    circle.unlink()
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(InputError, match=r"new/new: cannot be written to \(Permission denied\)"):
         check_folder_can_be_made(tmp_path / "new" / "new", option="--out")
@@ -143,6 +150,13 @@ def test_a_folder_that_cannot_be_made_is_told_before(tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"cannot be written to \(Read-only file system\)"):
         make_folder(tmp_path, option="--out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_home_that_nobody_has_is_a_name_as_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/this")
+    assert expanded("~/runs") == Path("/home/of/this/runs")
+    for other in ("~nobody-of-this-name/runs", "runs/~"):
+        assert expanded(other) == expanded(Path(other)) == Path(other)
 
 
 def test_what_was_made_for_nothing_is_removed_and_what_was_there_or_is_used_is_not(tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_one_bad_image_costs_none_of_the_others(
     assert str(images / "0.png") in captured.out
 
 
+def test_a_link_that_leads_to_itself_costs_no_other_image(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(place / "parts" / "cloth" / "test" / "good" / "000.png", images / "0.png")
+    (images / "1.png").symlink_to("1.png")
+    (row,) = run(place, images, out=tmp_path / "out", code=2)
+    assert row["image"] == str(images / "0.png")
+    assert f"hvqray: error: {images / '1.png'}: not a readable image" in capsys.readouterr().err
+
+
 def test_earlier_predictions_give_way_and_nothing_else(place: Path, tmp_path: Path) -> None:
     good = place / "parts" / "cloth" / "test" / "good"
     assert len(run(place, good, out=tmp_path)) > 1

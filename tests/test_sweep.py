@@ -151,6 +151,27 @@ def test_missing_data(command: Command, tmp_path: Path) -> None:
     assert not command.out.exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--resume",), ("--per-class",), ("--per-class", "--resume")])
+def test_results_into_a_link_that_leads_to_itself(
+    command: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    line = command.fault("--out", str(circle), *options)
+    assert line.startswith(f"--out {circle}{os.sep}")
+    assert "cannot be written to" in line
+
+
+def test_folders_of_a_user_that_is_none_are_names(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option in ("--out", "--cache-dir"):
+        with pytest.raises(Started):
+            command(option, "~nobody-of-this-name/x")
+    assert (tmp_path / "~nobody-of-this-name" / "x" / "small").is_dir()
+
+
 def test_a_class_called_mean(command: Command, tmp_path: Path, small_images: Path) -> None:
     shutil.copytree(small_images, tmp_path / "parts")
     (tmp_path / "parts" / "bolt").rename(tmp_path / "parts" / "mean")

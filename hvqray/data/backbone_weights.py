@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hvqray.atomic import expanded
 from hvqray.config.data_sections import BackboneConfig
 from hvqray.errors import InputError, did_you_mean
 
@@ -71,7 +72,7 @@ def read_weights(path: Path, config: BackboneConfig) -> dict[str, Tensor]:
 
 
 def _local_file(value: str) -> Path:
-    path = Path(value).expanduser().absolute()
+    path = expanded(value).absolute()
     if path.suffix not in _SUFFIXES:
         raise InputError(
             f"{value!r} is none of {', '.join(_SOURCES)}, nor a .safetensors or .pth file"

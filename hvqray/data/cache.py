@@ -23,7 +23,7 @@ import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 
-from hvqray.atomic import naming
+from hvqray.atomic import expanded, naming
 from hvqray.data.arrow_store import DamagedFileError, is_in_use, open_tensors
 from hvqray.data.progress import Progress, silent
 from hvqray.errors import InputError
@@ -41,7 +41,7 @@ _POLL_S = 0.25
 
 def default_cache_dir() -> Path:
     """`$HVQRAY_CACHE_DIR`, or the user's cache folder."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("hvqray")).expanduser()
+    return expanded(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("hvqray"))
 
 
 def chosen_cache_dir(option: Path | None) -> Path | None:
@@ -50,7 +50,7 @@ def chosen_cache_dir(option: Path | None) -> Path | None:
     Other nodes of a cluster are told of it. Where it is None, each takes its own user's cache folder.
     """
     chosen = option or os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else None
+    return expanded(chosen).absolute() if chosen else None
 
 
 @dataclass(frozen=True)

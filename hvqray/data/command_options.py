@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from hvqray.atomic import expanded
 from hvqray.command_line import add_cache_option, add_layout_option
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.faults import first_fault
@@ -63,7 +64,7 @@ def data_config(root: str | None, fields: Mapping[str, Any]) -> DataConfig:
 
 def cache_dir_of(arguments: argparse.Namespace) -> Path:
     """The folder that `--cache-dir` names, or the default one."""
-    return (arguments.cache_dir or default_cache_dir()).expanduser().absolute()
+    return expanded(arguments.cache_dir or default_cache_dir()).absolute()
 
 
 def print_table(table: Table) -> None:

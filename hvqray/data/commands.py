@@ -6,9 +6,8 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from hvqray.atomic import make_folder
+from hvqray.atomic import expanded, make_folder
 from hvqray.command_line import DONE, INPUT_AT_FAULT, argument_parser, run_command
 from hvqray.config.data_sections import BitDepth, DataConfig
 from hvqray.data import cache_command
@@ -107,7 +106,7 @@ def _tell_of_16_bits(
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.out).expanduser().absolute()
+    folder = expanded(arguments.out).absolute()
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder", field="--out")
     if arguments.seed < 0:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from hvqray.atomic import expanded
 from hvqray.errors import InputError, counted, did_you_mean
 
 MEAN = "mean"
@@ -35,7 +36,7 @@ def dataset_root(root: str | Path) -> Path:
     Raises:
         InputError: it is no folder, or its name is not UTF-8.
     """
-    path = Path(root).expanduser().absolute()
+    path = expanded(root).absolute()
     check_name(path)
     if not path.is_dir():
         raise InputError(

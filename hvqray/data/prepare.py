@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hvqray.atomic import make_folder
+from hvqray.atomic import expanded, make_folder
 from hvqray.config.data_sections import DataConfig
 from hvqray.data.bit_depth import Largest, largest_of, remarks
 from hvqray.data.cache import clear_cache, default_cache_dir
@@ -49,7 +49,7 @@ def prepare_data(
     Raises:
         InputError: the data, or the backbone's name or weights, are at fault, or the cache cannot be written to.
     """
-    cache_dir = (cache_dir or default_cache_dir()).expanduser().absolute()
+    cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
     make_folder(cache_dir, option="--cache-dir")
     remarks = remarks and progress is not None
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress, remarks=remarks)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from hvqray.atomic import expanded
 from hvqray.errors import InputError, did_you_mean
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -52,7 +53,7 @@ def _netrc_has_key() -> bool:
     host = urlsplit(server()).netloc
     for candidate in candidates:
         try:
-            entry = netrc.netrc(Path(candidate).expanduser()).authenticators(host)
+            entry = netrc.netrc(expanded(candidate)).authenticators(host)
         except (OSError, netrc.NetrcParseError):
             continue
         if entry and entry[2]:
@@ -64,7 +65,7 @@ def server() -> str:
     """The server's address: of the environment, of wandb's settings file, or the public one."""
     if os.environ.get("WANDB_BASE_URL"):
         return os.environ["WANDB_BASE_URL"]
-    config_dir = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
+    config_dir = expanded(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")
     settings = configparser.ConfigParser()
     try:
         settings.read([config_dir / "settings", Path("wandb") / "settings"])
