@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from hvqray.config.conditions import applies, contexts, controlling
 from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
 from hvqray.config.section import Section
 from hvqray.config.sections import TrainConfig
@@ -39,9 +40,9 @@ def _largest_step_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> i
         return 0
 
     def largest(field: str) -> Any:
-        return max(_values(sweep, f"model.{field}", HvqConfig))
+        return max(_values(sweep, f"model.{field}", HvqConfig, model="hvq"))
 
-    batch = max(_values(sweep, "train.batch_size", TrainConfig))
+    batch = max(_values(sweep, "train.batch_size", TrainConfig, model="hvq"))
     images = math.ceil(batch / sweep.resources.workers)
     locations = max(math.prod(context.grid_size) for context in contexts)
     weights = largest("num_heads") * locations**2 * _ATTENTION_COPIES if largest("dropout") > 0 else 0
@@ -78,12 +79,21 @@ def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int
     )
 
 
-def _values(sweep: SweepFile, name: str, config: type[Section]) -> list[Any]:
-    """Values of a field that stand for all that it can have: of the parameter it is, else the fixed one or the default in `config`."""
-    if name in sweep.parameters:
-        return sweep.parameters[name].domain().samples()
+def _values(sweep: SweepFile, name: str, config: type[Section], *, model: str | None = None) -> list[Any]:
+    """Values of a field that stand for all that it can have: of the parameter it is, else, and where its `when` does not hold, the fixed
+    one or the default in `config`. With the name of a `model`, of that model's trials alone."""
     section, field = name.split(".")
-    return [getattr(sweep, section).get(field, config.model_fields[field].default)]
+    own = getattr(sweep, section).get(field, config.model_fields[field].default)
+    parameter = sweep.parameters.get(name)
+    if parameter is None:
+        return [own]
+    applied = {
+        applies(parameter, chosen)
+        for chosen in contexts(sweep.parameters, controlling(sweep.parameters))
+        if model is None or chosen.get("model.name", model) == model
+    }
+    searched = parameter.domain().samples() if True in applied else []
+    return [*searched, own] if False in applied else searched
 
 
 def gpu_warning(map_bytes: int, total_bytes: int, gpus: float) -> str | None:

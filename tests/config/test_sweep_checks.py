@@ -18,7 +18,7 @@ FAULTS = [
     ("{lr: {min: 0.1, max: 1.0}}", "parameters.lr: unknown parameter"),
     ("{model: {value: 8}}", "parameters.model: unknown parameter"),
     ("{resources.workers: {values: [1, 2]}}", "resources cannot be searched"),
-    ("{data.root: {values: [a, b]}}", "data.root cannot be searched"),
+    ("{data.root: {values: [a, b]}}", "data.root cannot be searched: its values must be the same for all"),
     ("{data.validation.seed: {values: [1, 2]}}", "data.validation cannot be searched"),
     ("{model.hierarchy: {values: [residual]}}", "applies to no model here (model.name is hvq)"),
     ("{train.epochs: {values: [1, 2]}}\ntrain: {epochs: 3}", "train.epochs: is also fixed at 3"),

@@ -25,6 +25,10 @@ SEARCHED: dict[str, Any] = {
     "model.map_coarse_weight": {"min": 0.0, "max": 0.5},
     "model.router": {"values": ["none", "predicted"]},
 }
+WITH_ROUTES_BESIDE_VQ: dict[str, Any] = {
+    "model.quantizer": {"values": ["vq", "fsq"]},
+    "model.router": {"values": ["none"], "when": {"model.quantizer": "vq"}},
+}
 ONE = 2 * 16 * 24**2
 
 
@@ -57,6 +61,7 @@ def sweep(model: dict[str, Any], parameters: dict[str, Any] | None = None) -> Sw
         (LOCAL | {"router": "none", "map_coarse_weight": 0.1, "map_from": "fine"}, None, ONE),
         (LOCAL, {"model.score_from": {"values": ["map", "coarse"]}}, 6 * ONE),
         (LOCAL, {"model.name": {"values": ["squad", "hvq"]}}, 3 * ONE),
+        (LOCAL, WITH_ROUTES_BESIDE_VQ, 3 * ONE),
     ],
 )
 def test_the_largest_map_of_a_sweep(
@@ -113,6 +118,24 @@ OF_STATES = 4 * 16 * 784 * 2 * (57 * 128 + 18 * 512)
             {"model.dropout": {"min": 0.0, "max": 0.1}},
             1,
             LIBRARIES + OF_ATTENTION + OF_STATES,
+        ),
+        (  # where the `when` does not hold, the default does
+            {"width": 128},
+            {
+                "model.quantizer": {"values": ["vq", "fsq"]},
+                "model.num_heads": {"values": [4], "when": {"model.quantizer": "vq"}},
+            },
+            1,
+            LIBRARIES + OF_ATTENTION + OF_STATES,
+        ),
+        (  # the other model has no such field
+            {},
+            {
+                "model.name": {"values": ["squad", "hvq"]},
+                "model.num_heads": {"values": [4], "when": {"model.name": "hvq"}},
+            },
+            1,
+            LIBRARIES + OF_ATTENTION // 2 + OF_STATES,
         ),
         ({"name": "squad"}, None, 1, WORKER_BYTES),
         ({}, {"model.name": {"values": ["squad"]}}, 1, WORKER_BYTES),
