@@ -22,7 +22,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from hvqray import environment
-from hvqray.atomic import write_atomically
+from hvqray.atomic import remove_unfinished, write_atomically
 from hvqray.errors import InputError
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.history import (
@@ -42,6 +42,7 @@ from hvqray.results.stored_trials import check_folder, is_begun, journal_path
 from hvqray.results.tables import concatenate_epochs, epoch_table, epochs_of, trials_table, write_table
 from hvqray.training.epoch_report import EpochReport
 
+_WRITTEN_HERE_ALONE = ("sweep.yaml", "trials.parquet", "metrics.parquet")
 _MIN_INTERVAL_S = 1.0
 _MAX_SHARE_OF_TIME = 0.05
 
@@ -97,6 +98,8 @@ class SweepStore:
         with ExitStack() as held:
             held.enter_context(hold_sweep(folder))
             check_folder(folder, resume=resume)  # another process may have begun this sweep since
+            for name in _WRITTEN_HERE_ALONE:  # a driver that was killed while it wrote cannot clear up
+                remove_unfinished(folder / name)
             self._history = replay(path) if resume else History()
             earlier = self._history.info
             self.info = SweepInfo(

@@ -222,6 +222,18 @@ def test_no_file_is_left_aside(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [".state", "metrics.parquet", "trials.parquet"]
 
 
+def test_what_a_killed_driver_left_aside_is_removed_by_the_next_one(folder: Path) -> None:
+    store = SweepStore(folder, resume=False, selected_on_test=False)
+    play(store, 0)
+    store.close()
+    for name in ("sweep.yaml", "trials.parquet", "metrics.parquet"):
+        (folder / f".{name}.k1ll3d00").write_text("half of it")
+    (folder / ".mine").touch()
+    SweepStore(folder, resume=True, selected_on_test=False).close()
+    left = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    assert left == {".state", ".mine"}
+
+
 def test_a_table_that_cannot_be_written_leaves_the_one_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
