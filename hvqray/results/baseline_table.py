@@ -175,8 +175,8 @@ def print_baselines(
 def headline(
     best: Mapping[str, float | None], baselines: Sequence[BaselineRecord], *, mark: str = ""
 ) -> list[str]:
-    """A line a baseline: `against PaDiM: image AUROC won by 0.0123 (95 %: -0.0100 to +0.0300), pixel AUROC lost by 0.0045 (test, mean
-    over the classes)`, and after that `mark`."""
+    """A line a baseline: `against PaDiM: image AUROC +0.0123 (95 %: -0.0100 to +0.0300, not decided), pixel AUROC lost by 0.0045 (test,
+    mean over the classes)`, and after that `mark`."""
     split = _split(best)
     lines = []
     for baseline in baselines:
@@ -184,10 +184,8 @@ def headline(
         for metric in (*TERMINAL_METRICS, MAD):
             _, more = _compare(best, baseline.metrics, f"{split}/{metric}")
             if more is not None:
-                verdict = (
-                    f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
-                )
-                parts.append(f"{ALL_LABELS[metric]} {verdict}{_interval_text(baseline, f'{split}/{metric}')}")
+                told = _verdict_text(more, baseline.more.get(f"{split}/{metric}"))
+                parts.append(f"{ALL_LABELS[metric]} {told}")
         if parts:
             lines.append(
                 f"against {baseline.label}: {', '.join(parts)} ({split}, mean over the classes){mark}"
@@ -195,11 +193,15 @@ def headline(
     return lines
 
 
-def _interval_text(baseline: BaselineRecord, name: str) -> str:
-    if name not in baseline.more:
-        return ""
-    low, high = baseline.more[name]
-    return f" (95 %: {low:+.4f} to {high:+.4f})"
+def _verdict_text(more: float, interval: tuple[float, float] | None) -> str:
+    """Won and lost are words for what an interval decides, and for what has none."""
+    verdict = f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
+    if interval is None:
+        return verdict
+    low, high = interval
+    if low <= 0 <= high:
+        return f"{more:+.4f} (95 %: {low:+.4f} to {high:+.4f}, not decided)"
+    return f"{verdict} (95 %: {low:+.4f} to {high:+.4f})"
 
 
 def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:

@@ -57,12 +57,14 @@ def comparison(tables: Sequence[BaselineTable], metric: str) -> list[Point]:
         if gain is None:
             continue
         verb = "won by" if gain.more > 0 else "lost by" if gain.more < 0 else "equal"
-        text = f"{ALL_LABELS[metric]} {verb}" + (f" {abs(gain.more):.4f}" if gain.more else "")
-        text += f" on {table.split}"
+        told = verb + (f" {abs(gain.more):.4f}" if gain.more else "")
+        if gain.interval and gain.verdict == "open":
+            told = f"{gain.more:+.4f}"
+        text = f"{ALL_LABELS[metric]} {told} on {table.split}"
         if gain.interval:
             low, high = gain.interval
             text += f", 95 % interval {low:+.4f} to {high:+.4f}"
-            text += ": it has 0 in it, so it decides nothing" if gain.verdict == "open" else ""
+            text += ": not decided, since the interval contains 0" if gain.verdict == "open" else ""
         points.append(Point(f"Against {table.baseline.label}", text))
     return points
 

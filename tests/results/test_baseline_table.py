@@ -60,11 +60,11 @@ def test_a_line_says_what_was_won_and_lost_where_both_are_defined() -> None:
     unsure = [replace(BASELINES[0], more={"test/image_auroc": (-0.01, 0.06)})]
     both = {"test/image_auroc": (-0.01, 0.06), "test/pixel_auroc": (-0.08, -0.02)}
     assert headline(BEST, [replace(BASELINES[0], more=both)]) == [
-        "against PatchCore: image AUROC won by 0.0250 (95 %: -0.0100 to +0.0600), pixel AUROC lost by 0.0500 (95 %: -0.0800 to -0.0200)"
+        "against PatchCore: image AUROC +0.0250 (95 %: -0.0100 to +0.0600, not decided), pixel AUROC lost by 0.0500 (95 %: -0.0800 to -0.0200)"
         " (test, mean over the classes)"
     ]
     assert headline(BEST, unsure) == [
-        "against PatchCore: image AUROC won by 0.0250 (95 %: -0.0100 to +0.0600), pixel AUROC lost by 0.0500 (test, mean over the classes)"
+        "against PatchCore: image AUROC +0.0250 (95 %: -0.0100 to +0.0600, not decided), pixel AUROC lost by 0.0500 (test, mean over the classes)"
     ]
     assert "image AUROC equal" in headline(BASELINES[0].metrics, BASELINES)[0]
     assert headline({}, BASELINES) == []

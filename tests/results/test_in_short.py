@@ -42,8 +42,10 @@ def test_what_was_won_says_whether_it_is_decided() -> None:
 
     assert told(0.7, 0.05, 0.2) == "image AUROC won by 0.1000 on test, 95 % interval +0.0500 to +0.2000"
     assert told(0.9, -0.2, -0.05) == "image AUROC lost by 0.1000 on test, 95 % interval -0.2000 to -0.0500"
-    assert told(0.8, -0.1, 0.1).startswith("image AUROC equal on test, ")
-    assert told(0.7, -0.1, 0.2).endswith("-0.1000 to +0.2000: it has 0 in it, so it decides nothing")
+    assert told(0.8, -0.1, 0.1).startswith("image AUROC +0.0000 on test, ")
+    assert told(0.7, -0.1, 0.2) == (
+        "image AUROC +0.1000 on test, 95 % interval -0.1000 to +0.2000: not decided, since the interval contains 0"
+    )
     undefined = read_baselines([{"name": "padim", "settings": {}, "metrics": {"test/image_auroc": None}}])
     assert comparison(baseline_tables(BEST, undefined), "image_auroc") == []
 
