@@ -48,9 +48,6 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Of a local Ray. Trials read mapped files, and what they report is small."""
 _CONNECT_S = 10.0
 """How long the port of a cluster may take to answer."""
-_IMPORTS_LEFT_S = 10.0
-"""How long imports beside Ray's start may go on where that start failed or was interrupted. A signal that comes while Python takes or gives
-back its import lock leaves it taken (CPython 3.11): then they never end."""
 
 
 def quieten_ray() -> None:
@@ -82,7 +79,6 @@ def ray_session(
     _tell_errors_in_our_way()
     meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
     meanwhile.start()
-    wait_s: float | None = _IMPORTS_LEFT_S
     joined = address or os.environ.get("RAY_ADDRESS")
     source = "--address" if address else "RAY_ADDRESS"
     if joined and re.match("https?://", joined):
@@ -106,7 +102,6 @@ def ray_session(
                 # Else it waits for an idle worker a core: those that trials take start when there are trials.
                 _system_config={"prestart_worker_first_driver": False},
             )
-        wait_s = None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         if not joined:
@@ -127,7 +122,7 @@ def ray_session(
     except SystemExit as stopped:  # so ends what Ray has for SIGTERM while it starts
         raise KeyboardInterrupt from stopped
     finally:
-        meanwhile.join(wait_s)
+        meanwhile.join()
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Its tracebacks of trials that died are told in one line each, by `tuning.relay`, and which did not end by the summary.

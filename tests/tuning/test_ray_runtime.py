@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import _imp
 import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,6 @@ from ray.tune.execution import class_cache, tune_controller
 from ray_head import unused_port
 
 from hvqray.errors import InputError
-from hvqray.tuning import ray_runtime
 from hvqray.tuning.ray_runtime import quieten_ray, ray_session
 
 
@@ -309,31 +306,6 @@ def test_modules_are_imported_while_ray_starts(monkeypatch: pytest.MonkeyPatch, 
     with ray_session(None, dashboard=False, importing=("slow_to_import", "cannot_be_imported")):
         assert cluster.is_up
         assert "slow_to_import" in sys.modules
-
-
-def test_an_interrupt_that_leaves_imports_locked_ends_it_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def init(**_: Any) -> None:
-        raise KeyboardInterrupt
-
-    (tmp_path / "imported_for_ever.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(ray_runtime, "_IMPORTS_LEFT_S", 0.3)
-    replace_ray(monkeypatch)
-    monkeypatch.setattr(ray, "init", init)
-    threads = set(threading.enumerate())
-    _imp.acquire_lock()  # and it is not given back, as where a signal comes just then
-    try:
-        with (
-            pytest.raises(KeyboardInterrupt),
-            ray_session(None, dashboard=False, importing=("imported_for_ever",)),
-        ):
-            pass
-        (importer,) = set(threading.enumerate()) - threads
-    finally:
-        _imp.release_lock()
-    importer.join()
 
 
 def test_what_ray_says_goes_to_standard_error_in_one_line(
