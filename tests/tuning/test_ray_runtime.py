@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
-from ray._private import worker
+from ray._private import utils, worker
 from ray.air._internal import usage
 from ray.air.execution._internal import actor_manager
 from ray.tune.execution import class_cache, tune_controller
@@ -115,6 +116,38 @@ def test_sigterm_while_ray_starts_is_an_interrupt(
             pass
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("handler_of_ray", [None, 15])
+def test_a_signal_amidst_an_import_leaves_python_s_import_its_locks(
+    monkeypatch: pytest.MonkeyPatch, number: int, handler_of_ray: int | None
+) -> None:
+    """An exception between the taking of the import lock and what frees it would have every later import of a thread wait for ever."""
+    done: list[str] = []
+    names: dict[str, Any] = {"raise_signal": signal.raise_signal, "done": done}
+    source = "def look_after_locks(number):\n    raise_signal(number)\n    done.append('freed')\n"
+    exec(compile(source, "<frozen importlib._bootstrap>", "exec"), names)
+
+    def init(**_: Any) -> None:
+        if handler_of_ray is not None:
+            utils.set_sigterm_handler(lambda *_: sys.exit(handler_of_ray))
+        names["look_after_locks"](number)
+        time.sleep(10)
+        done.append("not interrupted")
+
+    replace_ray(monkeypatch)
+    monkeypatch.setattr(ray, "init", init)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), ray_session(None, dashboard=False):
+            pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert done == ["freed"]
 
 
 @pytest.mark.usefixtures("listening")
