@@ -78,12 +78,13 @@ def ray_session(
         InputError: No cluster answers at `address`, or the one there cannot be joined; or a local one does not start in
             the time that Ray gives it (30 s), as on an overloaded machine.
     """
-    _heed_signals()
+    heard: list[int] = []
+    _heed_signals(heard)
     quieten_ray()
     import ray
 
     _tell_errors_in_our_way()
-    _have_ray_heed_signals_so()
+    _have_ray_heed_signals_so(heard)
     meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
     meanwhile.start()
     joined = address or os.environ.get("RAY_ADDRESS")
@@ -135,25 +136,27 @@ def ray_session(
     # Its tracebacks of trials that died are told in one line each, by `tuning.relay`, and which did not end by the summary.
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _heed_signals()  # again, for Ray has set a handler of its own
+    _heed_signals(heard)  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
     _bear_lost_processes()
     try:
+        if heard:  # and its exception was lost, as Python loses what is raised as it forks
+            raise KeyboardInterrupt
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
 
-def _heed_signals() -> None:
+def _heed_signals(heard: list[int]) -> None:
     """A batch system's or a Ray job's polite stop is the same as Ctrl-C, which a shell may have switched off for what it runs behind."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _not_within_an_import(signal.default_int_handler))
+        signal.signal(signal.SIGTERM, _not_within_an_import(signal.default_int_handler, heard))
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _not_within_an_import(signal.default_int_handler))
+            signal.signal(signal.SIGINT, _not_within_an_import(signal.default_int_handler, heard))
 
 
-def _not_within_an_import(handler: SignalHandler) -> SignalHandler:
-    """`handler`, which raises, a moment later where the signal comes while Python's import looks after its locks.
+def _not_within_an_import(handler: SignalHandler, heard: list[int]) -> SignalHandler:
+    """`handler`, which raises, once the signal is among those `heard`; a moment later where the signal comes while Python's import looks after its locks.
 
     Raised there, the exception may be lost, and the lock that all threads import under is then held for ever: the next thread that
     imports waits, and whoever joins it does too. Code of a module that is being imported may well be left.
@@ -161,6 +164,7 @@ def _not_within_an_import(handler: SignalHandler) -> SignalHandler:
 
     def heed(number: int, frame: FrameType | None) -> None:
         if frame is None or frame.f_code.co_filename != _IMPORT_SYSTEM:
+            heard.append(number)
             handler(number, frame)
         else:
             signal.signal(signal.SIGALRM, lambda _, later: heed(number, later))
@@ -169,18 +173,20 @@ def _not_within_an_import(handler: SignalHandler) -> SignalHandler:
     return heed
 
 
-def _have_ray_heed_signals_so() -> None:
+def _have_ray_heed_signals_so(heard: list[int]) -> None:
     """Ray sets handlers of its own for SIGTERM while it starts. They cannot be kept out, so they are wrapped where this version of Ray allows it."""
     from ray._private import utils
 
     set_handler = getattr(utils, "set_sigterm_handler", None)
-    if set_handler is not None and not hasattr(set_handler, "__wrapped__"):
+    if set_handler is None:
+        return
+    of_ray = getattr(set_handler, "__wrapped__", set_handler)
 
-        @functools.wraps(set_handler)
-        def set_wrapped(handler: SignalHandler) -> None:
-            set_handler(_not_within_an_import(handler))
+    @functools.wraps(of_ray)
+    def set_wrapped(handler: SignalHandler) -> None:
+        of_ray(_not_within_an_import(handler, heard))
 
-        utils.set_sigterm_handler = set_wrapped
+    utils.set_sigterm_handler = set_wrapped
 
 
 def _connect(address: str) -> None:

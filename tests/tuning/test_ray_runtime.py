@@ -150,6 +150,35 @@ def test_a_signal_amidst_an_import_leaves_python_s_import_its_locks(
     assert done == ["freed"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_while_ray_starts_is_heard(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    class Fork:
+        def __del__(self) -> None:  # Python ignores what is raised here, as in what is called at a fork
+            signal.raise_signal(number)
+
+    cluster = replace_ray(monkeypatch)
+
+    def init(**options: Any) -> None:
+        cluster.init(**options)
+        Fork()
+
+    monkeypatch.setattr(ray, "init", init)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    begun = []
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt), ray_session(None, dashboard=False):
+            begun.append("the sweep")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert not begun
+    assert not cluster.is_up
+
+
 @pytest.mark.usefixtures("listening")
 @pytest.mark.parametrize(
     ("address", "variable", "joined"),
