@@ -87,6 +87,10 @@ class SweepFile(Section):
     @field_validator("metric", mode="before")
     @classmethod
     def _listed(cls, metric: Any) -> Any:
+        if isinstance(metric, str):
+            raise ValueError(
+                f"{show(metric)} lacks its goal; write {{name: {metric}, goal: maximize}}, or minimize"
+            )
         return [metric] if isinstance(metric, dict) else metric
 
     @model_validator(mode="after")

@@ -270,6 +270,14 @@ def test_number_of_trials(sweep_path: Path) -> None:
         load_sweep(sweep_path, num_trials=0)
 
 
+def test_a_metric_without_its_goal(write: Write) -> None:
+    with pytest.raises(InputError) as refused:
+        load_sweep(write("{train.lr: {value: 1}}"), ["metric=val/mad"])
+    assert str(refused.value).endswith(
+        'metric: "val/mad" lacks its goal; write {name: val/mad, goal: maximize}, or minimize'
+    )
+
+
 def test_several_metrics(write: Write) -> None:
     two = "metric=[{name: val/image_auroc, goal: maximize}, {name: val/cookie/pixel_aupro, goal: maximize}]"
     path = write("{train.lr: {value: 1}}")
