@@ -17,7 +17,10 @@ _MIN_TRIALS = 10
 def why_no_importances(complete: Sequence[FrozenTrial], values: Sequence[float]) -> str | None:
     """Why they cannot be told of these complete trials, whose objective has these values; None where they can."""
     if len(complete) < _MIN_TRIALS:
-        return f"it needs at least {_MIN_TRIALS} complete trials, there are {len(complete)}; more trials (--num-trials), or none stopped early, bring them"
+        return (
+            f"this needs at least {_MIN_TRIALS} complete trials, and there are {len(complete)};"
+            " run more (--num-trials), or without early_terminate"
+        )
     if len(set(values)) < 2:
         return "all complete trials have the same value"
     if not any(trial.params for trial in complete):

@@ -90,7 +90,7 @@ def what_mattered(chart: Chart | None) -> list[Point]:
     if chart is None:
         return []
     if chart.reason is not None or chart.table is None:
-        return [Point("What mattered", f"not told: {chart.reason}")]
+        return [Point("What mattered", f"not known: {chart.reason}")]
     most = chart.table.rows[:_NUM_PARAMS]
     rest = len(chart.table.rows) - len(most)
     text = ", ".join(f"{name} {share}" for name, share in most)

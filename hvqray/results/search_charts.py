@@ -95,7 +95,7 @@ def _parallel_coordinates(
     params = sorted({name for trial in complete for name in trial.params})
     reason = None
     if len(complete) < 2:
-        reason = f"it needs at least 2 complete trials, there are {len(complete)}"
+        reason = f"this needs at least 2 complete trials, and there are {len(complete)}"
     elif not params:
         reason = "the search has no parameters"
 

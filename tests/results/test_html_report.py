@@ -171,8 +171,8 @@ def test_selection_on_test_is_marked(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     page = Page(build_html_report(write_fake_sweep(tmp_path / "one", num_trials=1)))
-    assert "it needs at least 2 complete trials, there are 1" in page.text
-    assert "it needs at least 10 complete trials, there are 1" in page.text
+    assert "this needs at least 2 complete trials, and there are 1" in page.text
+    assert "this needs at least 10 complete trials, and there are 1" in page.text
 
 
 def test_a_sweep_without_trials_study_or_best(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_logarithmic_range_counts_in_its_logarithm() -> None:
             9,
             drawn,
             lambda rng: rng.random(),
-            "it needs at least 10 complete trials, there are 9; more trials (--num-trials), or none stopped early, bring them",
+            "this needs at least 10 complete trials, and there are 9; run more (--num-trials), or without early_terminate",
         ),
         (10, drawn, lambda rng: 0.5, "all complete trials have the same value"),
         (10, lambda rng: {}, lambda rng: rng.random(), "the search has no parameters"),

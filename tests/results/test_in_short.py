@@ -62,7 +62,7 @@ def test_the_hardest_class_is_that_of_test_where_there_is_one() -> None:
 def test_what_mattered_or_why_that_is_not_known() -> None:
     assert what_mattered(None) == []
     (point,) = what_mattered(Chart("", "", reason="there are 2 trials"))
-    assert point.text == "not told: there are 2 trials"
+    assert point.text == "not known: there are 2 trials"
     rows = [[name, "0.25"] for name in ("a", "b", "c", "d")]
     (point,) = what_mattered(Chart("", "", table=ChartTable(["parameter", "share"], rows)))
     assert point.text.startswith("a 0.25, b 0.25, c 0.25 and 1 more below: shares")
