@@ -8,17 +8,16 @@ import importlib
 import logging
 import os
 import re
-import signal
 import socket
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from hvqray.errors import InputError
 from hvqray.steady_stderr import say_on_stderr
+from hvqray.tuning.stop_signals import have_ray_heed_stops_so, heed_stops
 
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables of Tune's own beside ours
@@ -50,11 +49,6 @@ OBJECT_STORE_BYTES = 256 * 2**20
 _CONNECT_S = 10.0
 """How long the port of a cluster may take to answer."""
 
-SignalHandler = Callable[[int, FrameType | None], Any]
-_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
-"""The file of Python's import in its own code objects."""
-_AGAIN_S = 0.02
-
 
 def quieten_ray() -> None:
     """Set what keeps Ray from printing things no user can act on; must run before Ray is imported."""
@@ -79,12 +73,12 @@ def ray_session(
             the time that Ray gives it (30 s), as on an overloaded machine.
     """
     heard: list[int] = []
-    _heed_signals(heard)
+    heed_stops(heard)
     quieten_ray()
     import ray
 
     _tell_errors_in_our_way()
-    _have_ray_heed_signals_so(heard)
+    have_ray_heed_stops_so(heard)
     meanwhile = threading.Thread(target=_import, args=(importing,), daemon=True, name="imports")
     meanwhile.start()
     joined = address or os.environ.get("RAY_ADDRESS")
@@ -136,7 +130,7 @@ def ray_session(
     # Its tracebacks of trials that died are told in one line each, by `tuning.relay`, and which did not end by the summary.
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _heed_signals(heard)  # again, for Ray has set a handler of its own
+    heed_stops(heard)  # again, for Ray has set a handler of its own
     _start_tune_sooner(one_environment=not joined)
     _bear_lost_processes()
     try:
@@ -145,48 +139,6 @@ def ray_session(
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
-
-
-def _heed_signals(heard: list[int]) -> None:
-    """A batch system's or a Ray job's polite stop is the same as Ctrl-C, which a shell may have switched off for what it runs behind."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _not_within_an_import(signal.default_int_handler, heard))
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, _not_within_an_import(signal.default_int_handler, heard))
-
-
-def _not_within_an_import(handler: SignalHandler, heard: list[int]) -> SignalHandler:
-    """`handler`, which raises, once the signal is among those `heard`; a moment later where the signal comes while Python's import looks after its locks.
-
-    Raised there, the exception may be lost, and the lock that all threads import under is then held for ever: the next thread that
-    imports waits, and whoever joins it does too. Code of a module that is being imported may well be left.
-    """
-
-    def heed(number: int, frame: FrameType | None) -> None:
-        if frame is None or frame.f_code.co_filename != _IMPORT_SYSTEM:
-            heard.append(number)
-            handler(number, frame)
-        else:
-            signal.signal(signal.SIGALRM, lambda _, later: heed(number, later))
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-
-    return heed
-
-
-def _have_ray_heed_signals_so(heard: list[int]) -> None:
-    """Ray sets handlers of its own for SIGTERM while it starts. They cannot be kept out, so they are wrapped where this version of Ray allows it."""
-    from ray._private import utils
-
-    set_handler = getattr(utils, "set_sigterm_handler", None)
-    if set_handler is None:
-        return
-    of_ray = getattr(set_handler, "__wrapped__", set_handler)
-
-    @functools.wraps(of_ray)
-    def set_wrapped(handler: SignalHandler) -> None:
-        of_ray(_not_within_an_import(handler, heard))
-
-    utils.set_sigterm_handler = set_wrapped
 
 
 def _connect(address: str) -> None:
