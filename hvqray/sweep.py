@@ -75,8 +75,8 @@ def _search(sweep: SweepFile, arguments: argparse.Namespace) -> int:
     if arguments.per_class:
         from hvqray.tuning.per_class import class_sweeps, search_classes
 
+        check_folder_can_be_made(folder, option="--out")  # whose files are looked at next
         sweeps, out = class_sweeps(sweep, folder, cache_dir=cache_dir), folder
-    check_folder_can_be_made(folder, option="--out")  # whose files are looked at next
     # Of sweeps of a class each, those that an earlier start did not come to begin now.
     resumed = [
         each.name

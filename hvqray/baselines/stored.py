@@ -9,9 +9,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from hvqray.atomic import expanded, write_atomically
+from hvqray.atomic import write_atomically
 from hvqray.baselines.measure import BaselineName, BaselineResult, measure_baseline
-from hvqray.data.cache import default_cache_dir
+from hvqray.data.cache import cache_dir_or_default
 from hvqray.data.dataset import PreparedData
 from hvqray.data.digests import digest_texts
 from hvqray.data.progress import Progress, silent
@@ -34,7 +34,7 @@ def baseline_results(
 
     A file that cannot be read counts as none.
     """
-    folder = expanded(cache_dir or default_cache_dir()).absolute() / FOLDER
+    folder = cache_dir_or_default(cache_dir) / FOLDER
     key = _key(name, data)
     path, pixels_folder = folder / f"{key}.json", folder / key
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hvqray.atomic import expanded
 from hvqray.config.effects import without_effect
 from hvqray.config.faults import Origin, first_fault
 from hvqray.config.fields import DEFAULT_MODEL, paths, put
@@ -94,7 +95,7 @@ def _absolute_file(weights: Any) -> Any:
 
 def _absolute(path: str) -> str:
     """Without `..`, but where that would name another place: after a symbolic link it is not one level up in the text."""
-    given = Path(os.path.expanduser(path)).absolute()
+    given = expanded(path).absolute()
     tidy = os.path.normpath(given)
     return tidy if os.path.realpath(tidy) == os.path.realpath(given) else str(given)
 

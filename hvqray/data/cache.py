@@ -44,6 +44,11 @@ def default_cache_dir() -> Path:
     return expanded(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_path("hvqray"))
 
 
+def cache_dir_or_default(option: Path | None) -> Path:
+    """The absolute folder of the cache: `option`, or the default one."""
+    return expanded(option or default_cache_dir()).absolute()
+
+
 def chosen_cache_dir(option: Path | None) -> Path | None:
     """The absolute folder that `--cache-dir` or `$HVQRAY_CACHE_DIR` names; None where neither does.
 

@@ -11,12 +11,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from hvqray.atomic import expanded
 from hvqray.command_line import add_cache_option, add_layout_option
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.faults import first_fault
 from hvqray.config.run_config import absolute_root
-from hvqray.data.cache import default_cache_dir
+from hvqray.data.cache import cache_dir_or_default
 from hvqray.errors import InputError
 
 _OPTIONS = {
@@ -64,7 +63,7 @@ def data_config(root: str | None, fields: Mapping[str, Any]) -> DataConfig:
 
 def cache_dir_of(arguments: argparse.Namespace) -> Path:
     """The folder that `--cache-dir` names, or the default one."""
-    return expanded(arguments.cache_dir or default_cache_dir()).absolute()
+    return cache_dir_or_default(arguments.cache_dir)
 
 
 def print_table(table: Table) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hvqray.atomic import expanded, make_folder
+from hvqray.atomic import make_folder
 from hvqray.config.data_sections import DataConfig
 from hvqray.data.bit_depth import Largest, largest_of, remarks
-from hvqray.data.cache import clear_cache, default_cache_dir
+from hvqray.data.cache import cache_dir_or_default, clear_cache
 from hvqray.data.dataset import Dataset, PreparedData, Sample, Split
 from hvqray.data.images import Told
 from hvqray.data.layouts import AUTO, read_dataset
@@ -49,7 +49,7 @@ def prepare_data(
     Raises:
         InputError: the data, or the backbone's name or weights, are at fault, or the cache cannot be written to.
     """
-    cache_dir = expanded(cache_dir or default_cache_dir()).absolute()
+    cache_dir = cache_dir_or_default(cache_dir)
     make_folder(cache_dir, option="--cache-dir")
     remarks = remarks and progress is not None
     dataset = open_dataset(config, cache_dir=cache_dir, progress=progress, remarks=remarks)

@@ -84,6 +84,15 @@ class Gain:
             return "open"
         return "won" if self.interval[0] > 0 else "lost"
 
+    @property
+    def told(self) -> str:
+        """`won by 0.0123`, `lost by 0.0045` and `equal` are for what an interval decides, and for what has none; else `+0.0123`."""
+        if self.interval is not None and self.verdict == "open":
+            return f"{self.more:+.4f}"
+        if not self.more:
+            return "equal"
+        return f"won by {self.more:.4f}" if self.more > 0 else f"lost by {-self.more:.4f}"
+
 
 @dataclass(frozen=True)
 class BaselineTable:
@@ -180,12 +189,12 @@ def headline(
     split = _split(best)
     lines = []
     for baseline in baselines:
-        parts = []
-        for metric in (*TERMINAL_METRICS, MAD):
-            _, more = _compare(best, baseline.metrics, f"{split}/{metric}")
-            if more is not None:
-                told = _verdict_text(more, baseline.more.get(f"{split}/{metric}"))
-                parts.append(f"{ALL_LABELS[metric]} {told}")
+        gains = _gains(best, baseline, f"{split}/")
+        parts = [
+            f"{ALL_LABELS[metric]} {gains[metric].told}{_interval_text(gains[metric])}"
+            for metric in (*TERMINAL_METRICS, MAD)
+            if metric in gains
+        ]
         if parts:
             lines.append(
                 f"against {baseline.label}: {', '.join(parts)} ({split}, mean over the classes){mark}"
@@ -193,15 +202,11 @@ def headline(
     return lines
 
 
-def _verdict_text(more: float, interval: tuple[float, float] | None) -> str:
-    """Won and lost are words for what an interval decides, and for what has none."""
-    verdict = f"won by {more:.4f}" if more > 0 else f"lost by {-more:.4f}" if more < 0 else "equal"
-    if interval is None:
-        return verdict
-    low, high = interval
-    if low <= 0 <= high:
-        return f"{more:+.4f} (95 %: {low:+.4f} to {high:+.4f}, not decided)"
-    return f"{verdict} (95 %: {low:+.4f} to {high:+.4f})"
+def _interval_text(gain: Gain) -> str:
+    if gain.interval is None:
+        return ""
+    low, high = gain.interval
+    return f" (95 %: {low:+.4f} to {high:+.4f}{', not decided' if gain.verdict == 'open' else ''})"
 
 
 def cell_texts(value: float | None, more: float | None) -> tuple[str, str]:

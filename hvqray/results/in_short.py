@@ -56,11 +56,7 @@ def comparison(tables: Sequence[BaselineTable], metric: str) -> list[Point]:
         gain = table.gains[-1].get(metric)
         if gain is None:
             continue
-        verb = "won by" if gain.more > 0 else "lost by" if gain.more < 0 else "equal"
-        told = verb + (f" {abs(gain.more):.4f}" if gain.more else "")
-        if gain.interval and gain.verdict == "open":
-            told = f"{gain.more:+.4f}"
-        text = f"{ALL_LABELS[metric]} {told} on {table.split}"
+        text = f"{ALL_LABELS[metric]} {gain.told} on {table.split}"
         if gain.interval:
             low, high = gain.interval
             text += f", 95 % interval {low:+.4f} to {high:+.4f}"

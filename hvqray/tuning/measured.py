@@ -139,13 +139,13 @@ def _check_checkpoints(folder: Path, run_ids: Sequence[str], cache_dir: Path | N
 
 def _check_classes(checkpoint: Path, cache_dir: Path | None) -> None:
     """Raise InputError where the data have other classes than when the model was trained: each goes by its index."""
-    from hvqray.data.cache import default_cache_dir
+    from hvqray.data.cache import cache_dir_or_default
     from hvqray.data.prepare import open_dataset
     from hvqray.training.checkpoint import load_model
 
     loaded = load_model(checkpoint)
     then = loaded.context.class_names
-    now = open_dataset(loaded.config.data, cache_dir=cache_dir or default_cache_dir()).class_names
+    now = open_dataset(loaded.config.data, cache_dir=cache_dir_or_default(cache_dir)).class_names
     if now != then:
         raise InputError(
             f"the model was trained on the classes {', '.join(then)}, and the data have {', '.join(now)}; restore the data, or begin"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hvqray.config.metric_names import class_of
 from hvqray.config.sweep_file import SweepFile, names_a_folder
-from hvqray.data.cache import default_cache_dir
+from hvqray.data.cache import cache_dir_or_default
 from hvqray.data.dataset import Dataset
 from hvqray.data.groups import matches_any
 from hvqray.data.objectives import lacking
@@ -41,7 +41,7 @@ def class_sweeps(sweep: SweepFile, folder: Path, *, cache_dir: Path | None) -> l
                 field="metric.name",
             )
     config = sweep.base_run_config().data
-    dataset = open_dataset(config, cache_dir=cache_dir or default_cache_dir())
+    dataset = open_dataset(config, cache_dir=cache_dir_or_default(cache_dir))
     if (folder / "sweep.yaml").exists():
         raise InputError(
             "holds a sweep of one model for all classes; choose another name with --set name=NAME",

@@ -14,7 +14,7 @@ from rich.console import Console
 from hvqray.config.data_sections import DataConfig
 from hvqray.config.searched_data import data_configs
 from hvqray.config.sweep_file import SweepFile, check_metric_classes
-from hvqray.data.cache import default_cache_dir
+from hvqray.data.cache import cache_dir_or_default
 from hvqray.data.cores import torch_threads
 from hvqray.data.dataset import PreparedData
 from hvqray.data.objectives import check_objective
@@ -61,7 +61,7 @@ def prepare_for_sweep(
     config, *searched = data_configs(sweep)
     with progress_bar(console) as progress:
         if searched:  # a folder that is not there is told before backbones are built and their weights come
-            where = cache_dir or default_cache_dir()
+            where = cache_dir_or_default(cache_dir)
             dataset = open_dataset(config, cache_dir=where, progress=progress, remarks=False)
             make_splits(dataset, config.validation)
         shapes = _feature_shapes(searched, progress)
