@@ -8,7 +8,7 @@ import torch
 
 from hvqray.models.batch import Batch, RouteImages
 from hvqray.models.interface import AnomalyModel
-from hvqray.training.calibration import RouteMembers, members_of_routes
+from hvqray.training.calibration import RouteMembers, members_of_routes, spread_evenly
 from hvqray.training.evaluation import evaluating
 
 
@@ -21,10 +21,11 @@ def calibrate(model: AnomalyModel, batches: Callable[[], Iterable[Batch]]) -> No
     route_n = torch.cat(routes).numpy()
 
     def images(members: RouteMembers) -> RouteImages:
-        def passes() -> Iterator[Batch]:
-            yield _rows(whole, torch.from_numpy(members.index_n))
+        def passes(most: int | None) -> Iterator[Batch]:
+            chosen_n = members.index_n[spread_evenly(len(members.index_n), most)]
+            yield _rows(whole, torch.from_numpy(chosen_n))
 
-        return RouteImages(members.routes, passes, members.are_of_others)
+        return RouteImages(members.routes, len(members.index_n), passes, members.are_of_others)
 
     members = members_of_routes(route_n, num_routes=model.router.num_routes)
     model.calibrate(images(each) for each in members)

@@ -29,7 +29,8 @@ class RouteImages:
 
     routes: tuple[int, ...]
     """One, which takes all of these images; several only where `are_of_others`."""
-    batches: Callable[[], Iterator[Batch]]
-    """Starts a new pass over the images."""
+    num_images: int
+    batches: Callable[[int | None], Iterator[Batch]]
+    """Starts a new pass over all images, or over so many at most, spread evenly over them."""
     are_of_others: bool = False
     """Whether these are all images of all other routes, as none takes these routes."""

@@ -209,7 +209,7 @@ class HvqModel(nn.Module):
         """The distribution of errors on normal images, where `map_distance` asks for it."""
         with evaluating(self):
             for each in images:
-                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
+                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches(None)))
 
     def _errors(self, batch: Batch) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Of the reconstructed features, and these features."""

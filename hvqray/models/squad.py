@@ -42,6 +42,8 @@ A pixel of the smaller image is the mean of such a cell; and with 4 x 4 kernels 
 discriminator's first stage sees is pixel 2 i + 0.5 of that image, of its later ones 4 i + 1.5. Where a side is odd, a stage
 leaves out the last row and column, so that the far edge is drawn up to a cell off.
 """
+IMAGES_MEASURED, LEAST_OF_ROUTE = 512, 64
+"""Normal images on which mean and deviation of the map's parts are measured, in all, and of a route (at least)."""
 TOKENS_PER_CODE = 8
 """Training tokens per code that k-means starts from (with `quantizer: vq`)."""
 
@@ -127,14 +129,17 @@ class SquadModel(nn.Module):
         with evaluating(self):
             self.component_map.fit(self._fit_errors(images), self.all_reduce_sum_)
 
-    def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[dict[str, Tensor]]:
-        """Measure the errors' distribution for each of the routes, and give the components of its images, which take it."""
+    def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[tuple[dict[str, Tensor], float]]:
+        """Measure the errors' distribution for each of the routes, and give the components of some of its images, which take it, and
+        how many images each of these stands for."""
         for each in images:
             if "l2" in self.map_weights:
-                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches()))
+                self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches(None)))
             if not each.are_of_others:
-                for batch in each.batches():
-                    yield self._components(batch, measured=True)[0]
+                most = max(LEAST_OF_ROUTE, IMAGES_MEASURED // self.router.num_routes)
+                weight = each.num_images / min(most, each.num_images)
+                for batch in each.batches(most):
+                    yield self._components(batch, measured=True)[0], weight
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:

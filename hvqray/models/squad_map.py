@@ -39,17 +39,20 @@ class ComponentMap(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, components: Iterable[Mapping[str, Tensor]], all_reduce_sum_: Callable[[Tensor], Tensor]
+        self,
+        components: Iterable[tuple[Mapping[str, Tensor], float]],
+        all_reduce_sum_: Callable[[Tensor], Tensor],
     ) -> None:
-        """Measure mean and deviation of every component, (B, a, b), over all images and locations of all ranks, in float64."""
+        """Measure mean and deviation of every component, (B, a, b), over all images and locations of all ranks, in float64;
+        images count by the weight beside them."""
         sums_3n = torch.zeros(3, len(self.names), dtype=torch.float64, device=self.mean_n.device)
         count_n, total_n, square_n = sums_3n
-        for parts in components:
+        for parts, weight in components:
             for index, name in enumerate(self.names):
                 values = parts[name].double()
-                count_n[index] += values.numel()
-                total_n[index] += values.sum()
-                square_n[index] += values.square().sum()
+                count_n[index] += weight * values.numel()
+                total_n[index] += weight * values.sum()
+                square_n[index] += weight * values.square().sum()
         all_reduce_sum_(sums_3n)
         assert count_n.all(), "there are no images to measure the map on"
         mean_n = total_n / count_n

@@ -78,10 +78,11 @@ class Calibrator:
         return self._communicator.broadcast_(route_n).cpu().numpy()
 
     def _images(self, members: RouteMembers, model: AnomalyModel) -> RouteImages:
-        def batches() -> Iterator[Batch]:
-            return self._batches(self._positions[members.index_n], images=model.needs_images)
+        def batches(most: int | None) -> Iterator[Batch]:
+            chosen_n = members.index_n[spread_evenly(len(members.index_n), most)]
+            return self._batches(self._positions[chosen_n], images=model.needs_images)
 
-        return RouteImages(members.routes, batches, members.are_of_others)
+        return RouteImages(members.routes, len(members.index_n), batches, members.are_of_others)
 
     def _batches(self, positions: np.ndarray, *, images: bool) -> Iterator[Batch]:
         for start in range(0, len(positions), self._batch_size):
@@ -91,11 +92,18 @@ class Calibrator:
 
 def spread_over_classes(split: Split, images_per_class: int | None) -> list[np.ndarray]:
     """Positions in `split` for every class: at most `images_per_class` of it (None: all), spread evenly over the class."""
-    chosen = []
-    for _, members in split.by_class():
-        limit = min(images_per_class or len(members), len(members))
-        chosen.append(members[np.arange(limit) * len(members) // max(limit, 1)])
-    return chosen
+    return [members[spread_evenly(len(members), images_per_class)] for _, members in split.by_class()]
+
+
+def spread_evenly(num_images: int, most: int | None) -> np.ndarray:
+    """Numbers in [0, num_images), ascending: all, or `most` of them, one from each of as many equal parts.
+
+    Which one is drawn, with a fixed seed: at a fixed distance, images that were taken by several cameras in turn might all be of one.
+    """
+    num_chosen = min(most or num_images, num_images)
+    start = np.arange(num_chosen + 1) * num_images // max(num_chosen, 1)
+    offset = np.random.default_rng(0).random(num_chosen) * np.diff(start)
+    return start[:-1] + offset.astype(np.int64)
 
 
 def members_of_routes(route_n: np.ndarray, *, num_routes: int) -> list[RouteMembers]:

@@ -22,7 +22,7 @@ import pytest
 import benchmarks
 from benchmarks import sweep
 from benchmarks.commands import Finished, Samples
-from hvqray.config.yaml_loader import load_yaml
+from hvqray.config.yaml_loader import dump_yaml, load_yaml
 from hvqray.results.stored_trials import journal_path
 from hvqray.training.rule_choice import with_best_maps, with_best_scores
 
@@ -51,8 +51,12 @@ def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
         ]
         journal_path(folder / "sweep").write_text("".join(json.dumps(event) + "\n" for event in events))
         pq.write_table(pa.Table.from_pylist(rows), folder / "sweep" / "trials.parquet")
+        (folder / "sweep" / "best").mkdir()
+        (folder / "sweep" / "best" / "config.yaml").write_text(dump_yaml({"model": space["model"]}))
     else:
         assert arguments[1] == "benchmarks.train_per_trial"
+        if "published" in arguments[2]:
+            assert load_yaml(arguments[2])["model"]["dropout"] == 0.1
         workers, num_trials, gap = int(options.get("--workers", 1)), int(options.get("--trials", 1)), 20
         steps_per_trial = 1
         trials = [{"image_auroc": 0.5, "started": 0.0, "ended": 30.0}] * num_trials

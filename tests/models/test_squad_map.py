@@ -19,7 +19,7 @@ def measured_on(
     batches: list[dict[str, Tensor]], all_reduce_sum_: Callable[[Tensor], Tensor] = alone
 ) -> ComponentMap:
     found = ComponentMap(sorted(batches[0]), at_centres=(), image_size=16, smoothing_sigma=0.0)
-    found.fit(batches, all_reduce_sum_)
+    found.fit([(parts, 1.0) for parts in batches], all_reduce_sum_)
     return found
 
 

@@ -16,6 +16,7 @@ from two_ranks import run_two_ranks
 
 from hvqray.config.model_sections import HvqConfig, SquadConfig
 from hvqray.data.dataset import Split
+from hvqray.models import squad
 from hvqray.models.batch import Batch, RouteImages
 from hvqray.models.build import build_model
 from hvqray.models.feature_codes import FeatureCodes
@@ -23,7 +24,7 @@ from hvqray.models.hvq import HvqModel
 from hvqray.models.residual_distance import MahalanobisDistance
 from hvqray.models.squad import SquadModel
 from hvqray.training.batches import make_batch
-from hvqray.training.calibration import Calibrator, members_of_routes, spread_over_classes
+from hvqray.training.calibration import Calibrator, members_of_routes, spread_evenly, spread_over_classes
 from hvqray.training.communicator import Communicator, ProcessGroup, SingleProcess
 
 MAP = {
@@ -128,6 +129,25 @@ def test_parts_of_the_map_are_in_units_of_every_image_once(router: str) -> None:
         assert values.std(correction=0).item() == pytest.approx(1, abs=1e-3), name
 
 
+def test_of_many_images_some_stand_for_all_of_their_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squad, "IMAGES_MEASURED", 15)  # five a route, of 14, 9 and 5
+    monkeypatch.setattr(squad, "LEAST_OF_ROUTE", 2)
+    model = made(SQUAD, router="oracle")
+    assert isinstance(model, SquadModel)
+    calibrate(model)
+    chosen = [start + spread_evenly(count, 5) for start, count in ((0, 14), (14, 9), (23, 5))]
+    with torch.no_grad():
+        model.eval()
+        components, _ = model._components(whole(tiny_data(counts=COUNTS).splits["train"]), measured=True)
+    weight_n = torch.tensor(COUNTS).repeat_interleave(5) / 5
+    for name, values in model.component_map.normalize(components).items():
+        values_nL = values[np.concatenate(chosen)].flatten(1)
+        mean = (weight_n[:, None] * values_nL).sum() / (weight_n.sum() * values_nL.shape[1])
+        square = (weight_n[:, None] * values_nL.square()).sum() / (weight_n.sum() * values_nL.shape[1])
+        assert mean.item() == pytest.approx(0, abs=1e-3), name
+        assert square.sqrt().item() == pytest.approx(1, abs=1e-3), name
+
+
 def test_a_route_is_done_with_before_the_images_of_the_next_are_asked_for() -> None:
     model = made(HVQ)
     assert model.error_map.fine is not None
@@ -136,29 +156,42 @@ def test_a_route_is_done_with_before_the_images_of_the_next_are_asked_for() -> N
     done_when_asked = []
 
     def images(route: int) -> RouteImages:
-        def batches() -> Iterator[Batch]:
+        def batches(most: int | None) -> Iterator[Batch]:
             done_when_asked.append((rms_R != 1).tolist())
             yield make_batch(split, np.flatnonzero(split.class_index == route), device="cpu", images=False)
 
-        return RouteImages((route,), batches)
+        return RouteImages((route,), COUNTS[route], batches)
 
     model.calibrate(images(route) for route in range(3))
     assert done_when_asked == [[False] * 3, [True, False, False], [True, True, False]]
 
 
 def test_the_distance_of_the_norm_needs_no_normal_images() -> None:
-    def batches() -> Iterator[Batch]:
+    def batches(most: int | None) -> Iterator[Batch]:
         pytest.fail("asked for images")
         yield
 
     no_distance = {"map_distance": "l2", "map_norm_weight": 0.0, "feature_codes": 0, "score_from": "map"}
-    made(HVQ, **no_distance).calibrate([RouteImages((0,), batches)])
+    made(HVQ, **no_distance).calibrate([RouteImages((0,), 1, batches)])
 
 
 def test_images_are_spread_evenly_over_their_class() -> None:
     split = tiny_data(counts=(9, 2)).splits["train"]
-    assert [chosen.tolist() for chosen in spread_over_classes(split, 3)] == [[0, 3, 6], [9, 10]]
+    some, all_of_few = spread_over_classes(split, 3)
+    assert (some // 3).tolist() == [0, 1, 2]
+    assert all_of_few.tolist() == [9, 10]
     assert [len(chosen) for chosen in spread_over_classes(split, None)] == [9, 2]
+
+
+@pytest.mark.parametrize(("num_images", "most"), [(240, 48), (50, 48), (1001, 64), (7, None), (0, 5)])
+def test_a_spread_has_one_of_each_part_and_every_camera(num_images: int, most: int | None) -> None:
+    """Of a sample's images those of five cameras follow each other, as in Real-IAD; a fixed distance of five would see one."""
+    chosen = spread_evenly(num_images, most)
+    assert len(chosen) == min(num_images, most or num_images)
+    starts = np.arange(len(chosen) + 1) * num_images // max(len(chosen), 1)
+    assert (starts[:-1] <= chosen).all()
+    assert (chosen < starts[1:]).all()
+    assert np.bincount(chosen % 5, minlength=5).min() >= len(chosen) // 10
 
 
 def test_every_route_has_images() -> None:
