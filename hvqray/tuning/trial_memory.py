@@ -11,6 +11,7 @@ from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
 from hvqray.config.section import Section
 from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile
+from hvqray.models.attention import MOST_WEIGHTS
 from hvqray.models.build import map_bytes
 from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
@@ -21,6 +22,8 @@ without attention (0.9 GB on a CPU without Ray, 1.2 on 28 x 28 locations)."""
 _LIBRARY_BYTES = 600 * 2**20
 _ATTENTION_COPIES = 5
 """Arrays as large as its weights that an attention with dropout holds in a step: 4.7 to 5.4 in steps on 14 x 14 to 28 x 28 locations."""
+_SPELT_OUT_COPIES = 0.5
+"""Likewise of one without, on few locations: its weights in bfloat16, where the fused kernel is not the fastest."""
 _PER_WIDTH, _PER_HIDDEN = 57, 18
 """Numbers that a location holds in a step, for each layer of encoder and decoder and each unit of their widths; likewise measured."""
 
@@ -45,7 +48,9 @@ def _largest_step_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> i
     batch = max(_values(sweep, "train.batch_size", TrainConfig, model="hvq"))
     images = math.ceil(batch / sweep.resources.workers)
     locations = max(math.prod(context.grid_size) for context in contexts)
-    weights = largest("num_heads") * locations**2 * _ATTENTION_COPIES if largest("dropout") > 0 else 0
+    spelt_out = _SPELT_OUT_COPIES if locations**2 <= MOST_WEIGHTS else 0
+    copies = _ATTENTION_COPIES if largest("dropout") > 0 else spelt_out
+    weights = largest("num_heads") * locations**2 * copies
     states = locations * (largest("width") * _PER_WIDTH + largest("feedforward_width") * _PER_HIDDEN)
     # An attention in each of the encoder's layers, two in each of the decoder's.
     return int(4 * images * largest("hierarchy_depth") * (3 * weights + states))

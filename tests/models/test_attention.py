@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from hvqray.models.attention import DecoderLayer, Dropout, EncoderLayer, MultiheadAttention, PositionEmbedding
+from hvqray.models.attention import (
+    MOST_WEIGHTS,
+    DecoderLayer,
+    Dropout,
+    EncoderLayer,
+    MultiheadAttention,
+    PositionEmbedding,
+)
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.random_stream import RandomStream
 
@@ -47,6 +55,50 @@ def test_attention_is_pytorchs(spelt_out: bool) -> None:
         gradients, torch.autograd.grad(expected, [query, key, value], upstream), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "num_keys", "trains", "fused_in"),
+    [
+        (2, 7, True, None),  # heads of 32 channels: the two products
+        (4, 7, True, torch.float32),  # of 16
+        (4, 7, False, torch.bfloat16),
+        (2, MOST_WEIGHTS // 5 + 1, True, torch.bfloat16),
+        (4, MOST_WEIGHTS // 5 + 1, True, torch.bfloat16),
+    ],
+)
+def test_in_bfloat16_attention_takes_the_fastest_way_to_the_same(
+    num_heads: int,
+    num_keys: int,
+    trains: bool,
+    fused_in: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    attention = MultiheadAttention(64, num_heads, Dropout(0.0, RandomStream())).requires_grad_(trains)
+    query, key, value = (torch.randn(2, n, 64, requires_grad=trains) for n in (5, num_keys, num_keys))
+    expected = attention(query, key, value)
+    seen: list[torch.dtype] = []
+    fused = functional.scaled_dot_product_attention
+
+    def noting(*tensors: torch.Tensor) -> torch.Tensor:
+        out = fused(*tensors)
+        seen.append(out.dtype)
+        return out
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noting)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attention(query, key, value)
+    assert seen == [fused_in] * (fused_in is not None)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.03, atol=0.01)
+    if trains:
+        upstream = torch.randn(expected.shape)
+        ours, theirs = (
+            torch.autograd.grad(each.float(), [query, key, value], upstream) for each in (out, expected)
+        )
+        for found, wanted in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02 * wanted.abs().max().item())
 
 
 def test_attention_starts_as_pytorchs() -> None:
