@@ -4,7 +4,7 @@ Both train HVQ-Trans at its default size on the synthetic set, each trial for th
 early, validated after every epoch. The published side would take hours, so ONE of its trials is run whole, with the
 parameters of the sweep's best, and 16 are extrapolated: 16 / slots x (that trial + one start of Ray Train, measured on
 trivial trials). This favours it: its trial has the machine to itself, and decoding, pixel metrics, test and report are left out.
-The published side has the published dropout, the sweep none, as the shipped search spaces.
+The published side has the published dropout; the sweep has none, as in the shipped search spaces.
 
 Equal steps are not equal quality. So the time is told, too, after which the sweep was as good on `val` as the published trial ever was,
 from the command on, its search and the cache's build included; the published trial is given the sweep's best parameters from the start.

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _problems(*, quick: bool) -> list[Problem]:
-    """All, and the first one, HVQ-Trans at its default size, as the shipped search spaces have it: without dropout."""
+    """All, and the first one, HVQ-Trans at its default size, without dropout, as in the shipped search spaces."""
     first, *others = problems(quick=quick)
     without = first.model.model_copy(update={"dropout": 0.0})
     return [first, replace(first, name=f"{first.name}, no dropout", model=without), *others]

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from hvqray.models.code_tokens import CodeTokens
 from hvqray.models.random_stream import RandomStream
 
-MOST_WEIGHTS = 2**18
-"""Of a head. Where there are more, the fused kernel is about as fast in bfloat16 as any other way, and holds none of them."""
+MOST_UNFUSED_WEIGHTS = 2**18
+"""A head's attention weights up to which a CPU avoids the fused kernel in bfloat16. Where there are more, that is about as fast as any other
+way, and holds none of them."""
+WIDE_HEAD = 32
+"""Channels from which on the two products are faster there than the fused kernel."""
 
 
 class Dropout(nn.Module):
@@ -79,7 +82,8 @@ class MultiheadAttention(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """Attention of what the three projections gave."""
         query_BNLd, key_BNSd, value_BNSd = map(self._split_heads, (query_BLD, key_BSD, value_BSD))
-        if self.dropout.is_active or _fused_is_slow(query_BNLd, key_BNSd):
+        fused_is_slow = _fused_is_slow(query_BNLd, key_BNSd)
+        if self.dropout.is_active or (fused_is_slow and query_BNLd.shape[-1] >= WIDE_HEAD):
             # Spelt out: the fused kernel can't take its mask from the model's stream, and is slow with dropout on CPUs.
             scale = 1 / math.sqrt(query_BNLd.shape[-1])
             weights_BNLS = ((query_BNLd * scale) @ key_BNSd.mT).softmax(-1)
@@ -88,11 +92,11 @@ class MultiheadAttention(nn.Module):
                 weights_BNLS = weights_BNLS * self.dropout.keep_mask(weights_BNLS)
                 value_BNSd = value_BNSd / (1 - self.dropout.probability)
             out_BNLd = weights_BNLS @ value_BNSd
-        elif _fused_backward_is_slow(query_BNLd, key_BNSd):
+        elif fused_is_slow and query_BNLd.requires_grad:
+            # The kernel's backward pass takes three times as long in bfloat16 as in float32.
+            float_BNxd = (each.float() for each in (query_BNLd, key_BNSd, value_BNSd))
             with torch.autocast(query_BNLd.device.type, enabled=False):
-                out_BNLd = F.scaled_dot_product_attention(
-                    query_BNLd.float(), key_BNSd.float(), value_BNSd.float()
-                )
+                out_BNLd = F.scaled_dot_product_attention(*float_BNxd).to(query_BNLd.dtype)
         else:
             out_BNLd = F.scaled_dot_product_attention(query_BNLd, key_BNSd, value_BNSd)
         return self.output(out_BNLd.transpose(1, 2).flatten(2))
@@ -102,21 +106,12 @@ class MultiheadAttention(nn.Module):
 
 
 def _fused_is_slow(query_BNLd: Tensor, key_BNSd: Tensor) -> bool:
-    """On CPUs the fused kernel takes as long in bfloat16 as in float32; with wide heads the two products are then faster."""
-    return _is_small_and_bfloat16_on_cpu(query_BNLd, key_BNSd) and query_BNLd.shape[-1] >= 32
-
-
-def _fused_backward_is_slow(query_BNLd: Tensor, key_BNSd: Tensor) -> bool:
-    """On CPUs its backward pass takes three times as long in bfloat16 as in float32."""
-    return _is_small_and_bfloat16_on_cpu(query_BNLd, key_BNSd) and query_BNLd.requires_grad
-
-
-def _is_small_and_bfloat16_on_cpu(query_BNLd: Tensor, key_BNSd: Tensor) -> bool:
+    """On CPUs the fused kernel takes as long in bfloat16 as in float32, and its backward pass longer."""
     is_bfloat16_on_cpu = query_BNLd.device.type == "cpu" and query_BNLd.dtype == torch.bfloat16
     return (
         is_bfloat16_on_cpu
         and not torch.compiler.is_exporting()
-        and query_BNLd.shape[2] * key_BNSd.shape[2] <= MOST_WEIGHTS
+        and query_BNLd.shape[2] * key_BNSd.shape[2] <= MOST_UNFUSED_WEIGHTS
     )
 
 

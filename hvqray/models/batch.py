@@ -30,6 +30,7 @@ class RouteImages:
     routes: tuple[int, ...]
     """One, which takes all of these images; several only where `are_of_others`."""
     num_images: int
+    """Of a whole pass."""
     batches: Callable[[int | None], Iterator[Batch]]
     """Starts a new pass over all images, or over so many at most, spread evenly over them."""
     are_of_others: bool = False

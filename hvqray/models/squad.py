@@ -130,14 +130,13 @@ class SquadModel(nn.Module):
             self.component_map.fit(self._fit_errors(images), self.all_reduce_sum_)
 
     def _fit_errors(self, images: Iterable[RouteImages]) -> Iterator[tuple[dict[str, Tensor], float]]:
-        """Measure the errors' distribution for each of the routes, and give the components of some of its images, which take it, and
-        how many images each of these stands for."""
+        """Measure each route's errors; give the components of a sample of its images, and how many images each stands for."""
         for each in images:
             if "l2" in self.map_weights:
                 self.error_map.fit(each.routes, (self._errors(batch) for batch in each.batches(None)))
             if not each.are_of_others:
                 most = max(LEAST_OF_ROUTE, IMAGES_MEASURED // self.router.num_routes)
-                weight = each.num_images / min(most, each.num_images)
+                weight = max(1.0, each.num_images / most)
                 for batch in each.batches(most):
                     yield self._components(batch, measured=True)[0], weight
 

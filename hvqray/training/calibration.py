@@ -90,19 +90,21 @@ class Calibrator:
             yield make_batch(self._split, chosen, device=self._communicator.device, images=images)
 
 
-def spread_over_classes(split: Split, images_per_class: int | None) -> list[np.ndarray]:
+def spread_over_classes(split: Split, images_per_class: int | None, *, seed: int = 0) -> list[np.ndarray]:
     """Positions in `split` for every class: at most `images_per_class` of it (None: all), spread evenly over the class."""
-    return [members[spread_evenly(len(members), images_per_class)] for _, members in split.by_class()]
+    return [
+        members[spread_evenly(len(members), images_per_class, seed=seed)] for _, members in split.by_class()
+    ]
 
 
-def spread_evenly(num_images: int, most: int | None) -> np.ndarray:
+def spread_evenly(num_images: int, most: int | None, *, seed: int = 0) -> np.ndarray:
     """Numbers in [0, num_images), ascending: all, or `most` of them, one from each of as many equal parts.
 
-    Which one is drawn, with a fixed seed: at a fixed distance, images that were taken by several cameras in turn might all be of one.
+    Which one is drawn: at a fixed distance, images that were taken by several cameras in turn might all be of one.
     """
     num_chosen = min(most or num_images, num_images)
     start = np.arange(num_chosen + 1) * num_images // max(num_chosen, 1)
-    offset = np.random.default_rng(0).random(num_chosen) * np.diff(start)
+    offset = np.random.default_rng(seed).random(num_chosen) * np.diff(start)
     return start[:-1] + offset.astype(np.int64)
 
 

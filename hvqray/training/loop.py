@@ -287,8 +287,9 @@ class _Run:
             )
 
     def _reference_batches(self) -> Iterator[Batch]:
-        """Training images class by class, no batch of more than one."""
-        for positions in spread_over_classes(self.train_split, REFERENCE_IMAGES_PER_CLASS):
+        """Training images class by class, no batch of more than one; of large classes another sample with each seed."""
+        seed = self.config.train.seed
+        for positions in spread_over_classes(self.train_split, REFERENCE_IMAGES_PER_CLASS, seed=seed):
             for start in range(0, len(positions), BATCH_SIZE_WITHOUT_GRADIENTS):
                 yield make_batch(
                     self.train_split,

@@ -11,7 +11,7 @@ from hvqray.config.model_sections import COARSE_SOURCES, HvqConfig, SquadConfig
 from hvqray.config.section import Section
 from hvqray.config.sections import TrainConfig
 from hvqray.config.sweep_file import SweepFile
-from hvqray.models.attention import MOST_WEIGHTS
+from hvqray.models.attention import MOST_UNFUSED_WEIGHTS
 from hvqray.models.build import map_bytes
 from hvqray.models.context import ModelContext
 from hvqray.training.run_memory import slot_bytes
@@ -23,7 +23,8 @@ _LIBRARY_BYTES = 600 * 2**20
 _ATTENTION_COPIES = 5
 """Arrays as large as its weights that an attention with dropout holds in a step: 4.7 to 5.4 in steps on 14 x 14 to 28 x 28 locations."""
 _SPELT_OUT_COPIES = 0.5
-"""Likewise of one without, on few locations: its weights in bfloat16, where the fused kernel is not the fastest."""
+"""Likewise of one without, on few locations: its weights in bfloat16, of heads for which the fused kernel is not the fastest. (In float32, and
+of narrower heads, there are none.)"""
 _PER_WIDTH, _PER_HIDDEN = 57, 18
 """Numbers that a location holds in a step, for each layer of encoder and decoder and each unit of their widths; likewise measured."""
 
@@ -47,13 +48,17 @@ def _largest_step_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> i
 
     batch = max(_values(sweep, "train.batch_size", TrainConfig, model="hvq"))
     images = math.ceil(batch / sweep.resources.workers)
-    locations = max(math.prod(context.grid_size) for context in contexts)
-    spelt_out = _SPELT_OUT_COPIES if locations**2 <= MOST_WEIGHTS else 0
-    copies = _ATTENTION_COPIES if largest("dropout") > 0 else spelt_out
-    weights = largest("num_heads") * locations**2 * copies
-    states = locations * (largest("width") * _PER_WIDTH + largest("feedforward_width") * _PER_HIDDEN)
-    # An attention in each of the encoder's layers, two in each of the decoder's.
-    return int(4 * images * largest("hierarchy_depth") * (3 * weights + states))
+    state = largest("width") * _PER_WIDTH + largest("feedforward_width") * _PER_HIDDEN
+
+    def numbers(locations: int) -> float:
+        spelt_out = _SPELT_OUT_COPIES if locations**2 <= MOST_UNFUSED_WEIGHTS else 0
+        copies = _ATTENTION_COPIES if largest("dropout") > 0 else spelt_out
+        # An attention in each of the encoder's layers, two in each of the decoder's.
+        return 3 * copies * largest("num_heads") * locations**2 + locations * state
+
+    # Not always that of the largest grid: without dropout its attentions may hold no weights.
+    of_layer = max(numbers(math.prod(context.grid_size)) for context in contexts)
+    return int(4 * images * largest("hierarchy_depth") * of_layer)
 
 
 def largest_map_bytes(sweep: SweepFile, contexts: Sequence[ModelContext]) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from hvqray.models.attention import (
-    MOST_WEIGHTS,
+    MOST_UNFUSED_WEIGHTS,
     DecoderLayer,
     Dropout,
     EncoderLayer,
@@ -63,8 +63,8 @@ def test_attention_is_pytorchs(spelt_out: bool) -> None:
         (2, 7, True, None),  # heads of 32 channels: the two products
         (4, 7, True, torch.float32),  # of 16
         (4, 7, False, torch.bfloat16),
-        (2, MOST_WEIGHTS // 5 + 1, True, torch.bfloat16),
-        (4, MOST_WEIGHTS // 5 + 1, True, torch.bfloat16),
+        (2, MOST_UNFUSED_WEIGHTS // 5 + 1, True, torch.bfloat16),
+        (4, MOST_UNFUSED_WEIGHTS // 5 + 1, True, torch.bfloat16),
     ],
 )
 def test_in_bfloat16_attention_takes_the_fastest_way_to_the_same(

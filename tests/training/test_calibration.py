@@ -181,6 +181,8 @@ def test_images_are_spread_evenly_over_their_class() -> None:
     assert (some // 3).tolist() == [0, 1, 2]
     assert all_of_few.tolist() == [9, 10]
     assert [len(chosen) for chosen in spread_over_classes(split, None)] == [9, 2]
+    draws = {tuple(spread_over_classes(split, 3, seed=seed)[0].tolist()) for seed in range(5)}
+    assert len(draws) > 1
 
 
 @pytest.mark.parametrize(("num_images", "most"), [(240, 48), (50, 48), (1001, 64), (7, None), (0, 5)])

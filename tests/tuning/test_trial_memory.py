@@ -186,7 +186,21 @@ def test_a_step_holds_what_it_is_reckoned_to_hold(dropout: float, num_heads: int
     assert loss.requires_grad
     of = sweep(fields, {"train.batch_size": {"values": [2]}})
     reckoned = trial_memory._largest_step_bytes(of, [context])
-    assert 0.35 * reckoned < sum(kept.values()) < reckoned
+    assert (0.4 if precision == "fp32" and dropout else 0.35) * reckoned < sum(kept.values()) < reckoned
+
+
+def test_on_few_locations_weights_count_without_dropout_too() -> None:
+    of = sweep({"width": 128, "dropout": 0.0, "num_heads": 4})
+    small, large = (replace(CONTEXT, grid_size=(side, side)) for side in (22, 24))
+    states, weights = (57 * 128 + 18 * 512), 0.5 * 3 * 4
+    of_small = 4 * 16 * 2 * (484 * states + weights * 484**2)
+    of_large = 4 * 16 * 2 * 576 * states
+    assert trial_memory._largest_step_bytes(of, [small]) == of_small
+    assert trial_memory._largest_step_bytes(of, [large]) == of_large
+    eight = sweep({"width": 128, "dropout": 0.0})
+    of_small = 4 * 16 * 2 * (484 * states + 2 * weights * 484**2)
+    assert of_small > of_large, "the smaller grid is to hold more"
+    assert trial_memory._largest_step_bytes(eight, [small, large]) == of_small
 
 
 def test_matrices_that_no_slot_of_a_gpu_holds_are_warned_of() -> None:
