@@ -94,9 +94,10 @@ class MultiheadAttention(nn.Module):
             out_BNLd = weights_BNLS @ value_BNSd
         elif fused_is_slow and query_BNLd.requires_grad:
             # The kernel's backward pass takes three times as long in bfloat16 as in float32.
-            float_BNxd = (each.float() for each in (query_BNLd, key_BNSd, value_BNSd))
             with torch.autocast(query_BNLd.device.type, enabled=False):
-                out_BNLd = F.scaled_dot_product_attention(*float_BNxd).to(query_BNLd.dtype)
+                out_BNLd = F.scaled_dot_product_attention(
+                    query_BNLd.float(), key_BNSd.float(), value_BNSd.float()
+                ).to(query_BNLd.dtype)
         else:
             out_BNLd = F.scaled_dot_product_attention(query_BNLd, key_BNSd, value_BNSd)
         return self.output(out_BNLd.transpose(1, 2).flatten(2))
