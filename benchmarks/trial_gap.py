@@ -71,9 +71,9 @@ def _told(ours: np.ndarray, ratio: str, from_end: np.ndarray) -> list[str]:
 
 
 def _search_space(*, quick: bool) -> dict[str, Any]:
-    """The shipped one, of which only the learning rate is still searched, with trials of two steps."""
+    """The shipped one, of which only the learning rate is still searched, from no given points, with trials of two steps."""
     space = load_yaml(SPACE)
-    del space["early_terminate"]
+    del space["early_terminate"], space["points_to_evaluate"]
     space["parameters"] = {"train.lr": space["parameters"]["train.lr"]}
     space["model"] |= TYPICAL_DRAW
     space["train"] |= {"epochs": 1, "images_per_epoch": 2 * space["train"]["batch_size"]}

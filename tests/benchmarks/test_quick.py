@@ -22,6 +22,7 @@ import pytest
 import benchmarks
 from benchmarks import sweep
 from benchmarks.commands import Finished, Samples
+from hvqray.config.sweep_file import load_sweep
 from hvqray.config.yaml_loader import dump_yaml, load_yaml
 from hvqray.results.stored_trials import journal_path
 from hvqray.training.rule_choice import with_best_maps, with_best_scores
@@ -38,6 +39,7 @@ def made_up_command(arguments: Sequence[str], *, folder: Path) -> Finished:
         Path(arguments[2]).write_text(str(started + 5))
         return Finished(started, 6.0, [], Samples(), folder)
     if arguments[1] == "hvqray.sweep":
+        load_sweep(Path(arguments[2]))  # What the command itself would refuse, it refuses here.
         num_trials, gap, space = int(options["--num-trials"]), 2, load_yaml(arguments[2])
         workers = space.get("resources", {}).get("workers", 1)
         steps_per_trial = space["train"]["images_per_epoch"] // space["train"]["batch_size"]
