@@ -13,6 +13,7 @@ from hvqray.config.metric_names import MAD
 from hvqray.results import wording
 from hvqray.results.class_table import ALL_LABELS, METRIC_LABELS, class_names, class_table, mean_note
 from hvqray.results.confirm_table import TERMINAL_METRICS
+from hvqray.results.confirmation import read_intervals
 from hvqray.results.terminal_table import FigureRow, FigureTable
 from hvqray.training.epoch_report import MEAN
 
@@ -118,7 +119,7 @@ def read_baselines(content: Sequence[Mapping[str, Any]]) -> list[BaselineRecord]
             each["name"],
             each["settings"],
             each["metrics"],
-            {name: (interval["low"], interval["high"]) for name, interval in each.get("more", {}).items()},
+            read_intervals(each),
         )
         for each in content
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 NO_QUANTIZER: Final = "no_quantizer"
@@ -43,6 +44,8 @@ class ConfirmedConfiguration:
     """Flat names of `val` and `test`; intervals are given on `test`."""
     failed: dict[str, str]
     """Run id to its error, of the seeds that failed; a configuration with any is never the best one."""
+    more: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Flat name of a metric on `test` to the 95 % interval of what the best configuration's mean has more; empty for that one itself."""
 
 
 def no_quantizer_id(trial_id: str) -> str:
@@ -57,14 +60,29 @@ def is_without_quantizer(run_id: str) -> bool:
 
 def confirm_record(confirmed: list[ConfirmedConfiguration]) -> list[dict[str, Any]]:
     """As JSON has it."""
-    return [dataclasses.asdict(each) for each in confirmed]
+    return [
+        {
+            **dataclasses.asdict(each),
+            "more": {name: {"low": low, "high": high} for name, (low, high) in each.more.items()},
+        }
+        for each in confirmed
+    ]
 
 
 def read_confirm_record(content: list[dict[str, Any]]) -> list[ConfirmedConfiguration]:
     """What `confirm_record` made a record of."""
     return [
         ConfirmedConfiguration(
-            **{**each, "metrics": {name: Spread(**spread) for name, spread in each["metrics"].items()}}
+            **{
+                **each,
+                "metrics": {name: Spread(**spread) for name, spread in each["metrics"].items()},
+                "more": read_intervals(each),
+            }
         )
         for each in content
     ]
+
+
+def read_intervals(entry: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """What an entry of `confirm` or `baselines` has under `more`; empty where an earlier version wrote it."""
+    return {name: (interval["low"], interval["high"]) for name, interval in entry.get("more", {}).items()}

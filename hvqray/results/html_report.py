@@ -16,6 +16,7 @@ from hvqray.errors import InputError
 from hvqray.results import wording
 from hvqray.results.baseline_table import BaselineTable, baseline_tables
 from hvqray.results.class_table import ALL_LABELS, class_table, over_classes
+from hvqray.results.configuration_differences import difference_tables
 from hvqray.results.confirm_table import confirm_table, confirmed_split, spread_lines
 from hvqray.results.figures import Chart, figure_html
 from hvqray.results.history import TrialRecord
@@ -87,6 +88,7 @@ def build_html_report(folder: Path) -> Path:
         ],
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
         confirmed_split=confirmed_split(best.confirmed) if best else "test",
+        difference_tables=difference_tables(best.confirmed, best.trial_id) if best else [],
         held=held,
         baseline_tables=baselines,
         labels=ALL_LABELS,

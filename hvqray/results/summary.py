@@ -11,6 +11,7 @@ from hvqray.errors import counted
 from hvqray.results import wording
 from hvqray.results.baseline_table import print_baselines
 from hvqray.results.class_table import class_table
+from hvqray.results.configuration_differences import difference_lines
 from hvqray.results.confirm_table import print_confirmed
 from hvqray.results.ranking import ranked
 from hvqray.results.stored_trials import read_info, read_trials
@@ -78,6 +79,8 @@ def print_summary(console: Console, folder: Path) -> None:
             best_trial_id=best.trial_id,
             mark=mark,
         )
+        for line in difference_lines(best.confirmed, best.trial_id, mark=mark):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     print_baselines(console, *best.held_against_baselines(), best.baselines, mark=mark)
     if best.selected_on_test:
         console.print(

@@ -16,7 +16,7 @@ from hvqray.results.sweep_folder import read_best
 from hvqray.training.checkpoint import METRICS_FILE, write_record
 from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores, stored_histograms
 from hvqray.tuning.confirm_stats import Scores, differences
-from hvqray.tuning.measured import measured_folder
+from hvqray.tuning.measured import scores_of_runs
 
 
 def write_baselines(best: Path, results: Sequence[ChosenBaseline]) -> None:
@@ -50,7 +50,7 @@ def write_without_quantizer(best: Path, result: ConfirmedConfiguration) -> None:
         settings,
         means,
         _test_scores(best, record),
-        _scores_of_runs(best.parent, result.run_ids),
+        scores_of_runs(best.parent, result.run_ids),
     )
     write_record(best, _with_baselines(record, [entry]))
 
@@ -109,16 +109,8 @@ def _test_scores(best: Path, record: dict[str, Any]) -> list[Scores] | None:
     run_id = record.get("run_id", record["trial_id"])
     if run_id != record["trial_id"]:
         (confirmed,) = (each for each in record["confirm"] if each["trial_id"] == record["trial_id"])
-        return _scores_of_runs(best.parent, confirmed["run_ids"])
+        return scores_of_runs(best.parent, confirmed["run_ids"])
     return [read_test_scores(best)] if (best / SCORES_FILE).exists() else None
-
-
-def _scores_of_runs(folder: Path, run_ids: Sequence[str]) -> list[Scores] | None:
-    """None where the runs' folders are gone: `.state` may be deleted."""
-    checkpoints = [measured_folder(folder, run_id) for run_id in run_ids]
-    if not all((checkpoint / SCORES_FILE).exists() for checkpoint in checkpoints):
-        return None
-    return [read_test_scores(checkpoint) for checkpoint in checkpoints]
 
 
 def _scores_of_baseline(result: ChosenBaseline, like: Scores) -> Scores:

@@ -86,14 +86,16 @@ def install_best(
     earlier = _read_record(best)
     same_model = _without(earlier, "baselines", "confirm") == _without(record, "confirm")
     same_seeds = _candidates(earlier) == _candidates(record)
-    if same_model and same_seeds and _holds(best, source):
-        return None
+    if same_model and same_seeds:
+        record |= _kept(earlier, record)
+        if _holds(best, source):
+            if record != earlier:  # an earlier version did not work out how configurations differ
+                write_record(best, record)
+            return None
     added = _not_of_the_sweep(best)
     others = [each for each in earlier.get("baselines", []) if each["name"] not in baselines]
     told = None
-    if same_model and same_seeds:
-        record |= {name: earlier[name] for name in ("confirm", "baselines") if name in earlier}
-    elif same_model and others:
+    if same_model and not same_seeds and others:
         # The intervals of what the model has more are those of its means over other seeds.
         record["baselines"] = [_without(each, "more") for each in others if each["name"] != NO_QUANTIZER]
         names = ", ".join(each["name"] for each in others)
@@ -145,10 +147,18 @@ def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in names}
 
 
+def _kept(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """What others have put into the record of the same model: baselines, and the one among them that was confirmed."""
+    kept: dict[str, Any] = {"baselines": earlier["baselines"]} if "baselines" in earlier else {}
+    known = [each["trial_id"] for each in record.get("confirm", [])]
+    added = [each for each in earlier.get("confirm", []) if each["trial_id"] not in known]
+    return kept | ({"confirm": [*record.get("confirm", []), *added]} if known or added else {})
+
+
 def _candidates(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was confirmed, without the run that is a baseline."""
+    """What was confirmed, without the run that is a baseline, and without differences, which earlier versions did not work out."""
     baseline = no_quantizer_id(record.get("trial_id", ""))
-    return [each for each in record.get("confirm", []) if each["trial_id"] != baseline]
+    return [_without(each, "more") for each in record.get("confirm", []) if each["trial_id"] != baseline]
 
 
 def _holds(best: Path, source: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from hvqray.results.stored_trials import read_starts
 from hvqray.training.checkpoint import METRICS_FILE, remove_resume_state, trial_folder
 from hvqray.training.measure import read_test_scores
 from hvqray.tuning.best import best_trials
-from hvqray.tuning.confirm_stats import spreads
-from hvqray.tuning.measured import measured_folder
+from hvqray.tuning.confirm_stats import differences, spreads
+from hvqray.tuning.measured import measured_folder, scores_of_runs
 from hvqray.tuning.relay import Relay
 from hvqray.tuning.trial import TrialSpec
 from hvqray.tuning.tune_run import SearchPlan, run_on_tune, spec_of
@@ -111,6 +113,25 @@ def confirmed_configuration(
             if run.trial_id in ended and run.trial_id not in run_ids
         },
     )
+
+
+def held_against_best(
+    folder: Path, confirmed: Sequence[ConfirmedConfiguration], best_trial_id: str
+) -> list[ConfirmedConfiguration]:
+    """The same with the intervals of what the best configuration has more than each of the others on `test`.
+
+    A configuration has none where its runs, or the best one's, were measured on other images or are gone.
+    """
+    scores = {each.trial_id: scores_of_runs(folder, each.run_ids) for each in confirmed}
+    best = scores[best_trial_id]
+    held = []
+    for each in confirmed:
+        others = scores[each.trial_id]
+        if best and others and each.trial_id != best_trial_id:
+            with suppress(ValueError):  # of other images: the dataset has changed between the runs
+                each = replace(each, more=differences(best, others))
+        held.append(each)
+    return held
 
 
 class _Announcer(tune.Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +21,21 @@ from hvqray.training.checkpoint import (
     share_weights,
     trial_folder,
 )
+from hvqray.training.measure import SCORES_FILE, ImageScores, read_test_scores
 from hvqray.tuning.resources import TrialResources
 
 
 def measured_folder(folder: Path, run_id: str) -> Path:
     """Where the measured copy of a run's checkpoint lies; the run itself never sees `test`."""
     return trial_folder(folder, run_id) / "measured"
+
+
+def scores_of_runs(folder: Path, run_ids: Sequence[str]) -> list[Mapping[str, ImageScores]] | None:
+    """What was measured of the images of `test` by each run; None where the runs' folders are gone: `.state` may be deleted."""
+    checkpoints = [measured_folder(folder, run_id) for run_id in run_ids]
+    if not all((checkpoint / SCORES_FILE).exists() for checkpoint in checkpoints):
+        return None
+    return [read_test_scores(checkpoint) for checkpoint in checkpoints]
 
 
 def not_measured(folder: Path, run_ids: Sequence[str]) -> list[str]:

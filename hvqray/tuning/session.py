@@ -33,6 +33,7 @@ from hvqray.tuning.confirm import (
     completed_runs,
     configurations_to_confirm,
     confirmed_configuration,
+    held_against_best,
     run_confirmation,
 )
 from hvqray.tuning.kept_models import KeptModels, remove_maps_without_models
@@ -167,6 +168,11 @@ class SweepSession:
             chosen = best[0].trial_id, best[0].trial_id
             self._say(f"measuring the best trial, {chosen[0]}, on test")
             self._measure([chosen[1]], plan)
+        else:
+            if len(confirmed) > 1:
+                others = ", ".join(each.trial_id for each in confirmed if each.trial_id != chosen[0])
+                self._say(f"comparing {chosen[0]}, the best over its seeds on val, with {others}")
+            confirmed = held_against_best(self.folder, confirmed, chosen[0])
         if told := install_best(self.folder, *chosen, confirmed, baselines=self.sweep.baselines):
             self._say(told)
         if self.sweep.baselines:

@@ -53,7 +53,10 @@ def configuration(trial_id: str, value: float, *, failed: str | None = None) -> 
 
 
 CONFIRMED = [
-    configuration("t0005", 0.81),
+    replace(
+        configuration("t0005", 0.81),
+        more={"test/image_auroc": (0.01, 0.11), "test/pixel_auroc": (-0.02, 0.12)},
+    ),
     configuration("t0002", 0.87),
     ConfirmedConfiguration("t0001", [], [], {}, {"t0001-s3": "training <diverged>"}),
 ]
@@ -157,8 +160,29 @@ def test_the_terminal_shows_all_configurations_and_the_best_one_per_class_in_80_
     assert per_class.count("0.8200 to 0.8900") == len(CLASSES) + 1
     assert "t over the seeds; they say nothing of other images" in text
     assert "t0001-s3 failed: training <diverged>" in text
-    table_lines = [line for line in per_class.splitlines() if "±" in line or " to " in line]
+    figures = per_class.partition("t0002 against")[0]
+    table_lines = [line for line in figures.splitlines() if "±" in line or " to " in line]
     assert all(len(line) <= 80 for line in table_lines)
+
+
+def test_what_the_best_configuration_has_more_is_told_of_those_that_it_was_compared_with(sweep: Path) -> None:
+    out = io.StringIO()
+    print_summary(Console(file=out, width=80), sweep)
+    compared = [line for line in out.getvalue().splitlines() if line.startswith("t0002 against ")]
+    mark = " (selected on test)" if selected_on_test(sweep) else ""
+    assert len(compared) == 1
+    assert compared[0].startswith(
+        "t0002 against t0005: image AUROC won by 0.0600 (95 %: +0.0100 to +0.1100), "
+        "pixel AUROC +0.0600 (95 %: -0.0200 to +0.1200, not decided), "
+    )
+    assert compared[0].endswith(f"(test, mean over the classes){mark}")
+    html = build_html_report(sweep).read_text()
+    (section,) = re.findall(r'<section id="confirmed">(.*?)</section>', html, flags=re.DOTALL)
+    table = section.partition("What the configuration of trial t0002 has more or less")[2]
+    assert '<th scope="row">t0005</th>' in table
+    assert "t0001" not in table
+    assert '<span class="won">+0.0600</span><br><span class="interval">+0.0100 to +0.1100</span>' in table
+    assert '<span class="open">+0.0600</span><br><span class="interval">-0.0200 to +0.1200</span>' in table
 
 
 def test_no_figure_of_a_confirmation_is_cut_in_60_columns(sweep: Path) -> None:
@@ -176,7 +200,7 @@ def test_no_figure_of_a_confirmation_is_cut_in_60_columns(sweep: Path) -> None:
 def test_the_report_has_a_table_a_configuration(sweep: Path) -> None:
     html = build_html_report(sweep).read_text()
     (section,) = re.findall(r'<section id="confirmed">(.*?)</section>', html, flags=re.DOTALL)
-    assert section.count("<table") == 2
+    assert section.count("<table") == 3
     assert (
         section.count('0.8700 ± 0.0141<br><span class="interval">0.8200 to 0.8900</span>') == len(CLASSES) + 1
     )
@@ -196,7 +220,7 @@ def without_test(configuration: ConfirmedConfiguration) -> ConfirmedConfiguratio
         name.replace("test/", "val/"): replace(each, low=None, high=None, interval=None)
         for name, each in configuration.metrics.items()
     }
-    return replace(configuration, metrics=metrics)
+    return replace(configuration, metrics=metrics, more={})
 
 
 def test_without_test_images_the_confirmation_is_of_val_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,23 @@ def test_the_run_without_a_quantiser_is_no_other_confirmation(tmp_path: Path) ->
     before = (tmp_path / "best" / METRICS_FILE).read_bytes()
     assert install_best(tmp_path, "t0001", "t0001-s0", confirmed) is None
     assert (tmp_path / "best" / METRICS_FILE).read_bytes() == before
+
+
+def test_differences_that_an_earlier_version_did_not_work_out_are_put_into_its_record(tmp_path: Path) -> None:
+    measured_run(tmp_path, "t0001-s0")
+    confirmed = [over_seeds("t0001", 0), over_seeds("t0002", 0)]
+    install_best(tmp_path, "t0001", "t0001-s0", confirmed)
+    path = tmp_path / "best" / METRICS_FILE
+    record = json.loads(path.read_text())
+    without = record["confirm"][0] | {"trial_id": "t0001-no-quantizer"}
+    put_beside(tmp_path / "best", confirm=[*record["confirm"], without], baselines=[PADIM | MORE])
+    confirmed[1] = replace(confirmed[1], more={"test/image_auroc": (0.0, 0.1)})
+    assert install_best(tmp_path, "t0001", "t0001-s0", confirmed) is None
+    found = json.loads(path.read_text())
+    assert [each["trial_id"] for each in found["confirm"]] == ["t0001", "t0002", "t0001-no-quantizer"]
+    assert [each.get("more") for each in found["confirm"]] == [{}, MORE["more"], {}]
+    assert found["baselines"] == [PADIM | MORE]
+    assert (tmp_path / "best" / "model.onnx").exists()
 
 
 def test_a_folder_that_a_killed_sweep_had_put_away_comes_back(tmp_path: Path) -> None:

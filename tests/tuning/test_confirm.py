@@ -17,6 +17,7 @@ from hvqray.config.run_config import config_hash, run_config_dict
 from hvqray.config.sections import ConfirmConfig, RunConfig
 from hvqray.config.sweep_file import load_sweep
 from hvqray.results.confirm_store import ConfirmStore, read_confirm_runs
+from hvqray.results.confirmation import ConfirmedConfiguration
 from hvqray.results.events import TrialEnd, TrialStart
 from hvqray.results.store import SweepStore
 from hvqray.results.stored_trials import read_trials
@@ -24,7 +25,12 @@ from hvqray.training.checkpoint import RESUME_FILE, trial_folder
 from hvqray.training.epoch_report import EpochReport
 from hvqray.training.measure import SCORES_FILE
 from hvqray.tuning import confirm
-from hvqray.tuning.confirm import completed_runs, configurations_to_confirm, confirmed_configuration
+from hvqray.tuning.confirm import (
+    completed_runs,
+    configurations_to_confirm,
+    confirmed_configuration,
+    held_against_best,
+)
 from hvqray.tuning.measured import measured_folder
 from hvqray.tuning.resources import TrialResources
 from hvqray.tuning.trial import REPORT_KEY, TrialSpec
@@ -179,11 +185,40 @@ def test_a_configuration_is_summed_up_over_its_completed_runs(folder: Path) -> N
     assert found.metrics["test/bolt/image_auroc"].interval == "bootstrap over images and seeds"
 
 
-def write_measured(folder: Path, run_id: str, value: float) -> None:
+def test_the_best_configuration_is_compared_with_the_others(tmp_path: Path) -> None:
+    confirmed = []
+    for trial_id in ("t0001", "t0002", "t0003", "t0004", "t0005"):
+        run_ids = [f"{trial_id}-s0", f"{trial_id}-s1"]
+        # Of t0003 all seeds failed, of t0004 other images were measured, and what was measured of t0005 is gone.
+        if trial_id not in ("t0003", "t0005"):
+            for run_id in run_ids:
+                shuffled = trial_id == "t0001"
+                num_images = 6 if trial_id == "t0004" else 8
+                write_measured(tmp_path, run_id, 0.5, shuffled=shuffled, num_images=num_images)
+        confirmed.append(
+            ConfirmedConfiguration(trial_id, [0, 1], [] if trial_id == "t0003" else run_ids, {}, {})
+        )
+    held = held_against_best(tmp_path, confirmed, "t0002")
+    assert [each.trial_id for each in held if each.more] == ["t0001"]
+    low, high = held[0].more["test/bolt/image_auroc"]
+    # The best one ranks all images rightly, the other half of the pairs.
+    assert low < 0.5 < high <= 1
+    assert (low + high) / 2 == pytest.approx(0.5, abs=0.1)
+    assert held[1:] == confirmed[1:]
+
+
+def write_measured(
+    folder: Path, run_id: str, value: float, *, shuffled: bool = False, num_images: int = 8
+) -> None:
     measured = measured_folder(folder, run_id)
     measured.mkdir(parents=True)
     names = (METRIC, "test/image_auroc", "test/bolt/image_auroc", "test/pixel_auroc")
     (measured / "metrics.json").write_text(json.dumps({"metrics": dict.fromkeys(names, value)}))
-    labels = np.arange(8) >= 4
-    table = {"class_name": ["bolt"] * 8, "group": range(8), "is_anomalous": labels, "score": np.arange(8.0)}
+    labels = np.arange(num_images) >= num_images // 2
+    table = {
+        "class_name": ["bolt"] * num_images,
+        "group": range(num_images),
+        "is_anomalous": labels,
+        "score": np.arange(num_images) % 2 * 1.0 if shuffled else np.arange(num_images) * 1.0,
+    }
     pq.write_table(pa.table(table), measured / SCORES_FILE)
