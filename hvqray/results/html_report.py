@@ -58,6 +58,7 @@ def build_html_report(folder: Path) -> Path:
         class_heat_map(trials, metric),
         codebook_chart(read_all_epochs(folder), best_id),
     ]
+    settings = {trial.trial_id: trial.params for trial in trials}
     params = list(dict.fromkeys(name for trial in trials for name in trial.params))
     html = page("report.html.j2").render(
         description=description,
@@ -88,7 +89,8 @@ def build_html_report(folder: Path) -> Path:
         ],
         confirm_tables=[confirm_table(each) for each in best.confirmed] if best else [],
         confirmed_split=confirmed_split(best.confirmed) if best else "test",
-        difference_tables=difference_tables(best.confirmed, best.trial_id) if best else [],
+        settings={trial_id: wording.one_line(each) for trial_id, each in settings.items()},
+        difference_tables=difference_tables(best.confirmed, best.trial_id, settings) if best else [],
         held=held,
         baseline_tables=baselines,
         labels=ALL_LABELS,

@@ -79,7 +79,8 @@ def print_summary(console: Console, folder: Path) -> None:
             best_trial_id=best.trial_id,
             mark=mark,
         )
-        for line in difference_lines(best.confirmed, best.trial_id, mark=mark):
+        params = {trial.trial_id: trial.params for trial in trials}
+        for line in difference_lines(best.confirmed, best.trial_id, params, mark=mark):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     print_baselines(console, *best.held_against_baselines(), best.baselines, mark=mark)
     if best.selected_on_test:
